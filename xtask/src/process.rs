@@ -1,0 +1,64 @@
+//! Starting other programs, and where things are in the repository.
+//!
+//! Owns no child beyond a call: whoever spawns a server keeps and ends it itself.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::failure::Failure;
+
+/// The top of the work tree.
+pub(crate) fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest
+        .parent()
+        .expect("xtask lies one folder below the root")
+        .to_path_buf()
+}
+
+/// The cargo that started this program, so that a toolchain override carries over.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Says what is run, runs it with this program's terminal and waits for its end.
+pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
+    let line = describe(command);
+    eprintln!("xtask: {line}");
+    let status = command.status().map_err(|source| Failure::Program {
+        command: line.clone(),
+        problem: format!("could not be started: {source}"),
+    })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::Program {
+        command: line,
+        problem: format!("failed ({status})"),
+    })
+}
+
+/// Whether `program` can be started at all.
+pub(crate) fn exists(program: impl AsRef<OsStr>, probe: &str) -> bool {
+    Command::new(program)
+        .arg(probe)
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+fn describe(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let mut line = program
+        .file_name()
+        .unwrap_or(program.as_os_str())
+        .to_string_lossy()
+        .into_owned();
+    for argument in command.get_args() {
+        line.push(' ');
+        line.push_str(&argument.to_string_lossy());
+    }
+    line
+}
