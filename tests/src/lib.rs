@@ -1,1 +1,11 @@
-//! Not written yet.
+//! Runs the real `quorate` binary as processes over loopback, does to them what machines do to servers, and checks what
+//! clients saw.
+//!
+//! Owns: child processes, their data directories and the history of every call made to them. Each process is ended, by
+//! its own id, when its handle is dropped.
+//! Never: reads a node's files or memory while it runs; the checks see what a client sees.
+
+pub mod cluster;
+pub mod history;
+pub mod load;
+pub mod node;

@@ -1,0 +1,174 @@
+//! One `quorate server` process: where it lives, how it is started, killed, paused and read.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+/// The `quorate` binary of this build, built once per test process if it is not there yet.
+///
+/// # Panics
+/// If cargo cannot build it: no test here means anything without the real binary.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "quorate", "--bin", "quorate"])
+            .status()
+            .expect("cargo runs");
+        assert!(status.success(), "cargo build --package quorate failed");
+        // The test binary is target/PROFILE/deps/it-HASH.
+        let deps = std::env::current_exe().expect("a test binary has a path");
+        let profile = deps.parent().and_then(Path::parent).expect("deps has a parent");
+        let binary = profile.join("quorate");
+        assert!(binary.exists(), "no binary at {}", binary.display());
+        binary
+    })
+}
+
+/// An address on loopback that was free a moment ago.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("a bound socket has an address")
+}
+
+/// How one server process is started; the same across restarts.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The member's name.
+    pub name: String,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Where clients connect.
+    pub client: SocketAddr,
+    /// Where peers connect.
+    pub peer: SocketAddr,
+    /// Where metrics are scraped.
+    pub metrics: SocketAddr,
+    /// Further arguments, as typed.
+    pub extra: Vec<String>,
+}
+
+impl NodeConfig {
+    /// A node called `name` on free loopback ports with its data below `root`.
+    pub fn new(name: &str, root: &Path) -> Self {
+        NodeConfig {
+            name: name.to_string(),
+            data_dir: root.join(name),
+            client: free_address(),
+            peer: free_address(),
+            metrics: free_address(),
+            extra: Vec::new(),
+        }
+    }
+}
+
+/// A running (or paused, or ended) `quorate server`.
+#[derive(Debug)]
+pub struct Node {
+    /// How it was started.
+    pub config: NodeConfig,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Starts the process; its output goes to `NAME.log` beside the data directory.
+    pub fn start(config: NodeConfig) -> Self {
+        let mut node = Node { config, child: None };
+        node.restart();
+        node
+    }
+
+    /// Starts it again on the same data and ports.
+    ///
+    /// # Panics
+    /// If it is still running.
+    pub fn restart(&mut self) {
+        assert!(!self.is_running(), "{} still runs", self.config.name);
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("log file opens");
+        let config = &self.config;
+        let child = Command::new(binary())
+            .arg("server")
+            .args(["--name", &config.name])
+            .arg("--data-dir")
+            .arg(&config.data_dir)
+            .args(["--listen-client", &config.client.to_string()])
+            .args(["--listen-peer", &config.peer.to_string()])
+            .args(["--listen-metrics", &config.metrics.to_string()])
+            .args(["--advertise-client", &config.client.to_string()])
+            .args(["--advertise-peer", &config.peer.to_string()])
+            .args(&config.extra)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log file clones"))
+            .stderr(log)
+            .spawn()
+            .expect("the server starts");
+        self.child = Some(child);
+    }
+
+    /// Where its output goes.
+    pub fn log_path(&self) -> PathBuf {
+        self.config.data_dir.with_extension("log")
+    }
+
+    /// The last lines of its output, for a failing test.
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Whether the process has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().expect("a child can be waited for").is_none())
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // An error here means it has ended already, which is what is wanted.
+            let _ = child.kill();
+            child.wait().expect("a child can be waited for");
+        }
+    }
+
+    /// SIGTERM, waits for the end, and says whether the process called it a success.
+    pub fn stop(&mut self) -> bool {
+        self.signal("TERM");
+        let mut child = self.child.take().expect("a node that is stopped was started");
+        child.wait().expect("a child can be waited for").success()
+    }
+
+    /// SIGSTOP: the process keeps its sockets and does nothing.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.as_ref().expect("a node that is signalled was started").id();
+        let status = Command::new("kill").args([format!("-{name}"), id.to_string()]).status().expect("kill runs");
+        assert!(status.success(), "kill -{name} {id} failed");
+    }
+
+    /// Runs `quorate ctl` against this node.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        Command::new(binary())
+            .args(["ctl", "--endpoint", &self.config.client.to_string()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("ctl runs")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
