@@ -56,10 +56,8 @@ impl Cluster {
     pub async fn wait_until_reachable(&mut self) {
         for position in 0..self.nodes.len() {
             let address = self.nodes[position].config.client;
-            wait_for("the client port to open", || async move {
-                tokio::net::TcpStream::connect(address).await.ok()
-            })
-            .await;
+            wait_for("the client port to open", || async move { tokio::net::TcpStream::connect(address).await.ok() })
+                .await;
         }
     }
 

@@ -76,12 +76,8 @@ impl History {
 
     /// The largest time between one acknowledged write and the next, over all clients.
     pub fn largest_gap(&self) -> std::time::Duration {
-        let mut ends: Vec<Instant> = self
-            .operations
-            .iter()
-            .filter(|o| matches!(o.event, Event::Written { .. }))
-            .map(|o| o.ended)
-            .collect();
+        let mut ends: Vec<Instant> =
+            self.operations.iter().filter(|o| matches!(o.event, Event::Written { .. })).map(|o| o.ended).collect();
         ends.sort();
         ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
@@ -205,7 +201,11 @@ mod tests {
 
     #[test]
     fn overlapping_operations_may_take_either_order() {
-        let h = history(&[(0, 10, "a", written("1", 3)), (0, 10, "a", written("2", 2)), (0, 10, "a", read(Some(("2", 2)), 2))]);
+        let h = history(&[
+            (0, 10, "a", written("1", 3)),
+            (0, 10, "a", written("2", 2)),
+            (0, 10, "a", read(Some(("2", 2)), 2)),
+        ]);
         assert_eq!(h.check(), Ok(()));
     }
 
@@ -230,7 +230,11 @@ mod tests {
     #[test]
     fn a_write_of_unknown_outcome_may_be_seen_and_another_value_may_not() {
         let unknown = Event::Unknown { value: "2".to_string() };
-        let good = history(&[(0, 1, "a", written("1", 2)), (2, 9, "a", unknown.clone()), (5, 6, "a", read(Some(("2", 3)), 3))]);
+        let good = history(&[
+            (0, 1, "a", written("1", 2)),
+            (2, 9, "a", unknown.clone()),
+            (5, 6, "a", read(Some(("2", 3)), 3)),
+        ]);
         assert_eq!(good.check(), Ok(()));
         let bad = history(&[(0, 1, "a", written("1", 2)), (2, 9, "a", unknown), (5, 6, "a", read(Some(("3", 3)), 3))]);
         assert!(bad.check().is_err());

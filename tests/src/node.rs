@@ -158,12 +158,18 @@ impl Node {
 
     /// Runs `quorate ctl` against this node.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
-        Command::new(binary())
-            .args(["ctl", "--endpoint", &self.config.client.to_string()])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .expect("ctl runs")
+        self.ctl_command(arguments).output().expect("ctl runs")
+    }
+
+    /// Starts `quorate ctl` against this node and does not wait for its end.
+    pub fn ctl_in_background(&self, arguments: &[&str]) -> Child {
+        self.ctl_command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("ctl starts")
+    }
+
+    fn ctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(["ctl", "--endpoint", &self.config.client.to_string()]).args(arguments).stdin(Stdio::null());
+        command
     }
 }
 
