@@ -1,0 +1,26 @@
+//! One running node: the threads that drive a [`quorate_node::Node`] and the handle the APIs hold.
+//!
+//! ```text
+//! APIs, peer streams --inputs--> node thread --LogWrite--> log writer --LogWritten--+
+//!         ^                        |   |  ^                                         |
+//!         +------- answers --------+   |  +-----------------------------------------+
+//!                                      +--Apply--> state writer --Applied--> node thread
+//! ```
+//!
+//! Each of the three threads takes its whole backlog at once, so that load makes batches and not queues. The runtime moves
+//! effects to where they are carried out and completions back; it decides nothing about consensus.
+//!
+//! Invariants:
+//! 1. a log write is answered only after it is durable, and never after a failed one;
+//! 2. what the lease allows is published before any effect of the same step leaves;
+//! 3. effects of one step leave in their order.
+
+mod clock;
+mod config;
+mod mailbox;
+mod status;
+
+pub use config::ReplicaConfig;
+pub use status::{
+    ClusterIdentity, DiskView, FollowerView, NodeState, RaftView, ReplicaStatus, SpaceView, StatusChange,
+};

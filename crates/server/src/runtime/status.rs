@@ -1,0 +1,153 @@
+//! A node's own view of itself, as shown by `Admin.Status`, `/readyz` and the metrics.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, RoleKind, Term};
+
+/// Where a node is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeState {
+    /// Empty: waits for `Init`, or for a leader that admits it.
+    Uninitialised,
+    /// Has an id, has not yet seen itself in a committed configuration.
+    Joining,
+    /// In the committed configuration.
+    Member,
+    /// Left the configuration; `Reset` makes it usable again.
+    Removed,
+    /// Its state diverged from the majority's: it neither votes nor serves. Holds the reason.
+    Fenced(String),
+    /// Its files are damaged or a disk write failed: it neither votes nor serves. Holds the diagnosis.
+    Damaged(String),
+}
+
+/// One look at a replica. Cheap to take: nothing is asked of the node thread.
+#[derive(Debug, Clone)]
+pub struct ReplicaStatus {
+    /// Where the node is in its life.
+    pub state: NodeState,
+    /// Name from the command line.
+    pub name: String,
+    /// Random name of this data folder.
+    pub incarnation: Incarnation,
+    /// `None` while uninitialised.
+    pub identity: Option<ClusterIdentity>,
+    /// Peer address this node advertises.
+    pub peer_address: String,
+    /// Client addresses this node advertises.
+    pub client_addresses: Vec<String>,
+    /// Newest format version this build reads and writes.
+    pub max_version: u32,
+    /// Consensus figures; `None` without a running node.
+    pub raft: Option<RaftView>,
+    /// Figures of the key space; zero without a running node.
+    pub space: SpaceView,
+    /// Figures of both data files.
+    pub disk: DiskView,
+    /// Writes are refused: live bytes passed the quota, or the disk is full.
+    pub no_space: bool,
+    /// The quota of [`super::ReplicaConfig::quota_bytes`].
+    pub quota_bytes: u64,
+}
+
+/// Which cluster, and which node of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterIdentity {
+    /// Chosen by whoever initialised the cluster. etcd's header shows the low 8 bytes.
+    pub cluster_id: u128,
+    /// Derived from cluster id and incarnation.
+    pub node_id: NodeId,
+}
+
+/// The consensus side of a [`ReplicaStatus`], at most a heartbeat old except for `applied`.
+#[derive(Debug, Clone)]
+pub struct RaftView {
+    /// Role in `term`.
+    pub role: RoleKind,
+    /// Newest term seen.
+    pub term: Term,
+    /// Leader of `term`, if known.
+    pub leader: Option<NodeId>,
+    /// First entry still in the log.
+    pub first: LogIndex,
+    /// Last entry of the log.
+    pub last: LogIndex,
+    /// Last committed entry known here.
+    pub commit: LogIndex,
+    /// Last applied entry.
+    pub applied: LogIndex,
+    /// The last committed configuration, and its index.
+    pub membership: (LogIndex, Arc<Membership>),
+    /// The configuration in force (effective on append), and its index.
+    pub effective: (LogIndex, Arc<Membership>),
+    /// Whether the lease allows local linearizable reads at this moment.
+    pub lease_valid: bool,
+    /// Age of the newest proof that the state is current.
+    pub staleness: Option<Duration>,
+    /// On a leader: how far each other member is.
+    pub followers: BTreeMap<NodeId, FollowerView>,
+}
+
+/// A leader's view of one other member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FollowerView {
+    /// Last entry known to be durable there.
+    pub matched: LogIndex,
+    /// Answered within the last election timeout.
+    pub active: bool,
+    /// Is being sent a snapshot.
+    pub snapshot: bool,
+}
+
+/// The state machine side of a [`ReplicaStatus`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SpaceView {
+    /// Store revision.
+    pub revision: i64,
+    /// Reads below this revision are refused.
+    pub compact_revision: i64,
+    /// Digest of everything applied, equal on all nodes at the same applied index.
+    pub digest: u128,
+    /// The index `digest` belongs to.
+    pub digest_index: LogIndex,
+    /// Live keys.
+    pub keys: u64,
+}
+
+/// The disk side of a [`ReplicaStatus`], in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskView {
+    /// Pages of the state file in use or free.
+    pub state_allocated: u64,
+    /// Pages of the state file that hold data; what the quota counts.
+    pub state_in_use: u64,
+    /// Length of the state file.
+    pub state_file: u64,
+    /// Pages of the log file in use or free.
+    pub log_allocated: u64,
+    /// Pages of the log file that hold data.
+    pub log_in_use: u64,
+    /// Length of the log file.
+    pub log_file: u64,
+}
+
+/// What readiness and waiting callers watch; a new value is published when any field changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusChange {
+    /// Where the node is in its life.
+    pub state: NodeState,
+    /// Role in `term`.
+    pub role: Option<RoleKind>,
+    /// Newest term seen.
+    pub term: Term,
+    /// Leader known in `term`.
+    pub leader: Option<NodeId>,
+    /// Index of the committed configuration.
+    pub config_index: LogIndex,
+    /// The committed configuration is joint, or a target is in flight.
+    pub changing: bool,
+    /// Writes are refused for lack of space.
+    pub no_space: bool,
+}
