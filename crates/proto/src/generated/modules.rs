@@ -9,6 +9,16 @@ pub mod mvccpb {
     include!("mvccpb.rs");
 }
 pub mod quorate {
+    pub mod log {
+        pub mod v1 {
+            include!("quorate.log.v1.rs");
+        }
+    }
+    pub mod peer {
+        pub mod v1 {
+            include!("quorate.peer.v1.rs");
+        }
+    }
     pub mod v1 {
         include!("quorate.v1.rs");
     }
