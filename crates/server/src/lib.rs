@@ -3,4 +3,7 @@
 //! Owns the processes' edges: the peer port, the client port (gRPC and HTTP on one accept loop) and the metrics port.
 //! Never decides anything about consensus: it moves bytes, runs the node thread, the log writer and the state writer.
 
+mod counted_stream;
+mod dispatch;
+pub mod listen;
 pub mod metrics;

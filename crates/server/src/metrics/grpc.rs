@@ -5,7 +5,7 @@
 //! labels.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use prometheus::{IntCounter, IntCounterVec};
 use prost::Message;
@@ -71,7 +71,7 @@ impl MethodCounters {
 /// Counters of every method this program knows, whether or not it is served.
 #[derive(Debug)]
 pub struct GrpcMetrics {
-    methods: HashMap<String, MethodCounters>,
+    methods: HashMap<String, Arc<MethodCounters>>,
 }
 
 impl GrpcMetrics {
@@ -104,7 +104,7 @@ impl GrpcMetrics {
                             labels,
                             handled: [const { OnceLock::new() }; CODES.len()],
                         };
-                        methods.insert(format!("/{service_name}/{}", method.name()), counters);
+                        methods.insert(format!("/{service_name}/{}", method.name()), Arc::new(counters));
                     }
                 }
             }
@@ -113,7 +113,7 @@ impl GrpcMetrics {
     }
 
     /// The counters of the method at `path` (`/package.Service/Method`).
-    pub fn method(&self, path: &str) -> Option<&MethodCounters> {
+    pub fn method(&self, path: &str) -> Option<&Arc<MethodCounters>> {
         self.methods.get(path)
     }
 }

@@ -1,0 +1,166 @@
+//! The client port's one service: tells gRPC from HTTP, counts calls, and hands each to whoever serves it.
+//!
+//! `KV` calls skip the router: they are nearly all of the traffic, and a router costs a measurable part of a small read.
+//! Never looks into a message.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tonic::codegen::{BoxFuture, Service, http};
+use tonic::{Code, Status};
+
+use crate::metrics::{MethodCounters, MethodKind, Metrics};
+
+type Response = http::Response<tonic::body::Body>;
+
+/// What is served on the client port.
+#[derive(Clone)]
+pub struct Dispatch<Kv> {
+    kv: Kv,
+    grpc: axum::Router,
+    http: axum::Router,
+    metrics: Arc<Metrics>,
+}
+
+impl<Kv> Dispatch<Kv> {
+    /// `kv` gets the calls of `etcdserverpb.KV`, `grpc` every other gRPC call, `http` the rest.
+    pub fn new(kv: Kv, grpc: axum::Router, http: axum::Router, metrics: Arc<Metrics>) -> Self {
+        Dispatch { kv, grpc, http, metrics }
+    }
+}
+
+impl<Kv> Service<http::Request<Incoming>> for Dispatch<Kv>
+where
+    Kv: Service<
+            http::Request<Incoming>,
+            Response = Response,
+            Error = Infallible,
+            Future = BoxFuture<Response, Infallible>,
+        >,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = CountedCall;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Neither tonic's services nor axum's routers ever ask a caller to wait.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> CountedCall {
+        if !is_grpc(&request) {
+            return CountedCall { counters: None, call: route(&mut self.http, request) };
+        }
+        let path = request.uri().path();
+        let counters = self.metrics.grpc.method(path).cloned();
+        if let Some(counters) = &counters {
+            counters.started.inc();
+        }
+        let call =
+            if path.starts_with("/etcdserverpb.KV/") { self.kv.call(request) } else { route(&mut self.grpc, request) };
+        CountedCall { counters, call }
+    }
+}
+
+fn is_grpc(request: &http::Request<Incoming>) -> bool {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn route(router: &mut axum::Router, request: http::Request<Incoming>) -> BoxFuture<Response, Infallible> {
+    let answer = router.call(request);
+    Box::pin(async move { Ok(answer.await?.map(tonic::body::Body::new)) })
+}
+
+/// A call under way. Counts its end, or passes the counting on to the body of a stream.
+pub struct CountedCall {
+    counters: Option<Arc<MethodCounters>>,
+    call: BoxFuture<Response, Infallible>,
+}
+
+impl Future for CountedCall {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Poll::Ready(Ok(response)) = self.call.as_mut().poll(cx) else { return Poll::Pending };
+        let Some(counters) = self.counters.take() else { return Poll::Ready(Ok(response)) };
+        let response = match (Status::from_header_map(response.headers()), counters.kind) {
+            (Some(status), _) => {
+                let status = as_grpc_go_says(status);
+                counters.record_handled(status.code());
+                status.into_http()
+            }
+            // A unary call that begins to answer has succeeded: its status can only be OK.
+            (None, MethodKind::Unary) => {
+                counters.record_handled(Code::Ok);
+                response
+            }
+            (None, MethodKind::Stream) => {
+                response.map(|body| tonic::body::Body::new(CountedBody { body, counters, ended: false }))
+            }
+        };
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl Drop for CountedCall {
+    fn drop(&mut self) {
+        if let Some(counters) = &self.counters {
+            counters.record_handled(Code::Cancelled);
+        }
+    }
+}
+
+/// tonic calls a message over the size limit `OutOfRange`. etcd's clients know that as a refused revision; their own
+/// stack says `ResourceExhausted`.
+fn as_grpc_go_says(status: Status) -> Status {
+    if status.code() == Code::OutOfRange && status.message().contains("message length too large") {
+        return Status::resource_exhausted(status.message());
+    }
+    status
+}
+
+/// The body of a stream of answers. Counts the status at its end, or `Cancelled` if the client left before.
+struct CountedBody {
+    body: tonic::body::Body,
+    counters: Arc<MethodCounters>,
+    ended: bool,
+}
+
+impl Body for CountedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            let code = Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code());
+            self.counters.record_handled(code);
+            self.ended = true;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for CountedBody {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.counters.record_handled(Code::Cancelled);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One accept loop for a port that speaks HTTP/1.1 and HTTP/2 (with prior knowledge, as gRPC clients do).
+//!
+//! Owns connections: how many there are, how long a silent one may stay, how they end. Never looks at a request.
+//! Everything past the accepted socket is generic over the stream, which is where TLS goes: a handshake between
+//! `accept` and [`serve_stream`], chosen by configuration, on the same port.
+//!
+//! etcd's clients ping each 30 s and may ping each 5 s; pings are answered at any rate, so no client is ever sent away
+//! for `too_many_pings`.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tonic::codegen::{Service, http};
+
+use crate::counted_stream::CountedStream;
+use crate::metrics::Metrics;
+
+/// Limits of one port. Each has a defined answer past it.
+#[derive(Debug, Clone)]
+pub struct PortLimits {
+    /// Open connections; further ones are closed at once.
+    pub max_connections: usize,
+    /// Requests in flight on one HTTP/2 connection; the client waits before it begins another.
+    pub max_streams: u32,
+    /// Bytes of all headers of one HTTP/2 request; more is refused.
+    pub max_header_bytes: u32,
+    /// Bytes a client may send on one HTTP/2 stream, or connection, before the server has read them.
+    pub window_bytes: u32,
+    /// How long a new connection may say nothing, and an HTTP/1.1 one may take for the headers of a request.
+    pub silence: Duration,
+    /// A quiet HTTP/2 connection is pinged this often,
+    pub ping_interval: Duration,
+    /// and closed if no answer came within this time.
+    pub ping_timeout: Duration,
+    /// Requests in flight have this long to end once the port is told to stop.
+    pub drain: Duration,
+}
+
+impl Default for PortLimits {
+    fn default() -> Self {
+        PortLimits {
+            max_connections: 20_000,
+            max_streams: 8192,
+            max_header_bytes: 64 * 1024,
+            window_bytes: 1024 * 1024,
+            silence: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(60),
+            ping_timeout: Duration::from_secs(20),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Accepts connections and serves each with a clone of `service`, until `stop` turns true; then lets requests in flight
+/// end for [`PortLimits::drain`].
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    limits: PortLimits,
+    metrics: Arc<Metrics>,
+    mut stop: watch::Receiver<bool>,
+) where
+    S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let builder = Arc::new(connection_builder(&limits));
+    let slots = Arc::new(Semaphore::new(limits.max_connections));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                pause_after_accept_error(&error).await;
+                continue;
+            }
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            metrics.network.client_connections_refused_total.inc();
+            continue;
+        };
+        // Answers are small and latency is the product: never wait for a fuller packet. An error means that the client
+        // is gone already, which serving finds out by itself.
+        let _ = stream.set_nodelay(true);
+        let (builder, service, watcher) = (Arc::clone(&builder), service.clone(), graceful.watcher());
+        let (metrics, silence) = (Arc::clone(&metrics), limits.silence);
+        tokio::spawn(async move {
+            metrics.network.client_connections.inc();
+            if speaks_within(&stream, silence).await {
+                serve_stream(CountedStream::new(stream, Arc::clone(&metrics)), service, &builder, watcher).await;
+            }
+            metrics.network.client_connections.dec();
+            drop(slot);
+        });
+    }
+    drop(listener);
+    // Past the deadline the runtime's end closes what is left.
+    let _ = tokio::time::timeout(limits.drain, graceful.shutdown()).await;
+}
+
+/// Serves one connection to its end, whatever carries it.
+async fn serve_stream<I, S, B>(stream: I, service: S, builder: &Builder<TokioExecutor>, watcher: Watcher)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).into_owned();
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a client connection ended");
+    }
+}
+
+fn connection_builder(limits: &PortLimits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.silence);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.max_header_bytes)
+        .initial_stream_window_size(limits.window_bytes)
+        .initial_connection_window_size(limits.window_bytes)
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.ping_timeout);
+    builder
+}
+
+/// Whether the client sent anything in time. Without this a connection that never speaks would hold its slot for ever:
+/// no other timer runs before the protocol is known.
+async fn speaks_within(stream: &TcpStream, silence: Duration) -> bool {
+    matches!(tokio::time::timeout(silence, stream.readable()).await, Ok(Ok(())))
+}
+
+/// A client that is gone before it was accepted is no reason to wait; a lack of descriptors or memory is, or the loop
+/// would spin.
+async fn pause_after_accept_error(error: &io::Error) {
+    let of_client = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    );
+    if !of_client {
+        tracing::warn!(%error, "cannot accept connections for the moment");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
