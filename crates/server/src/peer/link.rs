@@ -1,0 +1,245 @@
+//! Outgoing streams: one task a peer that dials, greets, keeps the stream open and dials again.
+//!
+//! Invariant: at most [`MAX_LINKS`] peers, each with one connection; a peer that left the configuration and is not written to
+//! any more is forgotten.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
+use quorate_raft::{Incarnation, NodeId};
+use quorate_wire::PeerMessage;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::dial::innermost;
+use super::outbox::{Outbox, Pushed};
+use super::{
+    Dialer, HELLO_TIMEOUT, Host, MAX_FRAME_BYTES, MAX_REDIAL, MIN_REDIAL, REFUSED_REDIAL, Refusal,
+};
+use crate::metrics::Metrics;
+
+/// More peers than any configuration has, counting those that just left.
+const MAX_LINKS: usize = 64;
+/// How long a link outlives its peer's membership after the last message to it.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// A node as consensus knows it: an address alone names nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Its id.
+    pub(crate) id: NodeId,
+    /// Its data folder.
+    pub(crate) incarnation: Incarnation,
+}
+
+/// All outgoing streams of one node.
+pub(crate) struct Links {
+    context: Arc<Context>,
+    links: Mutex<BTreeMap<NodeId, Link>>,
+}
+
+struct Context {
+    host: Arc<dyn Host>,
+    dialer: Dialer,
+    metrics: Arc<Metrics>,
+    runtime: Handle,
+}
+
+struct Link {
+    peer: Peer,
+    member: bool,
+    last_used: Instant,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+/// What a link's task and the senders share.
+struct Shared {
+    outbox: Arc<Outbox>,
+    address: Mutex<String>,
+    /// The peer was heard of: do not wait out the pause between two dials.
+    heard: Notify,
+}
+
+/// How one attempt at a stream ended.
+enum Ended {
+    /// This node belongs to no cluster now.
+    NotReady,
+    Unreachable(String),
+    Refused(Refusal),
+    /// It was open, and broke.
+    Broken(String),
+}
+
+impl Links {
+    pub(crate) fn new(host: Arc<dyn Host>, dialer: Dialer, metrics: Arc<Metrics>, runtime: Handle) -> Links {
+        let context = Arc::new(Context { host, dialer, metrics, runtime });
+        Links { context, links: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Opens links to these members and marks all others for being forgotten.
+    pub(crate) fn set_members(&self, members: impl IntoIterator<Item = (Peer, String)>) {
+        let mut links = self.lock();
+        for link in links.values_mut() {
+            link.member = false;
+        }
+        for (peer, address) in members {
+            self.open(&mut links, peer, address).member = true;
+        }
+    }
+
+    /// `peer` greeted this node and can be answered at `address`.
+    pub(crate) fn learn(&self, peer: Peer, address: String) {
+        let mut links = self.lock();
+        if links.len() < MAX_LINKS || links.contains_key(&peer.id) {
+            let link = self.open(&mut links, peer, address);
+            link.last_used = Instant::now();
+            link.shared.heard.notify_one();
+        }
+    }
+
+    /// Queues messages for `to`. `false` if nobody knows where that is.
+    pub(crate) fn send(&self, to: NodeId, messages: Vec<PeerMessage>) -> bool {
+        let mut links = self.lock();
+        let Some(link) = links.get_mut(&to) else { return false };
+        if !link.member {
+            link.last_used = Instant::now();
+        }
+        let shared = Arc::clone(&link.shared);
+        drop(links);
+        if shared.outbox.push(messages) == Pushed::DroppedOlder {
+            self.context.host.peer_lost(to);
+        }
+        true
+    }
+
+    /// Forgets links that nobody needs any more.
+    pub(crate) fn sweep(&self) {
+        self.lock().retain(|_, link| {
+            let keep = link.member || link.last_used.elapsed() < LINGER;
+            if !keep {
+                link.end();
+            }
+            keep
+        });
+    }
+
+    /// Ends all streams.
+    pub(crate) fn close(&self) {
+        for (_, link) in std::mem::take(&mut *self.lock()) {
+            link.end();
+        }
+    }
+
+    fn open<'a>(&self, links: &'a mut BTreeMap<NodeId, Link>, peer: Peer, address: String) -> &'a mut Link {
+        if links.get(&peer.id).is_some_and(|link| link.peer != peer)
+            && let Some(stale) = links.remove(&peer.id)
+        {
+            stale.end();
+        }
+        let link = links.entry(peer.id).or_insert_with(|| {
+            let shared = Arc::new(Shared {
+                outbox: Arc::new(Outbox::default()),
+                address: Mutex::new(address.clone()),
+                heard: Notify::new(),
+            });
+            let task = self.context.runtime.spawn(keep_open(Arc::clone(&self.context), peer, Arc::clone(&shared)));
+            Link { peer, member: false, last_used: Instant::now(), shared, task }
+        });
+        *link.shared.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
+        link
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    fn end(&self) {
+        self.task.abort();
+        self.shared.outbox.close();
+    }
+}
+
+/// Dials `peer` for ever.
+async fn keep_open(context: Arc<Context>, peer: Peer, shared: Arc<Shared>) {
+    let mut pause = MIN_REDIAL;
+    let mut said = String::new();
+    loop {
+        let ended = attempt(&context, peer, &shared).await;
+        shared.outbox.close();
+        context.host.peer_lost(peer.id);
+        let text = match ended {
+            Ended::NotReady => {
+                pause = MAX_REDIAL;
+                String::new()
+            }
+            Ended::Unreachable(text) => {
+                pause = (pause * 2).min(MAX_REDIAL);
+                text
+            }
+            Ended::Refused(refusal) => {
+                pause = REFUSED_REDIAL;
+                let text = format!("refused: {refusal}");
+                context.host.refused_by(peer.id, refusal);
+                text
+            }
+            Ended::Broken(text) => {
+                pause = MIN_REDIAL;
+                text
+            }
+        };
+        // The same failure again is no news: a peer that is down for a day must not fill the log.
+        if text != said && !text.is_empty() {
+            tracing::warn!(peer = %peer.id, "peer stream: {text}");
+            context.metrics.network.peer_send_failures_total.with_label_values(&[&peer.id.0.to_string()]).inc();
+        }
+        said = text;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.heard.notified() => tokio::time::sleep(MIN_REDIAL).await,
+        }
+    }
+}
+
+async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
+    let Some(hello) = context.host.hello(peer) else { return Ended::NotReady };
+    let address = shared.address.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let channel = match context.dialer.connect(&address).await {
+        Ok(channel) => channel,
+        Err(text) => return Ended::Unreachable(text),
+    };
+    let sent = context.metrics.network.peer_sent_bytes_total.with_label_values(&[&peer.id.0.to_string()]);
+    let frames = shared.outbox.open(hello, sent);
+    let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
+    let greeting = async {
+        let mut answers = client.stream(frames).await?.into_inner();
+        let greeting = answers.message().await?;
+        Ok::<_, tonic::Status>((answers, greeting))
+    };
+    let (mut answers, greeting) = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(status)) => return Ended::Unreachable(format!("{address}: {}", innermost(&status))),
+        Err(_) => return Ended::Unreachable(format!("{address} did not greet in time")),
+    };
+    match greeting.and_then(|frame| frame.hello) {
+        None => return Ended::Unreachable(format!("{address} did not greet")),
+        Some(hello) => {
+            if let Some(refusal) = Refusal::of(&hello) {
+                return Ended::Refused(refusal);
+            }
+        }
+    }
+    tracing::debug!(peer = %peer.id, %address, "peer stream open");
+    loop {
+        match answers.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ended::Broken(format!("{address} closed the stream")),
+            Err(status) => return Ended::Broken(format!("{address}: {}", innermost(&status))),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Incoming calls on the peer port.
+//!
+//! Owns the one incoming stream of each peer: a newer one replaces it, so a peer that reconnects leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quorate_proto::quorate::peer::v1 as proto;
+use quorate_proto::quorate::peer::v1::peer_server;
+use quorate_raft::{NodeId, Term};
+use quorate_wire::PeerMessage;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, once};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::listener::stopped;
+use super::{HELLO_TIMEOUT, Host, Refusal};
+use crate::metrics::Metrics;
+
+type Answers = Pin<Box<dyn Stream<Item = Result<proto::Frame, Status>> + Send>>;
+
+/// See the module documentation.
+pub(super) struct PeerService {
+    host: Arc<dyn Host>,
+    metrics: Arc<Metrics>,
+    stop: watch::Receiver<bool>,
+    /// Ends the incoming stream of a peer when dropped.
+    incoming: Arc<Mutex<BTreeMap<NodeId, oneshot::Sender<()>>>>,
+}
+
+impl PeerService {
+    pub(super) fn new(host: Arc<dyn Host>, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) -> PeerService {
+        PeerService { host, metrics, stop, incoming: Arc::default() }
+    }
+
+    fn refuse(&self, who: &str, refusal: &Refusal) {
+        tracing::warn!("peer port: refused {who}: {refusal}");
+        self.metrics.network.peer_refused_total.with_label_values(&[refusal.label()]).inc();
+    }
+
+    /// Registers the incoming stream of `from`; the returned end resolves when a newer stream takes its place.
+    fn replace(&self, from: NodeId) -> oneshot::Receiver<()> {
+        let (replaced, newer) = oneshot::channel();
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner).insert(from, replaced);
+        newer
+    }
+}
+
+fn who<T>(request: &Request<T>) -> String {
+    request.remote_addr().map_or_else(|| "a stream".to_owned(), |address| format!("a stream from {address}"))
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for PeerService {
+    type StreamStream = Answers;
+
+    async fn stream(&self, request: Request<Streaming<proto::Frame>>) -> Result<Response<Answers>, Status> {
+        let who = who(&request);
+        let mut frames = request.into_inner();
+        let welcome = match first_hello(&mut frames).await {
+            Ok(hello) => self.host.welcome(&hello).await,
+            Err(refusal) => Err(refusal),
+        };
+        let welcome = match welcome {
+            Ok(welcome) => welcome,
+            Err(refusal) => {
+                self.refuse(&who, &refusal);
+                let answer = proto::Frame { hello: Some(refusal.into_hello()), messages: Vec::new() };
+                return Ok(Response::new(Box::pin(once(Ok(answer)))));
+            }
+        };
+        let from = welcome.from.id;
+        let (answers, answer_stream) = mpsc::channel(1);
+        // The channel is empty and has room for one, so this cannot fail.
+        let _ = answers.try_send(Ok(proto::Frame { hello: Some(welcome.hello), messages: Vec::new() }));
+        let newer = self.replace(from);
+        let received =
+            self.metrics.network.peer_received_bytes_total.with_label_values(&[&from.0.to_string()]);
+        let host = Arc::clone(&self.host);
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            let reading = read_frames(&*host, from, &mut frames, &received);
+            tokio::select! {
+                ended = reading => {
+                    if let Err(text) = ended {
+                        tracing::warn!(peer = %from, "peer port: stream ended: {text}");
+                    }
+                }
+                _ = newer => {}
+                () = stopped(stop) => {}
+            }
+            // Dropping this end closes the answers, by which the caller sees that the stream is over.
+            drop(answers);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answer_stream))))
+    }
+
+    async fn identify(&self, _: Request<proto::IdentifyRequest>) -> Result<Response<proto::IdentifyResponse>, Status> {
+        Ok(Response::new(self.host.identity()))
+    }
+
+    async fn bootstrap(
+        &self,
+        request: Request<proto::BootstrapRequest>,
+    ) -> Result<Response<proto::BootstrapResponse>, Status> {
+        let (accepted, refusal) = match self.host.bootstrap(request.into_inner()).await {
+            Ok(()) => (true, String::new()),
+            Err(refusal) => (false, refusal),
+        };
+        Ok(Response::new(proto::BootstrapResponse { accepted, refusal }))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotChunk>>,
+    ) -> Result<Response<proto::SnapshotResponse>, Status> {
+        let who = who(&request);
+        let mut chunks = request.into_inner();
+        let outcome = tokio::select! {
+            outcome = self.take_snapshot(&who, &mut chunks) => outcome?,
+            () = stopped(self.stop.clone()) => return Err(Status::unavailable("this node stops")),
+        };
+        let label = if outcome.is_ok() { "installed" } else { "failed" };
+        self.metrics.raft.snapshots_received_total.with_label_values(&[label]).inc();
+        Ok(Response::new(match outcome {
+            Ok(index) => proto::SnapshotResponse { accepted: true, index, refusal: String::new() },
+            Err(refusal) => {
+                tracing::warn!("peer port: snapshot refused: {refusal}");
+                proto::SnapshotResponse { accepted: false, index: 0, refusal }
+            }
+        }))
+    }
+}
+
+impl PeerService {
+    /// The outer error is a broken stream, the inner one a snapshot that is not wanted or not whole.
+    async fn take_snapshot(
+        &self,
+        who: &str,
+        chunks: &mut Streaming<proto::SnapshotChunk>,
+    ) -> Result<Result<u64, String>, Status> {
+        let Some(proto::SnapshotChunk { start: Some(start), data }) = chunks.message().await? else {
+            return Err(Status::invalid_argument("a snapshot begins with its start"));
+        };
+        let Some(hello) = start.hello else { return Err(Status::invalid_argument("a snapshot begins with a greeting")) };
+        let from = match self.host.welcome(&hello).await {
+            Ok(welcome) => welcome.from.id,
+            Err(refusal) => {
+                self.refuse(who, &refusal);
+                return Ok(Err(refusal.text));
+            }
+        };
+        let mut sink = match self.host.receive_snapshot(from, Term(start.term)).await {
+            Ok(sink) => sink,
+            Err(text) => return Ok(Err(text)),
+        };
+        let received = self.metrics.raft.snapshot_bytes_total.with_label_values(&["received"]);
+        let mut next = Some(data);
+        while let Some(data) = next {
+            received.inc_by(data.len() as u64);
+            if let Err(text) = sink.write(data).await {
+                return Ok(Err(text));
+            }
+            next = chunks.message().await?.map(|chunk| chunk.data);
+        }
+        Ok(sink.finish().await.map(|index| index.0))
+    }
+}
+
+async fn first_hello(frames: &mut Streaming<proto::Frame>) -> Result<proto::Hello, Refusal> {
+    let malformed = |text: &str| Refusal::new(proto::Refusal::Malformed, text);
+    match tokio::time::timeout(HELLO_TIMEOUT, frames.message()).await {
+        Err(_) => Err(malformed("no greeting came in time")),
+        Ok(Err(status)) => Err(malformed(&format!("the first frame cannot be read: {}", status.message()))),
+        Ok(Ok(None)) => Err(malformed("the stream ended before its greeting")),
+        Ok(Ok(Some(frame))) => frame.hello.ok_or_else(|| malformed("the first frame holds no greeting")),
+    }
+}
+
+/// Delivers frames until the stream ends; an error says what was wrong with it.
+async fn read_frames(
+    host: &dyn Host,
+    from: NodeId,
+    frames: &mut Streaming<proto::Frame>,
+    received: &prometheus::IntCounter,
+) -> Result<(), String> {
+    loop {
+        let frame = match frames.message().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(()),
+            // A peer that died resets its streams; it is news only on this node's own stream to it.
+            Err(status) if status.code() == tonic::Code::OutOfRange => return Err(status.message().to_owned()),
+            Err(status) => {
+                tracing::debug!(peer = %from, "incoming stream ended: {}", status.message());
+                return Ok(());
+            }
+        };
+        let mut messages = Vec::with_capacity(frame.messages.len());
+        let mut bytes = 0;
+        for message in frame.messages {
+            let message = quorate_wire::peer_from_proto(message).map_err(|error| error.to_string())?;
+            let Some(message) = message else { continue };
+            if let PeerMessage::Raft(raft) = &message
+                && raft.from != from
+            {
+                return Err(format!("it speaks for node {}", raft.from));
+            }
+            bytes += super::outbox::weight(&message);
+            messages.push(message);
+        }
+        received.inc_by(bytes as u64);
+        if !messages.is_empty() {
+            host.deliver(from, messages).await;
+        }
+    }
+}
