@@ -1,0 +1,383 @@
+//! A disk in memory that keeps only what was synced, and fails on command.
+//!
+//! Owns [`FaultyDisk`]. Deterministic: what it does follows from the calls made to it and from the [`Choices`] its
+//! caller hands to [`FaultyDisk::crash`]; it draws nothing itself and knows no time.
+//!
+//! Invariant: a name survives a crash for sure only if the directory was synced after it appeared, bytes only if
+//! their file was synced after they were written.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::StorageBackend;
+
+use super::faulty_file::FaultyFile;
+use crate::disk::{Disk, OpenMode};
+
+/// The caller's source of decisions: the same choices give the same disk.
+pub trait Choices {
+    /// A number in `0..bound`; `bound` is at least 1.
+    fn below(&mut self, bound: u64) -> u64;
+}
+
+impl<F: FnMut(u64) -> u64> Choices for F {
+    fn below(&mut self, bound: u64) -> u64 {
+        self(bound)
+    }
+}
+
+/// Calls that change the disk, counted since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StorageCalls {
+    /// Writes and changes of length.
+    pub writes: u64,
+    /// Syncs of a file.
+    pub syncs: u64,
+    /// Creations, renames, removals and syncs of the directory.
+    pub directory: u64,
+}
+
+impl StorageCalls {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.writes + self.syncs + self.directory
+    }
+}
+
+/// What a call that changes the disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Write,
+    Sync,
+    Directory,
+}
+
+#[derive(Debug, Clone)]
+enum DirectoryChange {
+    Link(String, FileId),
+    Unlink(String),
+    Rename { from: String, to: String, file: FileId },
+}
+
+type FileId = u64;
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<FileId, FaultyFile>,
+    names: BTreeMap<String, FileId>,
+    durable_names: BTreeMap<String, FileId>,
+    changes: Vec<DirectoryChange>,
+    next_file: FileId,
+    /// Handles of an earlier start are dead: the process that held them is.
+    start: u64,
+    calls: StorageCalls,
+    power_cut_at: Option<u64>,
+    write_error_at: Option<u64>,
+    sync_error_at: Option<u64>,
+    limit_bytes: Option<u64>,
+}
+
+/// The disk. Clones are the same disk.
+#[derive(Debug, Clone, Default)]
+pub struct FaultyDisk {
+    state: Arc<Mutex<State>>,
+}
+
+impl FaultyDisk {
+    /// An empty disk without faults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Loses power: unsynced bytes and names survive as `choices` says, open handles are dead, planned faults forgotten.
+    pub fn crash(&self, choices: &mut dyn Choices) {
+        let mut state = self.lock();
+        state.stop_process();
+        let mut names = std::mem::take(&mut state.durable_names);
+        for change in std::mem::take(&mut state.changes) {
+            if choices.below(2) == 0 {
+                apply(&mut names, change);
+            }
+        }
+        state.durable_names.clone_from(&names);
+        state.names = names;
+        for file in state.files.values_mut() {
+            file.crash(choices);
+        }
+        state.drop_unnamed();
+    }
+
+    /// Kills the process: open handles are dead, but the operating system still has every write.
+    pub fn kill(&self) {
+        let mut state = self.lock();
+        state.stop_process();
+        state.drop_unnamed();
+    }
+
+    /// From the `calls`-th changing call from now on (1 = the next) every call fails, as after a power cut. The next
+    /// [`FaultyDisk::crash`] or [`FaultyDisk::kill`] ends it.
+    pub fn cut_power_after(&self, calls: u64) {
+        let mut state = self.lock();
+        state.power_cut_at = Some(state.calls.total() + calls);
+    }
+
+    /// Whether a planned power cut has come.
+    pub fn is_power_cut(&self) -> bool {
+        let state = self.lock();
+        state.power_cut_at.is_some_and(|at| state.calls.total() >= at)
+    }
+
+    /// The `nth` write from now (1 = the next) fails with an I/O error.
+    pub fn fail_write(&self, nth: u64) {
+        let mut state = self.lock();
+        state.write_error_at = Some(state.calls.writes + nth);
+    }
+
+    /// The `nth` file sync from now (1 = the next) fails with an I/O error; what it covered may be lost at a crash.
+    pub fn fail_sync(&self, nth: u64) {
+        let mut state = self.lock();
+        state.sync_error_at = Some(state.calls.syncs + nth);
+    }
+
+    /// Bounds the bytes of all files; `None` gives the space back.
+    pub fn set_limit_bytes(&self, limit: Option<u64>) {
+        self.lock().limit_bytes = limit;
+    }
+
+    /// Bytes that all files take.
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().used_bytes()
+    }
+
+    /// Calls so far.
+    pub fn calls(&self) -> StorageCalls {
+        self.lock().calls
+    }
+
+    /// Flips a bit of a file, as decay of the medium would.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
+        let mut state = self.lock();
+        let file = state.names[name];
+        state.files.get_mut(&file).expect("a name leads to a file").flip_bit(offset, bit);
+    }
+
+    /// Offsets of the 4 KiB pages of a file that were ever written; empty if there is no such file.
+    pub fn written_pages(&self, name: &str) -> Vec<u64> {
+        let state = self.lock();
+        let Some(file) = state.names.get(name) else { return Vec::new() };
+        state.files[file].written_pages().map(|page| page * super::faulty_file::PAGE_BYTES as u64).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic of a test inside a call leaves the state as consistent as the call left it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn stop_process(&mut self) {
+        self.start += 1;
+        self.power_cut_at = None;
+        self.write_error_at = None;
+        self.sync_error_at = None;
+    }
+
+    fn drop_unnamed(&mut self) {
+        let (names, durable) = (&self.names, &self.durable_names);
+        self.files.retain(|file, _| names.values().chain(durable.values()).any(|named| named == file));
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.files.values().map(FaultyFile::allocated_bytes).sum()
+    }
+
+    /// Counts a call and fails it if a fault is due.
+    fn call(&mut self, call: Call) -> io::Result<()> {
+        match call {
+            Call::Write => self.calls.writes += 1,
+            Call::Sync => self.calls.syncs += 1,
+            Call::Directory => self.calls.directory += 1,
+        }
+        if self.power_cut_at.is_some_and(|at| self.calls.total() >= at) {
+            return Err(io::Error::other("the power is off"));
+        }
+        let due = match call {
+            Call::Write => self.write_error_at == Some(self.calls.writes),
+            Call::Sync => self.sync_error_at == Some(self.calls.syncs),
+            Call::Directory => false,
+        };
+        if due { Err(io::Error::other("input/output error")) } else { Ok(()) }
+    }
+
+    fn link(&mut self, name: &str, file: FileId) {
+        self.names.insert(name.to_owned(), file);
+        self.changes.push(DirectoryChange::Link(name.to_owned(), file));
+    }
+}
+
+fn apply(names: &mut BTreeMap<String, FileId>, change: DirectoryChange) {
+    match change {
+        DirectoryChange::Link(name, file) => {
+            names.insert(name, file);
+        }
+        DirectoryChange::Unlink(name) => {
+            names.remove(&name);
+        }
+        DirectoryChange::Rename { from, to, file } => {
+            names.remove(&from);
+            names.insert(to, file);
+        }
+    }
+}
+
+fn not_found(name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no file {name}"))
+}
+
+impl Disk for FaultyDisk {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Box<dyn StorageBackend>> {
+        let mut state = self.lock();
+        let known = state.names.get(name).copied();
+        let file = match (mode, known) {
+            (OpenMode::Existing, None) => return Err(not_found(name)),
+            (OpenMode::Existing, Some(file)) => file,
+            (OpenMode::Fresh, Some(file)) => {
+                state.call(Call::Write)?;
+                state.files.get_mut(&file).expect("a name leads to a file").set_len(0);
+                file
+            }
+            (OpenMode::Fresh, None) => {
+                state.call(Call::Directory)?;
+                let file = state.next_file;
+                state.next_file += 1;
+                state.files.insert(file, FaultyFile::default());
+                state.link(name, file);
+                file
+            }
+        };
+        Ok(Box::new(Handle { disk: self.clone(), file, start: state.start }))
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        Ok(self.lock().names.contains_key(name))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.lock().names.keys().cloned().collect())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.lock();
+        state.call(Call::Directory)?;
+        state.names.remove(name).ok_or_else(|| not_found(name))?;
+        state.changes.push(DirectoryChange::Unlink(name.to_owned()));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.lock();
+        state.call(Call::Directory)?;
+        let file = state.names.remove(from).ok_or_else(|| not_found(from))?;
+        state.names.insert(to.to_owned(), file);
+        state.changes.push(DirectoryChange::Rename { from: from.to_owned(), to: to.to_owned(), file });
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        state.call(Call::Directory)?;
+        state.durable_names = state.names.clone();
+        state.changes.clear();
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let state = self.lock();
+        Ok(state.limit_bytes.map_or(u64::MAX, |limit| limit.saturating_sub(state.used_bytes())))
+    }
+}
+
+/// An open file of one start of the process.
+#[derive(Debug)]
+struct Handle {
+    disk: FaultyDisk,
+    file: FileId,
+    start: u64,
+}
+
+impl Handle {
+    fn with<T>(&self, call: Option<Call>, run: impl FnOnce(&mut FaultyFile) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.disk.lock();
+        if state.start != self.start {
+            return Err(io::Error::other("the process that opened this file is dead"));
+        }
+        if let Some(call) = call {
+            state.call(call)?;
+        }
+        run(state.files.get_mut(&self.file).ok_or_else(|| not_found("of this handle"))?)
+    }
+
+    /// Refuses a write that does not fit; a write to pages that are there already always does.
+    fn check_space(&self, offset: u64, len: usize) -> io::Result<()> {
+        let state = self.disk.lock();
+        let Some(limit) = state.limit_bytes else { return Ok(()) };
+        let new_bytes = state.files.get(&self.file).map_or(0, |file| file.new_bytes(offset, len));
+        if new_bytes > 0 && state.used_bytes() + new_bytes > limit {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the disk"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Handle {
+    /// The space of a removed file comes back when its handle goes. Nothing here opens one file twice at a time.
+    fn drop(&mut self) {
+        let mut state = self.disk.lock();
+        let named = |names: &BTreeMap<String, FileId>| names.values().any(|file| *file == self.file);
+        if state.start == self.start && !named(&state.names) && !named(&state.durable_names) {
+            state.files.remove(&self.file);
+        }
+    }
+}
+
+impl StorageBackend for Handle {
+    fn len(&self) -> io::Result<u64> {
+        self.with(None, |file| Ok(file.len()))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.with(None, |file| {
+            if file.read(offset, out) {
+                Ok(())
+            } else {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end of the file"))
+            }
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(Some(Call::Write), |file| {
+            file.set_len(len);
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.with(Some(Call::Sync), |file| {
+            file.sync();
+            Ok(())
+        })
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check_space(offset, data.len())?;
+        self.with(Some(Call::Write), |file| {
+            file.write(offset, data);
+            Ok(())
+        })
+    }
+}
