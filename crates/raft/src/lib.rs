@@ -1,1 +1,25 @@
-//! Not written yet.
+//! Consensus as a value: `step(now, input) -> effects`.
+//!
+//! Owns Raft in full: elections with pre-vote and check-quorum, log replication, joint membership changes, leadership
+//! transfer, linearizable reads, leases. Does no IO, reads no clock, draws no random number, knows no wire format:
+//! time, jitter and finished writes come in, messages and writes go out.
+
+mod config;
+mod effect;
+mod entry;
+mod ids;
+mod input;
+mod membership;
+mod message;
+mod raft;
+mod status;
+
+pub use config::Config;
+pub use effect::{Effect, ReadRefused, Refused, TransferFailed};
+pub use entry::{Entry, HardState, Payload};
+pub use ids::{Incarnation, LogIndex, NodeId, ReadId, RequestId, Round, Term, Time, WriteSeq};
+pub use input::{Input, Restored, SnapshotMeta, VoterTarget};
+pub use membership::{MAX_REMOVED, Member, Membership, quorum_size};
+pub use message::{AppendResult, Body, Echo, Message};
+pub use raft::Raft;
+pub use status::{PeerStatus, ReplicationState, RoleKind, Status};
