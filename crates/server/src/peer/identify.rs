@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
 use quorate_proto::quorate::peer::v1 as proto;
 use quorate_proto::quorate::v1::admin_client::AdminClient;
+use quorate_wire::peer::PeerIdentity;
 use tonic::Code;
 
 use super::Dialer;
@@ -32,21 +33,21 @@ pub enum IdentifyError {
 }
 
 /// Who listens at `address`.
-pub(crate) async fn identify(dialer: Dialer, address: &str) -> Result<proto::IdentifyResponse, IdentifyError> {
+pub(crate) async fn identify(dialer: Dialer, address: &str) -> Result<PeerIdentity, IdentifyError> {
     let asked = tokio::time::timeout(IDENTIFY_TIMEOUT, ask(dialer, address));
     asked.await.unwrap_or_else(|_| Err(IdentifyError::Unreachable(format!("{address} did not answer in time"))))
 }
 
-async fn ask(dialer: Dialer, address: &str) -> Result<proto::IdentifyResponse, IdentifyError> {
+async fn ask(dialer: Dialer, address: &str) -> Result<PeerIdentity, IdentifyError> {
     let channel = dialer.connect(address).await.map_err(IdentifyError::Unreachable)?;
     let not_a_node =
         |status: tonic::Status| IdentifyError::NotANode { address: address.to_owned(), reason: status.message().to_owned() };
-    match PeerClient::new(channel.clone()).identify(proto::IdentifyRequest {}).await {
-        Ok(answer) => Ok(answer.into_inner()),
+    let answer = match PeerClient::new(channel.clone()).identify(proto::IdentifyRequest {}).await {
+        Ok(answer) => answer.into_inner(),
         Err(status) if status.code() == Code::Unimplemented => {
             let request = quorate_proto::quorate::v1::IdentifyRequest {};
             let answer = AdminClient::new(channel).identify(request).await.map_err(not_a_node)?.into_inner();
-            Ok(proto::IdentifyResponse {
+            proto::IdentifyResponse {
                 incarnation: answer.incarnation,
                 cluster_id: answer.cluster_id,
                 node_id: answer.node_id,
@@ -56,8 +57,10 @@ async fn ask(dialer: Dialer, address: &str) -> Result<proto::IdentifyResponse, I
                 max_version: answer.max_version,
                 state: answer.state,
                 version: String::new(),
-            })
+            }
         }
-        Err(status) => Err(not_a_node(status)),
-    }
+        Err(status) => return Err(not_a_node(status)),
+    };
+    PeerIdentity::from_wire(answer)
+        .map_err(|error| IdentifyError::NotANode { address: address.to_owned(), reason: error.to_string() })
 }

@@ -10,15 +10,14 @@ use std::time::{Duration, Instant};
 use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
 use quorate_raft::{Incarnation, NodeId};
 use quorate_wire::PeerMessage;
+use quorate_wire::peer::{Hello, HelloRefused, MAX_FRAME_BYTES};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::dial::innermost;
 use super::outbox::{Outbox, Pushed};
-use super::{
-    Dialer, HELLO_TIMEOUT, Host, MAX_FRAME_BYTES, MAX_REDIAL, MIN_REDIAL, REFUSED_REDIAL, Refusal,
-};
+use super::{Dialer, HELLO_TIMEOUT, Host, MAX_REDIAL, MIN_REDIAL, REFUSED_REDIAL};
 use crate::metrics::Metrics;
 
 /// More peers than any configuration has, counting those that just left.
@@ -69,7 +68,7 @@ enum Ended {
     /// This node belongs to no cluster now.
     NotReady,
     Unreachable(String),
-    Refused(Refusal),
+    Refused(HelloRefused),
     /// It was open, and broke.
     Broken(String),
 }
@@ -214,7 +213,7 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
         Err(text) => return Ended::Unreachable(text),
     };
     let sent = context.metrics.network.peer_sent_bytes_total.with_label_values(&[&peer.id.0.to_string()]);
-    let frames = shared.outbox.open(hello, sent);
+    let frames = shared.outbox.open(&hello, sent);
     let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
     let greeting = async {
         let mut answers = client.stream(frames).await?.into_inner();
@@ -226,13 +225,13 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
         Ok(Err(status)) => return Ended::Unreachable(format!("{address}: {}", innermost(&status))),
         Err(_) => return Ended::Unreachable(format!("{address} did not greet in time")),
     };
-    match greeting.and_then(|frame| frame.hello) {
-        None => return Ended::Unreachable(format!("{address} did not greet")),
-        Some(hello) => {
-            if let Some(refusal) = Refusal::of(&hello) {
-                return Ended::Refused(refusal);
-            }
-        }
+    let Some(greeting) = greeting.and_then(|frame| frame.hello) else {
+        return Ended::Unreachable(format!("{address} did not greet"));
+    };
+    match Hello::from_wire(greeting) {
+        Err(error) => return Ended::Unreachable(format!("{address}: {error}")),
+        Ok(Hello { refused: Some(refusal), .. }) => return Ended::Refused(refusal),
+        Ok(_) => {}
     }
     tracing::debug!(peer = %peer.id, %address, "peer stream open");
     loop {

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::quorate::peer::v1::peer_server::PeerServer;
+use quorate_wire::peer::MAX_FRAME_BYTES;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 use super::service::PeerService;
-use super::{Host, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_FRAME_BYTES};
+use super::{Host, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use crate::metrics::Metrics;
 
 /// What every HTTP/2 connection with prior knowledge begins with.

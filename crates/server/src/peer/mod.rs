@@ -6,34 +6,28 @@
 //! Never decides who belongs to the cluster: every stream begins with a [`Hello`] that the [`Host`] judges. Consensus
 //! tolerates loss, so every queue here may drop; it then says so with [`Host::peer_lost`].
 //!
-//! [`Hello`]: quorate_proto::quorate::peer::v1::Hello
-
 mod dial;
 mod identify;
 mod link;
 mod listener;
 mod outbox;
-mod refusal;
 mod service;
 mod snapshot;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_proto::quorate::peer::v1 as proto;
-use quorate_raft::{Incarnation, LogIndex, NodeId, Term};
-use quorate_wire::PeerMessage;
+use quorate_raft::{LogIndex, NodeId, Term};
+use quorate_wire::peer::{Hello, HelloRefused, PeerIdentity};
+use quorate_wire::{Bootstrap, PeerMessage};
 
 pub use identify::IdentifyError;
 pub(crate) use dial::Dialer;
 pub(crate) use identify::identify;
 pub(crate) use link::{Links, Peer};
 pub(crate) use listener::serve;
-pub(crate) use refusal::Refusal;
 pub(crate) use snapshot::{SendError, send_snapshot};
 
-/// Largest frame taken from a peer, in bytes: a full append plus one entry of the largest request.
-pub(crate) const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 /// A frame is closed once it holds this many bytes of messages.
 pub(crate) const FRAME_TARGET_BYTES: usize = 1024 * 1024;
 /// Bytes queued for one peer; past it the oldest messages are dropped.
@@ -61,20 +55,20 @@ pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 #[tonic::async_trait]
 pub(crate) trait Host: Send + Sync + 'static {
     /// The greeting this node sends to `to`; `None` while it belongs to no cluster.
-    fn hello(&self, to: Peer) -> Option<proto::Hello>;
+    fn hello(&self, to: Peer) -> Option<Hello>;
     /// Judges an incoming stream. Welcoming one may make an empty node adopt the id it is called by, durably, before this
-    /// returns.
-    async fn welcome(&self, hello: &proto::Hello) -> Result<Welcome, Refusal>;
+    /// returns. Answers this node's own greeting.
+    async fn welcome(&self, hello: &Hello) -> Result<Hello, HelloRefused>;
     /// Messages of a welcomed stream, in order. Waits while the node is behind with its input.
     async fn deliver(&self, from: NodeId, messages: Vec<PeerMessage>);
     /// Messages to `id` may have been lost.
     fn peer_lost(&self, id: NodeId);
     /// `peer` refused this node's stream.
-    fn refused_by(&self, peer: NodeId, refusal: Refusal);
+    fn refused_by(&self, peer: NodeId, refusal: HelloRefused);
     /// Answers `Identify`.
-    fn identity(&self) -> proto::IdentifyResponse;
+    fn identity(&self) -> PeerIdentity;
     /// Accepts a bootstrap configuration durably, or says why not.
-    async fn bootstrap(&self, request: proto::BootstrapRequest) -> Result<(), String>;
+    async fn bootstrap(&self, bootstrap: Bootstrap) -> Result<(), String>;
     /// Begins to receive a snapshot from `from`, leader of `term`.
     async fn receive_snapshot(&self, from: NodeId, term: Term) -> Result<Box<dyn ImageSink>, String>;
 }
@@ -86,25 +80,4 @@ pub(crate) trait ImageSink: Send {
     async fn write(&mut self, data: Bytes) -> Result<(), String>;
     /// All bytes were written: verifies the image and hands it to the node. Answers its index.
     async fn finish(self: Box<Self>) -> Result<LogIndex, String>;
-}
-
-/// Who stands at the other end of a welcomed stream, and this node's answer.
-#[derive(Debug)]
-pub(crate) struct Welcome {
-    /// The caller.
-    pub(crate) from: Peer,
-    /// Where the caller can be reached.
-    pub(crate) address: String,
-    /// This node's own greeting.
-    pub(crate) hello: proto::Hello,
-}
-
-/// 16 bytes, big endian, as both ids of that size travel.
-pub(crate) fn parse_u128(bytes: &[u8]) -> Option<u128> {
-    Some(u128::from_be_bytes(bytes.try_into().ok()?))
-}
-
-/// The bytes of an incarnation on the wire.
-pub(crate) fn incarnation_bytes(incarnation: Incarnation) -> Bytes {
-    Bytes::copy_from_slice(&incarnation.0.to_be_bytes())
 }

@@ -15,6 +15,7 @@ use prometheus::IntCounter;
 use quorate_proto::quorate::peer::v1 as proto;
 use quorate_raft::Body;
 use quorate_wire::PeerMessage;
+use quorate_wire::peer::{Hello, MAX_FRAME_MESSAGES};
 use tokio_stream::Stream;
 
 use super::{FRAME_TARGET_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES, MAX_UNCONNECTED_MESSAGES};
@@ -72,7 +73,7 @@ impl Outbox {
     }
 
     /// Opens the stream of a new connection, which greets first. A stream opened before ends.
-    pub(crate) fn open(self: &Arc<Self>, hello: proto::Hello, sent_bytes: IntCounter) -> Frames {
+    pub(crate) fn open(self: &Arc<Self>, hello: &Hello, sent_bytes: IntCounter) -> Frames {
         let mut queue = self.lock();
         queue.opened += 1;
         queue.stream = queue.opened;
@@ -82,7 +83,7 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
-        Frames { outbox: Arc::clone(self), stream, hello: Some(hello), sent_bytes }
+        Frames { outbox: Arc::clone(self), stream, hello: Some(quorate_wire::peer::hello_frame(hello)), sent_bytes }
     }
 
     /// Ends whichever stream is open and forgets what it would have sent.
@@ -105,17 +106,18 @@ impl Outbox {
 }
 
 impl Queue {
-    fn take_frame(&mut self) -> (proto::Frame, usize) {
+    fn take_frame(&mut self) -> (Vec<PeerMessage>, usize) {
         let mut bytes = 0;
-        let mut messages = Vec::with_capacity(self.messages.len().min(64));
-        while bytes < FRAME_TARGET_BYTES
-            && let Some(message) = self.messages.pop_front()
-        {
-            bytes += weight(&message);
-            messages.push(quorate_wire::peer_to_proto(&message));
+        let mut count = 0;
+        for message in self.messages.iter().take(MAX_FRAME_MESSAGES) {
+            if bytes >= FRAME_TARGET_BYTES {
+                break;
+            }
+            bytes += weight(message);
+            count += 1;
         }
         self.bytes -= bytes;
-        (proto::Frame { hello: None, messages }, bytes)
+        (self.messages.drain(..count).collect(), bytes)
     }
 }
 
@@ -124,7 +126,7 @@ impl Queue {
 pub(crate) struct Frames {
     outbox: Arc<Outbox>,
     stream: u64,
-    hello: Option<proto::Hello>,
+    hello: Option<proto::Frame>,
     sent_bytes: IntCounter,
 }
 
@@ -133,7 +135,7 @@ impl Stream for Frames {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<proto::Frame>> {
         if let Some(hello) = self.hello.take() {
-            return Poll::Ready(Some(proto::Frame { hello: Some(hello), messages: Vec::new() }));
+            return Poll::Ready(Some(hello));
         }
         let mut queue = self.outbox.lock();
         if queue.stream != self.stream {
@@ -143,10 +145,10 @@ impl Stream for Frames {
             queue.waker = Some(context.waker().clone());
             return Poll::Pending;
         }
-        let (frame, bytes) = queue.take_frame();
+        let (messages, bytes) = queue.take_frame();
         drop(queue);
         self.sent_bytes.inc_by(bytes as u64);
-        Poll::Ready(Some(frame))
+        Poll::Ready(Some(quorate_wire::peer::to_frame(&messages)))
     }
 }
 
@@ -158,7 +160,7 @@ pub(crate) fn weight(message: &PeerMessage) -> usize {
                 Body::Append { entries, .. } => entries.iter().map(quorate_raft::Entry::size).sum(),
                 _ => 0,
             },
-            PeerMessage::Forward(forward) => forward.writes.iter().map(|write| write.envelope.len()).sum(),
+            PeerMessage::Forward(forward) => forward.writes.iter().map(|(_, envelope)| envelope.len()).sum(),
             _ => 0,
         }
 }

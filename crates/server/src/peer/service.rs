@@ -10,13 +10,15 @@ use quorate_proto::quorate::peer::v1 as proto;
 use quorate_proto::quorate::peer::v1::peer_server;
 use quorate_raft::{NodeId, Term};
 use quorate_wire::PeerMessage;
+use quorate_wire::identity::from_bootstrap;
+use quorate_wire::peer::{Hello, HelloRefused, from_frame, hello_frame};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, once};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::listener::stopped;
-use super::{HELLO_TIMEOUT, Host, Refusal};
+use super::{HELLO_TIMEOUT, Host};
 use crate::metrics::Metrics;
 
 type Answers = Pin<Box<dyn Stream<Item = Result<proto::Frame, Status>> + Send>>;
@@ -35,9 +37,9 @@ impl PeerService {
         PeerService { host, metrics, stop, incoming: Arc::default() }
     }
 
-    fn refuse(&self, who: &str, refusal: &Refusal) {
+    fn refuse(&self, who: &str, refusal: &HelloRefused) {
         tracing::warn!("peer port: refused {who}: {refusal}");
-        self.metrics.network.peer_refused_total.with_label_values(&[refusal.label()]).inc();
+        self.metrics.network.peer_refused_total.with_label_values(&[label(refusal)]).inc();
     }
 
     /// Registers the incoming stream of `from`; the returned end resolves when a newer stream takes its place.
@@ -45,6 +47,19 @@ impl PeerService {
         let (replaced, newer) = oneshot::channel();
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner).insert(from, replaced);
         newer
+    }
+}
+
+/// Value of the metric's label `reason`.
+fn label(refusal: &HelloRefused) -> &'static str {
+    match refusal {
+        HelloRefused::WrongCluster(_) => "cluster",
+        HelloRefused::WrongNode(_) => "node",
+        HelloRefused::WrongIncarnation(_) => "incarnation",
+        HelloRefused::Removed(_) => "removed",
+        HelloRefused::UnknownVersion(_) => "version",
+        HelloRefused::NotServing(_) => "not_serving",
+        HelloRefused::Malformed(_) => "garbage",
     }
 }
 
@@ -59,22 +74,25 @@ impl peer_server::Peer for PeerService {
     async fn stream(&self, request: Request<Streaming<proto::Frame>>) -> Result<Response<Answers>, Status> {
         let who = who(&request);
         let mut frames = request.into_inner();
-        let welcome = match first_hello(&mut frames).await {
-            Ok(hello) => self.host.welcome(&hello).await,
-            Err(refusal) => Err(refusal),
-        };
-        let welcome = match welcome {
-            Ok(welcome) => welcome,
+        let hello = match first_hello(&mut frames).await {
+            Ok(hello) => hello,
             Err(refusal) => {
                 self.refuse(&who, &refusal);
-                let answer = proto::Frame { hello: Some(refusal.into_hello()), messages: Vec::new() };
+                return Err(Status::invalid_argument(refusal.to_string()));
+            }
+        };
+        let greeting = match self.host.welcome(&hello).await {
+            Ok(greeting) => greeting,
+            Err(refusal) => {
+                self.refuse(&who, &refusal);
+                let answer = refusing(&hello, refusal);
                 return Ok(Response::new(Box::pin(once(Ok(answer)))));
             }
         };
-        let from = welcome.from.id;
+        let from = hello.from;
         let (answers, answer_stream) = mpsc::channel(1);
         // The channel is empty and has room for one, so this cannot fail.
-        let _ = answers.try_send(Ok(proto::Frame { hello: Some(welcome.hello), messages: Vec::new() }));
+        let _ = answers.try_send(Ok(hello_frame(&greeting)));
         let newer = self.replace(from);
         let received =
             self.metrics.network.peer_received_bytes_total.with_label_values(&[&from.0.to_string()]);
@@ -98,14 +116,19 @@ impl peer_server::Peer for PeerService {
     }
 
     async fn identify(&self, _: Request<proto::IdentifyRequest>) -> Result<Response<proto::IdentifyResponse>, Status> {
-        Ok(Response::new(self.host.identity()))
+        Ok(Response::new(self.host.identity().to_wire()))
     }
 
     async fn bootstrap(
         &self,
         request: Request<proto::BootstrapRequest>,
     ) -> Result<Response<proto::BootstrapResponse>, Status> {
-        let (accepted, refusal) = match self.host.bootstrap(request.into_inner()).await {
+        let bootstrap = request.into_inner().bootstrap.unwrap_or_default();
+        let outcome = match from_bootstrap(bootstrap) {
+            Ok(bootstrap) => self.host.bootstrap(bootstrap).await,
+            Err(error) => Err(error.to_string()),
+        };
+        let (accepted, refusal) = match outcome {
             Ok(()) => (true, String::new()),
             Err(refusal) => (false, refusal),
         };
@@ -144,15 +167,13 @@ impl PeerService {
         let Some(proto::SnapshotChunk { start: Some(start), data }) = chunks.message().await? else {
             return Err(Status::invalid_argument("a snapshot begins with its start"));
         };
-        let Some(hello) = start.hello else { return Err(Status::invalid_argument("a snapshot begins with a greeting")) };
-        let from = match self.host.welcome(&hello).await {
-            Ok(welcome) => welcome.from.id,
-            Err(refusal) => {
-                self.refuse(who, &refusal);
-                return Ok(Err(refusal.text));
-            }
-        };
-        let mut sink = match self.host.receive_snapshot(from, Term(start.term)).await {
+        let hello = Hello::from_wire(start.hello.unwrap_or_default())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Err(refusal) = self.host.welcome(&hello).await {
+            self.refuse(who, &refusal);
+            return Ok(Err(refusal.to_string()));
+        }
+        let mut sink = match self.host.receive_snapshot(hello.from, Term(start.term)).await {
             Ok(sink) => sink,
             Err(text) => return Ok(Err(text)),
         };
@@ -169,14 +190,26 @@ impl PeerService {
     }
 }
 
-async fn first_hello(frames: &mut Streaming<proto::Frame>) -> Result<proto::Hello, Refusal> {
-    let malformed = |text: &str| Refusal::new(proto::Refusal::Malformed, text);
+async fn first_hello(frames: &mut Streaming<proto::Frame>) -> Result<Hello, HelloRefused> {
+    let malformed = |text: String| HelloRefused::Malformed(text);
     match tokio::time::timeout(HELLO_TIMEOUT, frames.message()).await {
-        Err(_) => Err(malformed("no greeting came in time")),
-        Ok(Err(status)) => Err(malformed(&format!("the first frame cannot be read: {}", status.message()))),
-        Ok(Ok(None)) => Err(malformed("the stream ended before its greeting")),
-        Ok(Ok(Some(frame))) => frame.hello.ok_or_else(|| malformed("the first frame holds no greeting")),
+        Err(_) => Err(malformed("no greeting came in time".into())),
+        Ok(Err(status)) => Err(malformed(format!("the first frame cannot be read: {}", status.message()))),
+        Ok(Ok(None)) => Err(malformed("the stream ended before its greeting".into())),
+        Ok(Ok(Some(frame))) => {
+            let hello = frame.hello.ok_or_else(|| malformed("the first frame holds no greeting".into()))?;
+            Hello::from_wire(hello).map_err(|error| malformed(error.to_string()))
+        }
     }
+}
+
+/// The answer to a caller that is not welcome: its own greeting turned round, with the reason.
+fn refusing(hello: &Hello, refusal: HelloRefused) -> proto::Frame {
+    let mut answer = hello.clone();
+    answer.from = hello.to;
+    answer.to = hello.from;
+    answer.refused = Some(refusal);
+    hello_frame(&answer)
 }
 
 /// Delivers frames until the stream ends; an error says what was wrong with it.
@@ -197,18 +230,15 @@ async fn read_frames(
                 return Ok(());
             }
         };
-        let mut messages = Vec::with_capacity(frame.messages.len());
+        let messages = from_frame(frame).map_err(|error| error.to_string())?;
         let mut bytes = 0;
-        for message in frame.messages {
-            let message = quorate_wire::peer_from_proto(message).map_err(|error| error.to_string())?;
-            let Some(message) = message else { continue };
-            if let PeerMessage::Raft(raft) = &message
+        for message in &messages {
+            if let PeerMessage::Raft(raft) = message
                 && raft.from != from
             {
                 return Err(format!("it speaks for node {}", raft.from));
             }
-            bytes += super::outbox::weight(&message);
-            messages.push(message);
+            bytes += super::outbox::weight(message);
         }
         received.inc_by(bytes as u64);
         if !messages.is_empty() {

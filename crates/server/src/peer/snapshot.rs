@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quorate_proto::quorate::peer::v1 as proto;
 use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
 use quorate_raft::{LogIndex, Term};
+use quorate_wire::peer::Hello;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::StreamExt as _;
@@ -32,13 +33,13 @@ pub(crate) enum SendError {
 pub(crate) async fn send_snapshot(
     dialer: Dialer,
     address: &str,
-    hello: proto::Hello,
+    hello: &Hello,
     term: Term,
     chunks: mpsc::Receiver<Result<Bytes, String>>,
     sent_bytes: prometheus::IntCounter,
 ) -> Result<LogIndex, SendError> {
     let channel = dialer.connect(address).await.map_err(SendError::Broken)?;
-    let mut start = Some(proto::SnapshotStart { hello: Some(hello), term: term.0 });
+    let mut start = Some(proto::SnapshotStart { hello: Some(hello.to_wire()), term: term.0 });
     let (unreadable, mut read_error) = mpsc::channel(1);
     // An unreadable image ends the stream early; the receiver then finds it not whole and forgets it.
     let stream = ReceiverStream::new(chunks).map_while(move |chunk| match chunk {

@@ -4,7 +4,10 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::metrics::Metrics;
 
 /// Everything [`super::Replica::start`] needs.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub struct ReplicaConfig {
     pub max_pending_requests: usize,
     /// A request unanswered for this long fails with `Timeout`.
     pub request_timeout: Duration,
+    /// Where the replica records what it does.
+    pub metrics: Arc<Metrics>,
 }
 
 impl ReplicaConfig {
@@ -56,6 +61,7 @@ impl ReplicaConfig {
             state_cache_bytes: 64 * 1024 * 1024,
             max_pending_requests: 16 * 1024,
             request_timeout: Duration::from_secs(5),
+            metrics: Arc::new(Metrics::new()),
         }
     }
 }

@@ -95,6 +95,11 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// Whether nothing more can be sent.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Refuses further items; what is queued is still taken.
     pub(crate) fn close(&self) {
         let mut inner = self.lock();

@@ -15,12 +15,15 @@
 //! 2. what the lease allows is published before any effect of the same step leaves;
 //! 3. effects of one step leave in their order.
 
+mod admin;
 mod clock;
 mod config;
+mod log_writer;
 mod mailbox;
 mod status;
 
-pub use config::ReplicaConfig;
-pub use status::{
-    ClusterIdentity, DiskView, FollowerView, NodeState, RaftView, ReplicaStatus, SpaceView, StatusChange,
+pub use admin::{
+    InitError, ResetError, SetVotersError, SnapshotInfo, StartError, VoterPhase, VoterProgress, VoterSpec,
 };
+pub use config::ReplicaConfig;
+pub use status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, StatusChange};

@@ -5,35 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, RoleKind, Term};
-
-/// Where a node is in its life.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodeState {
-    /// Empty: waits for `Init`, or for a leader that admits it.
-    Uninitialised,
-    /// Has an id, has not yet seen itself in a committed configuration.
-    Joining,
-    /// In the committed configuration.
-    Member,
-    /// Left the configuration; `Reset` makes it usable again.
-    Removed,
-    /// Its state diverged from the majority's: it neither votes nor serves. Holds the reason.
-    Fenced(String),
-    /// Its files are damaged or a disk write failed: it neither votes nor serves. Holds the diagnosis.
-    Damaged(String),
-}
+use quorate_wire::Identity;
+use quorate_wire::peer::NodeState;
 
 /// One look at a replica. Cheap to take: nothing is asked of the node thread.
 #[derive(Debug, Clone)]
 pub struct ReplicaStatus {
     /// Where the node is in its life.
     pub state: NodeState,
+    /// Why it is removed, fenced or damaged; else empty.
+    pub state_reason: String,
     /// Name from the command line.
     pub name: String,
     /// Random name of this data folder.
     pub incarnation: Incarnation,
     /// `None` while uninitialised.
-    pub identity: Option<ClusterIdentity>,
+    pub identity: Option<Identity>,
     /// Peer address this node advertises.
     pub peer_address: String,
     /// Client addresses this node advertises.
@@ -50,15 +37,6 @@ pub struct ReplicaStatus {
     pub no_space: bool,
     /// The quota of [`super::ReplicaConfig::quota_bytes`].
     pub quota_bytes: u64,
-}
-
-/// Which cluster, and which node of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClusterIdentity {
-    /// Chosen by whoever initialised the cluster. etcd's header shows the low 8 bytes.
-    pub cluster_id: u128,
-    /// Derived from cluster id and incarnation.
-    pub node_id: NodeId,
 }
 
 /// The consensus side of a [`ReplicaStatus`], at most a heartbeat old except for `applied`.
