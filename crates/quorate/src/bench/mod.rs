@@ -1,0 +1,76 @@
+//! `quorate bench`: a closed-loop load generator for anything that speaks the etcd v3 API.
+//!
+//! Owns its flags, its threads and the report. Never looks at what kind of server answers: the same binary measures Quorate
+//! and etcd, so a comparison differs in the server alone.
+//!
+//! Invariants:
+//! 1. a client has one request outstanding, and its latency runs from before the call to after the decoded answer;
+//! 2. an operation is either acknowledged and in the percentiles, or counted under its error, never both.
+
+mod drive;
+mod options;
+mod report;
+mod sample;
+mod transport;
+mod workload;
+
+pub use options::BenchArgs;
+
+use self::report::Report;
+
+/// Why a benchmark gave no result, or a result that must not be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The flags contradict each other.
+    #[error("{0}")]
+    Arguments(String),
+    /// A server could not be reached before the load began.
+    #[error("cannot connect to {endpoint}: {source}: is a server listening there?")]
+    Connect {
+        /// As given on the command line.
+        endpoint: String,
+        /// What the transport met.
+        source: std::io::Error,
+    },
+    /// The store's revision could not be read, before or after the load.
+    #[error("cannot read the revision from {endpoint}: {status}")]
+    Revision {
+        /// As given on the command line.
+        endpoint: String,
+        /// The server's answer.
+        status: Box<tonic::Status>,
+    },
+    /// `--check-revision`: the store holds more or fewer writes than were acknowledged.
+    #[error(
+        "revision rose by {rise}, but {acknowledged} writes were acknowledged and {unknown} ended in an error: \
+         did something else write meanwhile?"
+    )]
+    RevisionMismatch {
+        /// Revision after the load less the one before it.
+        rise: i64,
+        /// Writes with a successful answer.
+        acknowledged: u64,
+        /// Writes that failed, whose outcome is not known.
+        unknown: u64,
+    },
+    /// The report could not be printed.
+    #[error("cannot print the report: {0}")]
+    Print(#[source] std::io::Error),
+}
+
+/// Runs one benchmark and prints its report.
+///
+/// # Errors
+/// See [`BenchError`]; failed operations are no error but part of the report.
+///
+/// # Panics
+/// If a load thread panicked.
+pub async fn run(args: BenchArgs) -> Result<(), BenchError> {
+    let plan = args.into_plan()?;
+    let output = plan.output;
+    let check = plan.check_revision;
+    let driven = tokio::task::spawn_blocking(move || drive::drive(&plan)).await;
+    let report: Report = driven.expect("a load thread panicked")?;
+    report.print(output).map_err(BenchError::Print)?;
+    if check { report.check_revision() } else { Ok(()) }
+}

@@ -1,0 +1,166 @@
+//! The result of a run, as a table or as one JSON object.
+//!
+//! Owns the JSON field names: `cargo xtask bench` and people's scripts read them. Latencies are microseconds there.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::BenchError;
+use super::options::{Output, Plan};
+use super::sample::{Recorded, Summary};
+
+/// The store's revision around the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Revisions {
+    pub(super) before: i64,
+    pub(super) after: i64,
+}
+
+/// What a run showed.
+#[derive(Debug)]
+pub(super) struct Report {
+    workload: &'static str,
+    clients: usize,
+    connections: usize,
+    elapsed: Duration,
+    revisions: Revisions,
+    writes: Option<Summary>,
+    reads: Option<Summary>,
+    misses: u64,
+    conflicts: u64,
+    failed_writes: u64,
+    failed_reads: u64,
+    errors: Vec<(String, u64)>,
+}
+
+impl Report {
+    pub(super) fn new(plan: &Plan, recorded: Recorded, elapsed: Duration, revisions: Revisions) -> Report {
+        let mut errors: Vec<(String, u64)> = recorded.errors.into_iter().collect();
+        errors.sort_by(|a, b| b.1.cmp(&a.1));
+        Report {
+            workload: plan.kind.name(),
+            clients: plan.clients,
+            connections: plan.connections,
+            elapsed,
+            revisions,
+            writes: Summary::of(recorded.writes),
+            reads: Summary::of(recorded.reads),
+            misses: recorded.misses,
+            conflicts: recorded.conflicts,
+            failed_writes: recorded.failed_writes,
+            failed_reads: recorded.failed_reads,
+            errors,
+        }
+    }
+
+    /// Every acknowledged write raised the revision by one, and nothing else did. A write that failed may have been done.
+    pub(super) fn check_revision(&self) -> Result<(), BenchError> {
+        let rise = self.revisions.after - self.revisions.before;
+        let acknowledged = self.writes.map_or(0, |summary| summary.count);
+        let allowed = acknowledged..=acknowledged + self.failed_writes;
+        if u64::try_from(rise).is_ok_and(|rise| allowed.contains(&rise)) {
+            return Ok(());
+        }
+        Err(BenchError::RevisionMismatch { rise, acknowledged, unknown: self.failed_writes })
+    }
+
+    pub(super) fn print(&self, output: Output) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        match output {
+            Output::Json => writeln!(out, "{}", self.json()),
+            Output::Text => self.write_text(&mut out),
+        }
+    }
+
+    fn throughput(&self, count: u64) -> f64 {
+        count as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn json(&self) -> Value {
+        let class = |summary: &Option<Summary>| {
+            summary.map(|summary| {
+                json!({
+                    "count": summary.count,
+                    "throughput": self.throughput(summary.count),
+                    "mean": microseconds(summary.mean),
+                    "p50": microseconds(summary.p50),
+                    "p90": microseconds(summary.p90),
+                    "p99": microseconds(summary.p99),
+                    "p999": microseconds(summary.p999),
+                    "max": microseconds(summary.max),
+                    "longest_gap": microseconds(summary.longest_gap),
+                })
+            })
+        };
+        let count = |summary: &Option<Summary>| summary.map_or(0, |summary| summary.count);
+        let errors: serde_json::Map<String, Value> =
+            self.errors.iter().map(|(text, count)| (text.clone(), json!(count))).collect();
+        json!({
+            "workload": self.workload,
+            "clients": self.clients,
+            "connections": self.connections,
+            "seconds": self.elapsed.as_secs_f64(),
+            "operations": count(&self.writes) + count(&self.reads),
+            "throughput": self.throughput(count(&self.writes) + count(&self.reads)),
+            "writes": class(&self.writes),
+            "reads": class(&self.reads),
+            "misses": self.misses,
+            "conflicts": self.conflicts,
+            "failed_writes": self.failed_writes,
+            "failed_reads": self.failed_reads,
+            "errors": errors,
+            "revision": { "before": self.revisions.before, "after": self.revisions.after },
+        })
+    }
+
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "{}: {} clients on {} connections, {:.1} s, revision {} -> {}",
+            self.workload,
+            self.clients,
+            self.connections,
+            self.elapsed.as_secs_f64(),
+            self.revisions.before,
+            self.revisions.after,
+        )?;
+        writeln!(
+            out,
+            "{:<8}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
+            "", "count", "per s", "mean", "p50", "p90", "p99", "p99.9", "max", "longest gap"
+        )?;
+        for (name, summary) in [("writes", &self.writes), ("reads", &self.reads)] {
+            let Some(summary) = summary else { continue };
+            let cell = |duration: Duration| format!("{:.2} ms", duration.as_secs_f64() * 1e3);
+            writeln!(
+                out,
+                "{name:<8}{:>10}{:>10.0}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
+                summary.count,
+                self.throughput(summary.count),
+                cell(summary.mean),
+                cell(summary.p50),
+                cell(summary.p90),
+                cell(summary.p99),
+                cell(summary.p999),
+                cell(summary.max),
+                cell(summary.longest_gap),
+            )?;
+        }
+        if self.misses > 0 {
+            writeln!(out, "{} reads found no key: put them first (put --sequential)", self.misses)?;
+        }
+        if self.conflicts > 0 {
+            writeln!(out, "{} transactions found their key changed", self.conflicts)?;
+        }
+        for (text, count) in &self.errors {
+            writeln!(out, "{count:>8} x {text}")?;
+        }
+        Ok(())
+    }
+}
+
+fn microseconds(duration: Duration) -> f64 {
+    duration.as_nanos() as f64 / 1e3
+}
