@@ -251,3 +251,60 @@ pub struct Compact {
     #[prost(bool, tag = "2")]
     pub physical: bool,
 }
+/// The parts of a snapshot image. Each stands in a frame with its own checksum; the trailer covers them all.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SnapshotHeader {
+    #[prost(uint32, tag = "1")]
+    pub format_version: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cluster_id: ::prost::bytes::Bytes,
+    /// Last entry applied in the image.
+    #[prost(uint64, tag = "3")]
+    pub index: u64,
+    #[prost(uint64, tag = "4")]
+    pub term: u64,
+    #[prost(message, optional, tag = "5")]
+    pub membership: ::core::option::Option<Membership>,
+    #[prost(uint64, tag = "6")]
+    pub membership_index: u64,
+    #[prost(int64, tag = "7")]
+    pub revision: i64,
+    #[prost(int64, tag = "8")]
+    pub compact_revision: i64,
+    /// State hash at index.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub digest: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SnapshotRecords {
+    /// In the order of revision and sub, which rises over the whole image.
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<SnapshotRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotRecord {
+    #[prost(int64, tag = "1")]
+    pub revision: i64,
+    #[prost(uint32, tag = "2")]
+    pub sub: u32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub value: ::prost::bytes::Bytes,
+    #[prost(int64, tag = "5")]
+    pub create_revision: i64,
+    #[prost(int64, tag = "6")]
+    pub version: i64,
+    #[prost(int64, tag = "7")]
+    pub lease: i64,
+    #[prost(bool, tag = "8")]
+    pub tombstone: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotTrailer {
+    #[prost(uint64, tag = "1")]
+    pub records: u64,
+    /// xxh3-128 over the bodies of all frames before, big endian.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub checksum: ::prost::bytes::Bytes,
+}

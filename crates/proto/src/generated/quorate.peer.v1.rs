@@ -519,6 +519,8 @@ pub struct RangeOutcome {
     pub more: bool,
     #[prost(int64, tag = "3")]
     pub count: i64,
+    #[prost(int64, tag = "4")]
+    pub revision: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CompactOutcome {}

@@ -1,0 +1,1 @@
+//! Conversions between the key space's requests and answers and those of etcd's client API.

@@ -1,0 +1,124 @@
+//! Configurations and members as protobuf, and as records of the log file.
+//!
+//! Decoding checks shape only (ids that are not 0, no id twice, every id with its member). Whether a configuration may follow
+//! another is consensus' own question.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_proto::quorate::log::v1 as pb;
+use quorate_raft::{Incarnation, LogIndex, Member, Membership, NodeId};
+
+use crate::DecodeError;
+use crate::identity::{from_id_bytes, to_id_bytes};
+use crate::record::{Place, seal, unseal};
+
+const WHAT: &str = "membership";
+
+/// A configuration names at most this many nodes, removed ones included.
+pub const MAX_MEMBERSHIP_IDS: usize = 4096;
+
+/// A record that holds the configuration effective from log index `at` on.
+pub fn encode_membership(at: LogIndex, membership: &Membership) -> Vec<u8> {
+    let mut out = Vec::new();
+    seal(Place::Membership(at.0), &mut out, |body| {
+        to_membership(membership).encode(body).expect("a vector grows");
+    });
+    out
+}
+
+/// The inverse of [`encode_membership`].
+///
+/// # Errors
+/// Any [`DecodeError`].
+pub fn decode_membership(at: LogIndex, record: Bytes) -> Result<Membership, DecodeError> {
+    let body = unseal(Place::Membership(at.0), record)?;
+    from_membership(pb::Membership::decode(body).map_err(|error| DecodeError::malformed(WHAT, error))?)
+}
+
+pub(crate) fn to_membership(membership: &Membership) -> pb::Membership {
+    pb::Membership {
+        voters: to_ids(&membership.voters),
+        outgoing: to_ids(&membership.outgoing),
+        learners: to_ids(&membership.learners),
+        target: membership.target.as_ref().map(|target| pb::Target { voters: to_ids(target) }),
+        members: membership.members.iter().map(|(id, member)| to_member(*id, member)).collect(),
+        removed: to_ids(&membership.removed),
+        cluster_version: membership.cluster_version,
+    }
+}
+
+pub(crate) fn from_membership(membership: pb::Membership) -> Result<Membership, DecodeError> {
+    if membership.members.len() > MAX_MEMBERSHIP_IDS {
+        return Err(DecodeError::TooLarge {
+            what: WHAT,
+            size: membership.members.len(),
+            limit: MAX_MEMBERSHIP_IDS,
+        });
+    }
+    let mut members = BTreeMap::new();
+    for member in membership.members {
+        let (id, member) = from_member(WHAT, member)?;
+        if members.insert(id, member).is_some() {
+            return Err(DecodeError::malformed(WHAT, format_args!("node {id} stands in it twice")));
+        }
+    }
+    let membership = Membership {
+        voters: from_ids(&membership.voters)?,
+        outgoing: from_ids(&membership.outgoing)?,
+        learners: from_ids(&membership.learners)?,
+        target: membership.target.map(|target| from_ids(&target.voters)).transpose()?,
+        members,
+        removed: from_ids(&membership.removed)?,
+        cluster_version: membership.cluster_version,
+    };
+    let named = membership.voters.iter().chain(&membership.outgoing).chain(&membership.learners);
+    for id in named {
+        if !membership.members.contains_key(id) {
+            return Err(DecodeError::malformed(WHAT, format_args!("node {id} has no member record")));
+        }
+    }
+    Ok(membership)
+}
+
+pub(crate) fn to_member(id: NodeId, member: &Member) -> pb::Member {
+    pb::Member {
+        node_id: id.0,
+        incarnation: to_id_bytes(member.incarnation.0),
+        name: member.name.clone(),
+        peer_address: member.peer_address.clone(),
+        client_addresses: member.client_addresses.clone(),
+        max_version: member.max_version,
+    }
+}
+
+pub(crate) fn from_member(what: &'static str, member: pb::Member) -> Result<(NodeId, Member), DecodeError> {
+    if member.node_id == 0 {
+        return Err(DecodeError::malformed(what, "a node id is 0"));
+    }
+    let id = NodeId(member.node_id);
+    let member = Member {
+        incarnation: Incarnation(from_id_bytes(what, &member.incarnation)?),
+        name: member.name,
+        peer_address: member.peer_address,
+        client_addresses: member.client_addresses,
+        max_version: member.max_version,
+    };
+    Ok((id, member))
+}
+
+fn to_ids(ids: &BTreeSet<NodeId>) -> Vec<u64> {
+    ids.iter().map(|id| id.0).collect()
+}
+
+fn from_ids(ids: &[u64]) -> Result<BTreeSet<NodeId>, DecodeError> {
+    if ids.len() > MAX_MEMBERSHIP_IDS {
+        return Err(DecodeError::TooLarge { what: WHAT, size: ids.len(), limit: MAX_MEMBERSHIP_IDS });
+    }
+    let set: BTreeSet<NodeId> = ids.iter().map(|id| NodeId(*id)).collect();
+    if set.len() != ids.len() || set.contains(&NodeId(0)) {
+        return Err(DecodeError::malformed(WHAT, "an id is 0 or stands in one set twice"));
+    }
+    Ok(set)
+}
