@@ -131,7 +131,7 @@ pub fn decode_identity(record: Bytes) -> Result<Identity, DecodeError> {
         return Err(DecodeError::malformed(what, "the node id is 0"));
     }
     Ok(Identity {
-        cluster_id: u128(from_id_bytes(what, &identity.cluster_id)?),
+        cluster_id: from_id_bytes(what, &identity.cluster_id)?,
         node_id: NodeId(identity.node_id),
     })
 }

@@ -137,7 +137,9 @@ fn from_txn(txn: pb::Txn, depth: usize) -> Result<TxnRequest, DecodeError> {
     if depth > MAX_TXN_DEPTH {
         return Err(DecodeError::malformed(WHAT, format_args!("transactions nest deeper than {MAX_TXN_DEPTH}")));
     }
-    let ops = |ops: Vec<pb::RequestOp>| ops.into_iter().map(|op| from_op(op, depth)).collect();
+    let ops = |ops: Vec<pb::RequestOp>| -> Result<Vec<RequestOp>, DecodeError> {
+        ops.into_iter().map(|op| from_op(op, depth)).collect()
+    };
     Ok(TxnRequest {
         compare: txn.compare.into_iter().map(from_compare).collect::<Result<_, _>>()?,
         success: ops(txn.success)?,
