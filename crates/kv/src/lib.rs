@@ -1,1 +1,45 @@
-//! Not written yet.
+//! The replicated key space: etcd's revisions, transactions, historical reads and compaction, as a function of the log.
+//!
+//! Owns [`KeySpace`], the in-memory key index with the revision counters. Holds no records itself: it reads and writes them through
+//! [`ReadRecords`] and [`WriteRecords`], which the storage crate implements.
+//!
+//! Never does IO, reads a clock, draws a random number or iterates a hash map: an outcome depends on the commands applied so far alone,
+//! so every node that applied the same log gives the same answers and the same [`Digest`].
+
+mod apply;
+mod compact;
+mod compare;
+mod digest;
+mod error;
+mod image;
+mod index;
+mod interval;
+mod keyspace;
+mod range;
+mod record;
+mod records;
+mod requests;
+mod responses;
+mod revision;
+mod stream;
+pub mod testing;
+mod validate;
+
+pub use compact::Pin;
+pub use digest::Digest;
+pub use error::KvError;
+pub use image::{ImageError, IndexEncoder, IndexImage};
+pub use keyspace::{KeySpace, KeySpaceMeta};
+pub use range::{RangePlan, Step};
+pub use record::{KeyValue, Record, RecordError};
+pub use records::{ReadRecords, WriteRecords};
+pub use requests::{
+    Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest,
+    RequestOp, SortOrder, SortTarget, TxnRequest,
+};
+pub use responses::{
+    Change, DeleteRangeResponse, Outcome, PutResponse, RangeResponse, Response, ResponseBody, ResponseOp, TxnResponse,
+};
+pub use revision::{RecordKey, Revision};
+pub use stream::{ChunkPlan, ChunkSize, RangeStream, StreamEnd};
+pub use validate::{Limits, validate, validate_range, validate_stream, validate_txn};

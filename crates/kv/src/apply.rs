@@ -1,0 +1,270 @@
+//! Commands, applied: the one place where the key space changes.
+//!
+//! Everything that can refuse a command is checked before its first change, so a refused command has no effect; after that only storage can
+//! fail, and that ends the node.
+
+use bytes::Bytes;
+
+use crate::compare::{Decision, branch};
+use crate::error::KvError;
+use crate::interval::Interval;
+use crate::keyspace::KeySpace;
+use crate::range::{RangePlan, fetch};
+use crate::record::{KeyValue, Record};
+use crate::records::{ReadRecords, WriteRecords};
+use crate::requests::{Command, CompactRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use crate::responses::{
+    Change, DeleteRangeResponse, Outcome, PutResponse, RangeResponse, Response, ResponseBody, ResponseOp, TxnResponse,
+};
+use crate::revision::{RecordKey, Revision};
+use crate::validate::{Limits, validate};
+
+impl KeySpace {
+    /// Applies the next command of the log.
+    ///
+    /// # Errors
+    /// The storage's; key space and records are then of no use any more.
+    pub fn apply<W: WriteRecords>(&mut self, records: &mut W, command: &Command) -> Result<Outcome, W::Error> {
+        let before = self.meta.revision;
+        // Whoever proposed this checked it; an outcome must not depend on that.
+        let (result, changes) = match validate(command, &Limits::APPLICABLE) {
+            Err(refused) => (Err(refused), Vec::new()),
+            Ok(()) => match command {
+                Command::Compact(compact) => (self.compact(*compact), Vec::new()),
+                Command::Put(put) => self.write(records, |writer| writer.put_checked(put))?,
+                Command::DeleteRange(delete) => {
+                    self.write(records, |writer| Ok(Ok(Response::DeleteRange(writer.delete_range(delete)?))))?
+                }
+                Command::Txn(txn) => self.write(records, |writer| writer.txn_checked(txn))?,
+            },
+        };
+        assert!(result.is_ok() || changes.is_empty(), "a refused command changed something");
+        if !changes.is_empty() {
+            self.meta.revision = Revision(before.0 + 1);
+        }
+        Ok(Outcome { result, revision: self.meta.revision, changes })
+    }
+
+    /// Answers a transaction of ranges only, taking `visible` for the current revision as [`KeySpace::begin_range`] does.
+    ///
+    /// # Errors
+    /// The inner error refuses the request; the outer is the storage's.
+    ///
+    /// # Panics
+    /// If the transaction is not read-only.
+    pub fn read_txn<R: ReadRecords>(
+        &self,
+        records: &R,
+        txn: &TxnRequest,
+        visible: Revision,
+    ) -> Result<Result<TxnResponse, KvError>, R::Error> {
+        assert!(txn.is_read_only(), "a transaction that writes is served as a read");
+        let decision = Decision::of(txn, self, records, visible)?;
+        if let Err(refused) = self.check_branch(txn, &decision, visible) {
+            return Ok(Err(refused));
+        }
+        let mut responses = Vec::new();
+        for op in branch(txn, decision.succeeded) {
+            let RequestOp::Range(range) = op else { unreachable!("a read-only transaction holds ranges only") };
+            responses.push(range_op(self.checked_range(records, range, visible)?));
+        }
+        Ok(Ok(TxnResponse { succeeded: decision.succeeded, responses }))
+    }
+
+    fn compact(&mut self, request: CompactRequest) -> Result<Response, KvError> {
+        if request.revision <= self.meta.compact_revision.0 {
+            return Err(KvError::Compacted);
+        }
+        if request.revision > self.meta.revision.0 {
+            return Err(KvError::FutureRevision);
+        }
+        self.meta.compact_revision = Revision(request.revision);
+        self.meta.digest = self.meta.digest.with_compaction(self.meta.compact_revision);
+        Ok(Response::Compact)
+    }
+
+    /// Runs `work` with a writer of the next revision; its changes come with the result.
+    #[expect(clippy::type_complexity, reason = "an answer or a refusal, with the changes, or a storage error")]
+    fn write<W: WriteRecords>(
+        &mut self,
+        records: &mut W,
+        work: impl FnOnce(&mut Writer<'_, W>) -> Result<Result<Response, KvError>, W::Error>,
+    ) -> Result<(Result<Response, KvError>, Vec<Change>), W::Error> {
+        let mut writer = Writer { space: self, records, changes: Vec::new() };
+        let result = work(&mut writer)?;
+        Ok((result, writer.changes))
+    }
+
+    /// What can refuse the operations that will be executed, judged by the state before the transaction, in their order.
+    fn check_branch(&self, txn: &TxnRequest, decision: &Decision, visible: Revision) -> Result<(), KvError> {
+        let mut nested = decision.nested.iter();
+        branch(txn, decision.succeeded).iter().try_for_each(|op| match op {
+            RequestOp::Range(range) => self.check_txn_range(range, visible),
+            RequestOp::Put(put) => self.check_present(put).and_then(|()| check_lease(put)),
+            RequestOp::DeleteRange(_) => Ok(()),
+            RequestOp::Txn(inner) => {
+                self.check_branch(inner, nested.next().expect("one decision a nested transaction"), visible)
+            }
+        })
+    }
+
+    /// Unlike in a bare range, only 0 means the current revision here; anything below the compact revision is compacted.
+    fn check_txn_range(&self, range: &RangeRequest, visible: Revision) -> Result<(), KvError> {
+        match range.revision {
+            0 => Ok(()),
+            asked if asked > visible.0 => Err(KvError::FutureRevision),
+            asked if asked < self.meta.compact_revision.0 => Err(KvError::Compacted),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_present(&self, put: &PutRequest) -> Result<(), KvError> {
+        let needed = put.ignore_value || put.ignore_lease;
+        if needed && self.index.find(&put.key, i64::MAX).is_none() {
+            return Err(KvError::KeyNotFound);
+        }
+        Ok(())
+    }
+
+    /// A range within a transaction, whose revision was checked before.
+    fn checked_range<R: ReadRecords>(
+        &self,
+        records: &R,
+        range: &RangeRequest,
+        visible: Revision,
+    ) -> Result<RangeResponse, R::Error> {
+        let asked = if range.revision > 0 { Revision(range.revision) } else { visible };
+        let mut plan = RangePlan::new(range.clone(), asked, visible);
+        plan.walk_all(self);
+        plan.finish(records)
+    }
+}
+
+/// No command grants a lease yet, so no lease is known.
+fn check_lease(put: &PutRequest) -> Result<(), KvError> {
+    if put.lease == 0 { Ok(()) } else { Err(KvError::LeaseNotFound) }
+}
+
+fn range_op(response: RangeResponse) -> ResponseOp {
+    ResponseOp { revision: response.revision.0, body: ResponseBody::Range(response) }
+}
+
+/// Makes the changes of one command, all of the revision after the store's.
+struct Writer<'a, W> {
+    space: &'a mut KeySpace,
+    records: &'a mut W,
+    changes: Vec<Change>,
+}
+
+impl<W: WriteRecords> Writer<'_, W> {
+    fn put_checked(&mut self, put: &PutRequest) -> Result<Result<Response, KvError>, W::Error> {
+        // etcd looks for the lease first here, and last in a transaction.
+        if let Err(refused) = check_lease(put).and_then(|()| self.space.check_present(put)) {
+            return Ok(Err(refused));
+        }
+        Ok(Ok(Response::Put(self.put(put)?)))
+    }
+
+    fn txn_checked(&mut self, txn: &TxnRequest) -> Result<Result<Response, KvError>, W::Error> {
+        let before = self.space.meta.revision;
+        let decision = Decision::of(txn, self.space, self.records, before)?;
+        if let Err(refused) = self.space.check_branch(txn, &decision, before) {
+            return Ok(Err(refused));
+        }
+        Ok(Ok(Response::Txn(self.txn(txn, &decision)?)))
+    }
+
+    fn txn(&mut self, txn: &TxnRequest, decision: &Decision) -> Result<TxnResponse, W::Error> {
+        let ops = branch(txn, decision.succeeded);
+        let mut nested = decision.nested.iter();
+        let mut responses = Vec::with_capacity(ops.len());
+        for op in ops {
+            responses.push(match op {
+                RequestOp::Range(range) => range_op(self.space.checked_range(self.records, range, self.visible())?),
+                RequestOp::Put(put) => {
+                    let body = ResponseBody::Put(self.put(put)?);
+                    ResponseOp { revision: self.visible().0, body }
+                }
+                RequestOp::DeleteRange(delete) => {
+                    let body = ResponseBody::DeleteRange(self.delete_range(delete)?);
+                    ResponseOp { revision: self.visible().0, body }
+                }
+                RequestOp::Txn(inner) => {
+                    let decision = nested.next().expect("one decision a nested transaction");
+                    ResponseOp { revision: 0, body: ResponseBody::Txn(self.txn(inner, decision)?) }
+                }
+            });
+        }
+        Ok(TxnResponse { succeeded: decision.succeeded, responses })
+    }
+
+    /// The revision an operation within the command sees: the next one as soon as something was changed.
+    fn visible(&self) -> Revision {
+        let before = self.space.meta.revision.0;
+        Revision(if self.changes.is_empty() { before } else { before + 1 })
+    }
+
+    fn next_key(&self) -> RecordKey {
+        let sub = u32::try_from(self.changes.len()).expect("fewer than 2^32 keys are changed at once");
+        RecordKey { revision: self.space.meta.revision.0 + 1, sub }
+    }
+
+    fn put(&mut self, put: &PutRequest) -> Result<PutResponse, W::Error> {
+        let at = self.next_key();
+        let mut value = put.value.clone();
+        let mut lease = put.lease;
+        let mut prev_kv = None;
+        if put.prev_kv || put.ignore_value || put.ignore_lease {
+            let previous = self.previous(&put.key)?;
+            if let Some(previous) = &previous {
+                value = if put.ignore_value { previous.value.clone() } else { value };
+                lease = if put.ignore_lease { previous.lease } else { lease };
+            }
+            prev_kv = previous.filter(|_| put.prev_kv);
+        }
+        let lineage = self.space.index.put(&put.key, at);
+        let record = Record {
+            key: put.key.clone(),
+            value,
+            create_revision: lineage.create_revision,
+            version: lineage.version,
+            lease,
+            tombstone: false,
+        };
+        self.store(at, record)?;
+        Ok(PutResponse { prev_kv })
+    }
+
+    fn previous(&self, key: &[u8]) -> Result<Option<KeyValue>, W::Error> {
+        let Some(live) = self.space.index.find(key, i64::MAX) else { return Ok(None) };
+        let record = self.records.get(live.at)?.ok_or_else(|| W::missing(live.at))?;
+        Ok(Some(record.into_key_value(live.at)))
+    }
+
+    fn delete_range(&mut self, delete: &DeleteRangeRequest) -> Result<DeleteRangeResponse, W::Error> {
+        let first = self.next_key();
+        let mut replaced = Vec::new();
+        let mut keys = Vec::new();
+        for (key, versions) in self.space.index.interval_mut(Interval::new(&delete.key, &delete.range_end)) {
+            if let Some(live) = versions.live_at(i64::MAX) {
+                let sub = first.sub + u32::try_from(keys.len()).expect("fewer than 2^32 keys are deleted at once");
+                versions.delete(RecordKey { sub, ..first });
+                keys.push(if key == delete.key { delete.key.clone() } else { Bytes::copy_from_slice(key) });
+                replaced.push(live.at);
+            }
+        }
+        let prev_kvs = if delete.prev_kv { fetch(self.records, &replaced)? } else { Vec::new() };
+        let deleted = i64::try_from(keys.len()).expect("memory holds fewer than 2^63 keys");
+        for key in keys {
+            self.store(self.next_key(), Record::tombstone(key))?;
+        }
+        Ok(DeleteRangeResponse { deleted, prev_kvs })
+    }
+
+    fn store(&mut self, at: RecordKey, record: Record) -> Result<(), W::Error> {
+        self.records.insert(at, &record)?;
+        self.space.meta.digest = self.space.meta.digest.with_record(at, &record);
+        self.changes.push(Change { at, record });
+        Ok(())
+    }
+}

@@ -1,0 +1,255 @@
+//! The key space: index, revision counters and digest, and the reads on them.
+//!
+//! Invariants, checked by [`KeySpace::check`]: `compact_revision <= revision`; `pruned <= pruning <= compact_revision`; no record lies after
+//! `revision`.
+
+use std::collections::BTreeMap;
+
+use crate::compact::Pass;
+use crate::digest::Digest;
+use crate::error::KvError;
+use crate::image::IndexImage;
+use crate::index::{KeyIndex, Lineage, Stamp};
+use crate::range::RangePlan;
+use crate::records::ReadRecords;
+use crate::requests::RangeRequest;
+use crate::responses::RangeResponse;
+use crate::revision::{RecordKey, Revision};
+
+/// The numbers of a key space that are stored beside its records, in the same transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeySpaceMeta {
+    /// Revision of the last change.
+    pub revision: Revision,
+    /// Oldest readable revision. The same on all nodes at one applied index.
+    pub compact_revision: Revision,
+    /// Compaction that this node has carried out in its storage: its own matter, not the same on all nodes.
+    pub pruned: Revision,
+    /// Compaction that this node has begun to carry out; `pruned` follows when it is done.
+    pub pruning: Revision,
+    /// Hash of all changes so far.
+    pub digest: Digest,
+}
+
+impl Default for KeySpaceMeta {
+    fn default() -> Self {
+        KeySpaceMeta {
+            revision: Revision::EMPTY,
+            compact_revision: Revision::NEVER_COMPACTED,
+            pruned: Revision::NEVER_COMPACTED,
+            pruning: Revision::NEVER_COMPACTED,
+            digest: Digest::default(),
+        }
+    }
+}
+
+impl KeySpaceMeta {
+    /// Bytes of an encoded meta.
+    pub const ENCODED_LEN: usize = 8 + 8 + 8 + 8 + 16;
+
+    /// Big-endian bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::ENCODED_LEN] {
+        let mut bytes = [0; Self::ENCODED_LEN];
+        bytes[..8].copy_from_slice(&self.revision.0.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.compact_revision.0.to_be_bytes());
+        bytes[16..24].copy_from_slice(&self.pruned.0.to_be_bytes());
+        bytes[24..32].copy_from_slice(&self.pruning.0.to_be_bytes());
+        bytes[32..].copy_from_slice(&self.digest.0.to_be_bytes());
+        bytes
+    }
+
+    /// Reads what [`KeySpaceMeta::to_bytes`] wrote; `None` if the numbers cannot belong together.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; Self::ENCODED_LEN]) -> Option<KeySpaceMeta> {
+        let revision =
+            |at: usize| Revision(i64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes of 48")));
+        let digest = Digest(u128::from_be_bytes(bytes[32..].try_into().expect("sixteen bytes of 48")));
+        let meta = KeySpaceMeta {
+            revision: revision(0),
+            compact_revision: revision(8),
+            pruned: revision(16),
+            pruning: revision(24),
+            digest,
+        };
+        meta.is_sound().then_some(meta)
+    }
+
+    fn is_sound(&self) -> bool {
+        self.revision >= Revision::EMPTY
+            && self.pruned >= Revision::NEVER_COMPACTED
+            && self.pruned <= self.pruning
+            && self.pruning <= self.compact_revision
+            && self.compact_revision <= self.revision
+    }
+}
+
+/// The state machine: see the crate's page.
+#[derive(Debug, Default)]
+pub struct KeySpace {
+    pub(crate) index: KeyIndex,
+    pub(crate) meta: KeySpaceMeta,
+    /// Physical compaction in progress.
+    pub(crate) pass: Option<Pass>,
+    /// Compact revisions that snapshots in progress were taken at, with their number.
+    pub(crate) pins: BTreeMap<Revision, usize>,
+}
+
+impl KeySpace {
+    /// An empty key space, at revision 1.
+    #[must_use]
+    pub fn new() -> KeySpace {
+        KeySpace::default()
+    }
+
+    /// A key space from its stored numbers and all its records.
+    ///
+    /// # Errors
+    /// The storage's.
+    ///
+    /// # Panics
+    /// If `meta` is not sound: [`KeySpaceMeta::from_bytes`] is where stored bytes are judged.
+    pub fn rebuild<R: ReadRecords>(meta: KeySpaceMeta, records: &R) -> Result<KeySpace, R::Error> {
+        Self::scan_onto(KeyIndex::default(), RecordKey { revision: 0, sub: 0 }, meta, records)
+    }
+
+    /// Like [`KeySpace::rebuild`], reading only the records after `image`, which must be of the same history.
+    ///
+    /// # Errors
+    /// The storage's.
+    ///
+    /// # Panics
+    /// If the image is newer than `meta`; [`crate::KeySpace::decode_index`] refuses such a one.
+    pub fn rebuild_on<R: ReadRecords>(
+        image: IndexImage,
+        meta: KeySpaceMeta,
+        records: &R,
+    ) -> Result<KeySpace, R::Error> {
+        assert!(
+            image.revision <= meta.revision,
+            "an index image of {} for a store at {}",
+            image.revision,
+            meta.revision
+        );
+        let from = RecordKey::first_of(Revision(image.revision.0 + 1));
+        // Versions pruned after the image was made are in it still: the index must be walked again.
+        let pruned = meta.pruned.min(image.pruned);
+        Self::scan_onto(image.index, from, KeySpaceMeta { pruned, ..meta }, records)
+    }
+
+    fn scan_onto<R: ReadRecords>(
+        index: KeyIndex,
+        from: RecordKey,
+        meta: KeySpaceMeta,
+        records: &R,
+    ) -> Result<KeySpace, R::Error> {
+        assert!(meta.is_sound(), "numbers of a key space that cannot be: {meta:?}");
+        let mut space = KeySpace { index, meta, ..KeySpace::default() };
+        records.scan(from, &mut |at, record| {
+            let stamp = Stamp { revision: at.revision, sub: at.sub, tombstone: record.tombstone };
+            let lineage = Lineage { create_revision: record.create_revision, version: record.version };
+            space.index.restore(&record.key, stamp, lineage);
+            true
+        })?;
+        Ok(space)
+    }
+
+    /// The numbers to store beside the records.
+    #[must_use]
+    pub fn meta(&self) -> KeySpaceMeta {
+        self.meta
+    }
+
+    /// Revision of the last change.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.meta.revision
+    }
+
+    /// Oldest readable revision.
+    #[must_use]
+    pub fn compact_revision(&self) -> Revision {
+        self.meta.compact_revision
+    }
+
+    /// Hash of every change applied so far.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.meta.digest
+    }
+
+    /// Keys in the index, those with only a tombstone included.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Where the version of `key` is that a read at `revision` sees, if the key is alive there: what a watcher needs for `prev_kv`.
+    /// `None` also if that version may have been compacted away.
+    #[must_use]
+    pub fn locate(&self, key: &[u8], revision: Revision) -> Option<RecordKey> {
+        if revision < self.meta.compact_revision {
+            return None;
+        }
+        self.index.find(key, revision.0).map(|live| live.at)
+    }
+
+    /// Answers a range at the current revision or the one asked for.
+    ///
+    /// # Errors
+    /// The inner error refuses the request; the outer is the storage's.
+    pub fn range<R: ReadRecords>(
+        &self,
+        records: &R,
+        request: &RangeRequest,
+    ) -> Result<Result<RangeResponse, KvError>, R::Error> {
+        match self.plan_range(request) {
+            Ok(plan) => plan.finish(records).map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        }
+    }
+
+    /// The index part of a range, all at once.
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    pub fn plan_range(&self, request: &RangeRequest) -> Result<RangePlan, KvError> {
+        let mut plan = self.begin_range(request, self.meta.revision)?;
+        plan.walk_all(self);
+        Ok(plan)
+    }
+
+    /// Begins a range that takes `visible` for the current revision: the newest whose records the caller can read. Then
+    /// [`RangePlan::advance`] walks the index in steps, between which the caller may let go of its lock.
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    ///
+    /// # Panics
+    /// If `visible` was not reached yet.
+    pub fn begin_range(&self, request: &RangeRequest, visible: Revision) -> Result<RangePlan, KvError> {
+        let at = self.read_revision(request.revision, visible)?;
+        Ok(RangePlan::new(request.clone(), at, visible))
+    }
+
+    /// The revision a request for `asked` reads at.
+    pub(crate) fn read_revision(&self, asked: i64, visible: Revision) -> Result<Revision, KvError> {
+        assert!(
+            visible <= self.meta.revision,
+            "revision {visible} is to be visible, but the store is at {}",
+            self.meta.revision
+        );
+        match asked {
+            ..=0 => Ok(visible),
+            asked if asked > visible.0 => Err(KvError::FutureRevision),
+            asked if asked < self.meta.compact_revision.0 => Err(KvError::Compacted),
+            asked => Ok(Revision(asked)),
+        }
+    }
+
+    /// Panics if an invariant is broken.
+    pub fn check(&self) {
+        assert!(self.meta.is_sound(), "numbers of a key space that cannot be: {:?}", self.meta);
+        self.index.check(self.meta.revision.0);
+    }
+}

@@ -1,0 +1,108 @@
+//! What the key space answers.
+
+use bytes::Bytes;
+
+use crate::error::KvError;
+use crate::record::{KeyValue, Record};
+use crate::revision::{RecordKey, Revision};
+
+/// Everything one applied command brought about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The answer. A refusal changed nothing.
+    pub result: Result<Response, KvError>,
+    /// Revision of the store after the command.
+    pub revision: Revision,
+    /// Changes in order, all of one revision: what watchers are told.
+    pub changes: Vec<Change>,
+}
+
+/// One change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where its record is.
+    pub at: RecordKey,
+    /// The record itself.
+    pub record: Record,
+}
+
+impl Change {
+    /// The key changed.
+    #[must_use]
+    pub fn key(&self) -> &Bytes {
+        &self.record.key
+    }
+}
+
+/// Answer to a [`crate::Command`], variant by variant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// To `Put`.
+    Put(PutResponse),
+    /// To `DeleteRange`.
+    DeleteRange(DeleteRangeResponse),
+    /// To `Txn`.
+    Txn(TxnResponse),
+    /// To `Compact`.
+    Compact,
+}
+
+/// Result of a range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeResponse {
+    /// The keys, in the order asked for.
+    pub kvs: Vec<KeyValue>,
+    /// The limit cut the result.
+    pub more: bool,
+    /// Keys in the interval, whatever limit and bounds.
+    pub count: i64,
+    /// Current revision of the store when the range was read, for the header; never the revision asked for.
+    pub revision: Revision,
+}
+
+/// Result of a put.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PutResponse {
+    /// The version replaced, if asked for and there was one.
+    pub prev_kv: Option<KeyValue>,
+}
+
+/// Result of a deletion.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeleteRangeResponse {
+    /// Keys deleted.
+    pub deleted: i64,
+    /// What they held, if asked for, in key order.
+    pub prev_kvs: Vec<KeyValue>,
+}
+
+/// Result of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TxnResponse {
+    /// Every compare held.
+    pub succeeded: bool,
+    /// One answer for each operation of the branch taken.
+    pub responses: Vec<ResponseOp>,
+}
+
+/// Answer to one operation of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseOp {
+    /// Revision for the nested header: what the operation saw, or made. etcd leaves it 0 in a nested transaction.
+    pub revision: i64,
+    /// The answer itself.
+    pub body: ResponseBody,
+}
+
+/// The kinds of nested answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResponseBody {
+    /// To a range.
+    Range(RangeResponse),
+    /// To a put.
+    Put(PutResponse),
+    /// To a deletion.
+    DeleteRange(DeleteRangeResponse),
+    /// To a nested transaction.
+    Txn(TxnResponse),
+}
