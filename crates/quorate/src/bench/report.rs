@@ -38,7 +38,7 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn new(plan: &Plan, recorded: Recorded, elapsed: Duration, revisions: Revisions) -> Report {
         let mut errors: Vec<(String, u64)> = recorded.errors.into_iter().collect();
-        errors.sort_by(|a, b| b.1.cmp(&a.1));
+        errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         Report {
             workload: plan.kind.name(),
             clients: plan.clients,
