@@ -13,22 +13,13 @@ use crate::failure::Failure;
 pub(crate) struct CodegenArgs {
     /// Change nothing; fail if the committed code is not what proto/ gives
     #[arg(long)]
-    check: bool,
+    pub(crate) check: bool,
 }
 
 #[cfg(not(feature = "codegen"))]
 pub(crate) fn run(args: &CodegenArgs) -> Result<(), Failure> {
     let mut again = crate::process::cargo();
-    again.args([
-        "run",
-        "--quiet",
-        "--package",
-        "xtask",
-        "--features",
-        "codegen",
-        "--",
-        "codegen",
-    ]);
+    again.args(["run", "--quiet", "--package", "xtask", "--features", "codegen", "--", "codegen"]);
     if args.check {
         again.arg("--check");
     }

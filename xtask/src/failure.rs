@@ -13,10 +13,7 @@ pub(crate) enum Failure {
     Program { command: String, problem: String },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
-    File {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: std::io::Error },
     /// Something the repository promises does not hold.
     #[error("{0}")]
     Broken(String),

@@ -1,11 +1,16 @@
 //! The developer commands of the repository; continuous integration calls nothing else.
 //!
-//! Owns the command line only. Each command is a module with a `run` function; none keeps state outside `target/`,
-//! except `codegen` (the generated crate) and `bench --write` (the table it was told to write).
+//! Owns the command line only. Each command is a module with a function; none keeps state outside `target/`, except `codegen`
+//! (the generated crate) and `bench --write` (the page it was told to write).
 
+mod bench;
 mod codegen;
 mod failure;
+mod gates;
 mod process;
+mod tools;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -18,16 +23,34 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Format, lints, documentation, generated code; writes nothing
+    Check,
+    /// All tests
+    Test,
+    /// Run the simulator, for example `sim --seed 7 --trace-hash` or `sim --seeds 1..100`
+    Sim(gates::SimArgs),
+    /// check, test and a slice of simulation: what a change has to pass
+    Ci,
     /// Generate the wire types from proto/
     Codegen(codegen::CodegenArgs),
+    /// Build etcd and etcdctl into target/tools
+    Tools,
+    /// Measure Quorate beside etcd
+    Bench(bench::BenchArgs),
 }
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Check => gates::check(),
+        Command::Test => gates::test(),
+        Command::Sim(args) => gates::sim(&args),
+        Command::Ci => gates::ci(),
         Command::Codegen(args) => codegen::run(&args),
+        Command::Tools => tools::build(),
+        Command::Bench(args) => bench::run(&args),
     };
     match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("xtask: {failure}");
             failure.exit_code()

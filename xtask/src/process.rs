@@ -11,10 +11,7 @@ use crate::failure::Failure;
 /// The top of the work tree.
 pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest
-        .parent()
-        .expect("xtask lies one folder below the root")
-        .to_path_buf()
+    manifest.parent().expect("xtask lies one folder below the root").to_path_buf()
 }
 
 /// The cargo that started this program, so that a toolchain override carries over.
@@ -35,27 +32,17 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
     if status.success() {
         return Ok(());
     }
-    Err(Failure::Program {
-        command: line,
-        problem: format!("failed ({status})"),
-    })
+    Err(Failure::Program { command: line, problem: format!("failed ({status})") })
 }
 
 /// Whether `program` can be started at all.
 pub(crate) fn exists(program: impl AsRef<OsStr>, probe: &str) -> bool {
-    Command::new(program)
-        .arg(probe)
-        .output()
-        .is_ok_and(|output| output.status.success())
+    Command::new(program).arg(probe).output().is_ok_and(|output| output.status.success())
 }
 
 fn describe(command: &Command) -> String {
     let program = Path::new(command.get_program());
-    let mut line = program
-        .file_name()
-        .unwrap_or(program.as_os_str())
-        .to_string_lossy()
-        .into_owned();
+    let mut line = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     for argument in command.get_args() {
         line.push(' ');
         line.push_str(&argument.to_string_lossy());

@@ -23,17 +23,11 @@ pub(super) fn run(check: bool) -> Result<(), Failure> {
     let target = root().join("crates/proto/src/generated");
     let wanted = generate()?;
     let found = read_folder(&target)?;
-    let stale: Vec<&String> = wanted
-        .keys()
-        .chain(found.keys())
-        .filter(|name| wanted.get(*name) != found.get(*name))
-        .collect();
+    let stale: Vec<&String> =
+        wanted.keys().chain(found.keys()).filter(|name| wanted.get(*name) != found.get(*name)).collect();
     if check {
         if stale.is_empty() {
-            eprintln!(
-                "xtask: generated code is up to date ({} files)",
-                wanted.len()
-            );
+            eprintln!("xtask: generated code is up to date ({} files)", wanted.len());
             return Ok(());
         }
         let mut names = stale.into_iter().cloned().collect::<Vec<_>>();
@@ -88,10 +82,7 @@ fn find_sources(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Failure> 
         let path = entry.map_err(Failure::file(folder))?.path();
         if path.is_dir() {
             find_sources(&path, found)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "proto")
-        {
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
             found.push(path);
         }
     }
@@ -108,11 +99,7 @@ fn read_folder(folder: &Path) -> Result<Files, Failure> {
     };
     for entry in entries {
         let path = entry.map_err(Failure::file(folder))?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         files.insert(name, fs::read(&path).map_err(Failure::file(&path))?);
     }
     Ok(files)

@@ -1,0 +1,58 @@
+//! `check`, `test`, `sim` and `ci`: what a change has to pass.
+//!
+//! Owns no rule itself: format, lints and tests are in the crates. `check` writes nothing but `target/`.
+
+use std::time::Instant;
+
+use crate::failure::Failure;
+use crate::process::{cargo, run};
+
+/// Seeds of the slice of simulation that `ci` runs.
+const CI_SEEDS: &str = "1..20";
+
+/// Options of `sim`, handed on to the simulator as they are.
+#[derive(clap::Args)]
+pub(crate) struct SimArgs {
+    /// For example `--seed 7 --trace-hash`, or `--seeds 1..100`; `--help` lists them all
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+pub(crate) fn check() -> Result<(), Failure> {
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo().args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut docs = cargo();
+    docs.env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--quiet", "--no-deps"]);
+    run(docs.arg("--document-private-items"))?;
+    crate::codegen::run(&crate::codegen::CodegenArgs { check: true })
+}
+
+pub(crate) fn test() -> Result<(), Failure> {
+    run(cargo().args(["test", "--quiet"]))
+}
+
+pub(crate) fn sim(args: &SimArgs) -> Result<(), Failure> {
+    simulate(&args.args)
+}
+
+/// Everything, in the order in which mistakes are cheapest to find.
+pub(crate) fn ci() -> Result<(), Failure> {
+    let seeds = ["--seeds".to_owned(), CI_SEEDS.to_owned()];
+    step("check", check)?;
+    step("test", test)?;
+    step("sim", || simulate(&seeds))
+}
+
+fn simulate(args: &[String]) -> Result<(), Failure> {
+    let mut sim = cargo();
+    sim.args(["run", "--quiet", "--profile", "sim", "--package", "quorate-sim", "--"]);
+    run(sim.args(args))
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    let start = Instant::now();
+    eprintln!("xtask: == {name}");
+    work()?;
+    eprintln!("xtask: == {name} passed in {} s", start.elapsed().as_secs());
+    Ok(())
+}
