@@ -1,0 +1,101 @@
+//! The rules of the resource, evaluated as the API server evaluates them, without one.
+
+use kube::core::cel::{validate_cel, validate_cel_update};
+use serde_json::{Value, json};
+
+use super::QuorateCluster;
+
+/// A cluster with this spec, the schema's defaults filled in.
+fn cluster(spec: Value) -> QuorateCluster {
+    serde_json::from_value(json!({
+        "apiVersion": "quorate.io/v1alpha1",
+        "kind": "QuorateCluster",
+        "metadata": { "name": "example" },
+        "spec": spec,
+    }))
+    .expect("the spec is well-formed")
+}
+
+#[track_caller]
+fn check_accepted(spec: Value) {
+    if let Err(errors) = validate_cel(&cluster(spec)) {
+        panic!("refused: {errors:?}");
+    }
+}
+
+#[track_caller]
+fn check_refused(spec: Value, expected: &str) {
+    let errors = validate_cel(&cluster(spec)).expect_err("should be refused");
+    let text = format!("{errors:?}");
+    assert!(text.contains(expected), "refused for another reason: {text}");
+}
+
+#[track_caller]
+fn check_change_accepted(old: Value, new: Value) {
+    if let Err(errors) = validate_cel_update(&cluster(new), &cluster(old)) {
+        panic!("refused: {errors:?}");
+    }
+}
+
+#[track_caller]
+fn check_change_refused(old: Value, new: Value, expected: &str) {
+    let errors = validate_cel_update(&cluster(new), &cluster(old)).expect_err("should be refused");
+    let text = format!("{errors:?}");
+    assert!(text.contains(expected), "refused for another reason: {text}");
+}
+
+#[test]
+fn an_empty_spec_is_a_cluster_of_three() {
+    check_accepted(json!({}));
+    assert_eq!(cluster(json!({})).spec.replicas, 3);
+}
+
+#[test]
+fn only_three_and_five_replicas_are_accepted() {
+    check_accepted(json!({ "replicas": 3 }));
+    check_accepted(json!({ "replicas": 5 }));
+    for replicas in [-1, 0, 1, 2, 4, 6, 7] {
+        check_refused(json!({ "replicas": replicas }), "replicas must be 3 or 5");
+    }
+}
+
+#[test]
+fn storage_grows_and_never_shrinks() {
+    let size = |size: &str| json!({ "storage": { "size": size } });
+    check_change_accepted(size("8Gi"), size("8Gi"));
+    check_change_accepted(size("8Gi"), size("10Gi"));
+    check_change_accepted(size("1Gi"), size("1024Mi"));
+    check_change_refused(size("8Gi"), size("7Gi"), "size can only grow");
+    check_change_refused(size("8Gi"), size("8G"), "size can only grow");
+    check_refused(size("much"), "size must be a quantity");
+}
+
+#[test]
+fn the_storage_class_stays() {
+    let class = |name: &str| json!({ "storage": { "size": "8Gi", "storageClassName": name } });
+    let none = json!({ "storage": { "size": "8Gi" } });
+    check_change_accepted(class("fast"), class("fast"));
+    check_change_accepted(none.clone(), none.clone());
+    check_change_refused(class("fast"), class("slow"), "storageClassName cannot be changed");
+    check_change_refused(none.clone(), class("slow"), "storageClassName cannot be changed");
+    check_change_refused(class("fast"), none, "storageClassName cannot be changed");
+}
+
+#[test]
+fn an_election_timeout_leaves_room_for_lost_heartbeats() {
+    let raft = |heartbeat: i32, election: i32| json!({ "raft": { "heartbeatIntervalMilliseconds": heartbeat, "electionTimeoutMilliseconds": election } });
+    check_accepted(raft(100, 500));
+    check_refused(raft(100, 499), "at least five times");
+}
+
+#[test]
+fn labels_of_the_operator_cannot_be_set() {
+    check_accepted(json!({ "additionalMetadata": { "labels": { "team": "a" }, "annotations": { "team": "a" } } }));
+    for key in ["app.kubernetes.io/name", "quorate.io/role"] {
+        check_refused(json!({ "additionalMetadata": { "labels": { key: "x" } } }), "belong to the operator");
+    }
+    check_refused(
+        json!({ "additionalMetadata": { "annotations": { "quorate.io/roll": "x" } } }),
+        "belong to the operator",
+    );
+}

@@ -1,0 +1,92 @@
+//! What a user is told.
+//!
+//! Written by the operator alone, and only when something changed: lag and other moving figures are metrics, not status.
+
+// The derive repeats each type in an inner module, where its `pub` reaches nobody.
+#![allow(unreachable_pub)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// State of the cluster as last observed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct QuorateClusterStatus {
+    /// The generation of the resource that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Id of the cluster, 32 hexadecimal digits. Set before the cluster is made, and never changed after.
+    #[serde(rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// The number of voters that is being worked towards. It follows `spec.replicas` when the change before has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_replicas: Option<i32>,
+    /// Number of members' pods.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Number of them that are ready.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Label selector of the pods, as text; for the scale subresource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Name of the member that leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// Raft term.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub term: Option<i64>,
+    /// Log index of the committed configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_index: Option<i64>,
+    /// Version that every member runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<String>,
+    /// Version that is being rolled out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_version: Option<String>,
+    /// The members of the committed configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
+    pub members: Vec<MemberStatus>,
+    /// Available, Progressing, Degraded, Ready; while true also Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One member of the committed configuration.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its id, 16 hexadecimal digits; never used again for another member.
+    pub id: String,
+    /// Its name: the pod's.
+    pub name: String,
+    /// Its part in the cluster.
+    pub role: MemberRole,
+    /// Whether it answers, and is neither fenced nor damaged.
+    pub healthy: bool,
+    /// Whether it has what the leader has committed, but for a few entries.
+    pub caught_up: bool,
+    /// The version it runs; absent while it does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// Part of a member in its cluster.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberRole {
+    /// Votes and leads.
+    Leader,
+    /// Votes.
+    Follower,
+    /// Is catching up.
+    Learner,
+    /// Does not answer, so that its part is unknown.
+    Unknown,
+}
