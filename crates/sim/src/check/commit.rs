@@ -1,0 +1,100 @@
+//! I-5: what a leader commits is of its own term and durable on a majority of each half of its configuration, read from
+//! the disks. Nobody ever commits something else at an index. I-6: a new leader holds everything committed before.
+
+use std::collections::BTreeMap;
+
+use quorate_raft::{LogIndex, NodeId, Payload, RoleKind};
+
+use super::history::History;
+use super::{Cluster, View};
+use crate::log_model::LogModel;
+
+/// How far each node's commit index was checked.
+#[derive(Debug, Default)]
+pub(super) struct Commit {
+    checked: BTreeMap<NodeId, LogIndex>,
+}
+
+impl Commit {
+    pub(super) fn died(&mut self, node: NodeId) {
+        self.checked.remove(&node);
+    }
+
+    pub(super) fn check(&mut self, view: &View<'_>, cluster: &Cluster, history: &mut History) {
+        let status = view.status;
+        let checked = self.checked.entry(view.node).or_insert(LogIndex(0));
+        if status.commit <= *checked {
+            return;
+        }
+        let log = cluster.logs[view.host.0].issued();
+        let fresh = status.commit > history.committed();
+        for index in (checked.0 + 1..=status.commit.0).map(LogIndex) {
+            // What lies below an installed image cannot be looked at any more.
+            let Some((term, chain)) = log.at(index) else { continue };
+            match history.at(index) {
+                Some(first) => assert!(
+                    first == (term, chain),
+                    "I-5: node {} commits an entry of term {term} at {index}, where one of term {} was committed",
+                    view.node,
+                    first.0
+                ),
+                None => {
+                    assert!(
+                        history.committed().0 + 1 == index.0,
+                        "I-5: node {} commits {index} and what lies before was never committed",
+                        view.node
+                    );
+                    let membership = log.entry(index).and_then(|entry| match &entry.payload {
+                        Payload::Membership(membership) => Some(membership),
+                        _ => None,
+                    });
+                    history.push(view.now, term, chain, membership);
+                }
+            }
+        }
+        *checked = status.commit;
+        if fresh {
+            check_quorum(view, cluster);
+        }
+    }
+
+    /// I-6, when `view` shows a node that has just become leader.
+    pub(super) fn check_new_leader(&self, view: &View<'_>, log: &LogModel, history: &History) {
+        let committed = history.committed();
+        if log.issued().base.0 > committed {
+            return;
+        }
+        assert!(
+            log.issued().at(committed) == history.at(committed),
+            "I-6: node {} leads term {} with a log that ends at {} and lacks the committed {committed}",
+            view.node,
+            view.status.term,
+            log.issued().last()
+        );
+    }
+}
+
+fn check_quorum(view: &View<'_>, cluster: &Cluster) {
+    let status = view.status;
+    let index = status.commit;
+    assert!(
+        status.role == RoleKind::Leader,
+        "I-5: node {} is {:?} and the first to commit {index}",
+        view.node,
+        status.role
+    );
+    let own = cluster.logs[view.host.0].issued().at(index).expect("a leader holds what it commits");
+    assert!(own.0 == status.term, "I-5: the leader of term {} commits {index} of term {}", status.term, own.0);
+    let durable = |node: NodeId| {
+        cluster.log(node).is_some_and(|log| log.durable().base.0 > index || log.durable().at(index) == Some(own))
+    };
+    assert!(
+        status.membership.quorum_reached(durable),
+        "I-5: node {} commits {index} in term {}, durable on {:?} alone; voters {:?}, outgoing {:?}",
+        view.node,
+        status.term,
+        cluster.nodes.iter().filter(|&&node| durable(node)).collect::<Vec<_>>(),
+        status.membership.voters,
+        status.membership.outgoing
+    );
+}

@@ -1,0 +1,53 @@
+//! The committed log as the oracle knows it: what was first committed at each index, and when.
+
+use std::sync::Arc;
+
+use quorate_raft::{LogIndex, Membership, Term};
+
+use crate::clock::Instant;
+use crate::log_model::Chain;
+
+/// Everything ever committed.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    chains: Vec<(Term, Chain)>,
+    memberships: Vec<(LogIndex, Arc<Membership>)>,
+    /// When the commit index rose, and how far.
+    rises: Vec<(Instant, LogIndex)>,
+}
+
+impl History {
+    pub(super) fn committed(&self) -> LogIndex {
+        LogIndex(self.chains.len() as u64)
+    }
+
+    pub(super) fn at(&self, index: LogIndex) -> Option<(Term, Chain)> {
+        if index.0 == 0 {
+            return Some((Term(0), Chain::default()));
+        }
+        self.chains.get(index.0 as usize - 1).copied()
+    }
+
+    pub(super) fn membership(&self) -> (LogIndex, Option<Arc<Membership>>) {
+        match self.memberships.last() {
+            Some((index, membership)) => (*index, Some(Arc::clone(membership))),
+            None => (LogIndex(0), None),
+        }
+    }
+
+    /// The commit index at a time that has passed.
+    pub(super) fn committed_when(&self, at: Instant) -> LogIndex {
+        let rises = self.rises.partition_point(|(when, _)| *when <= at);
+        rises.checked_sub(1).map_or(LogIndex(0), |last| self.rises[last].1)
+    }
+
+    /// The next index was committed.
+    pub(super) fn push(&mut self, now: Instant, term: Term, chain: Chain, membership: Option<&Arc<Membership>>) {
+        self.chains.push((term, chain));
+        let index = self.committed();
+        if let Some(membership) = membership {
+            self.memberships.push((index, Arc::clone(membership)));
+        }
+        self.rises.push((now, index));
+    }
+}

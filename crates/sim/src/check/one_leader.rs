@@ -1,0 +1,49 @@
+//! I-1: each term has at most one leader, over the whole run. I-3: whoever leads or campaigns is a voter.
+
+use std::collections::BTreeMap;
+
+use quorate_raft::{NodeId, RoleKind, Term};
+
+use super::View;
+
+/// Who led each term.
+#[derive(Debug, Default)]
+pub(super) struct OneLeader {
+    leaders: BTreeMap<Term, NodeId>,
+}
+
+impl OneLeader {
+    /// Returns whether the node has just become leader.
+    pub(super) fn check(&mut self, view: &View<'_>) -> bool {
+        let status = view.status;
+        if status.role != RoleKind::Follower {
+            let (index, membership) = (status.committed_membership_index, &status.committed_membership);
+            assert!(
+                status.membership.is_voter(view.node) || membership.is_voter(view.node),
+                "I-3: node {} is {:?} in term {} without being a voter, neither at {} nor at {index}",
+                view.node,
+                status.role,
+                status.term,
+                status.membership_index
+            );
+        }
+        if status.role != RoleKind::Leader {
+            return false;
+        }
+        let leader = *self.leaders.entry(status.term).or_insert(NodeId(0));
+        if leader == view.node {
+            return false;
+        }
+        assert!(leader == NodeId(0), "I-1: nodes {leader} and {} both led term {}", view.node, status.term);
+        self.leaders.insert(status.term, view.node);
+        true
+    }
+
+    pub(super) fn newest_term(&self) -> Term {
+        self.leaders.last_key_value().map_or(Term(0), |(term, _)| *term)
+    }
+
+    pub(super) fn leader_of(&self, term: Term) -> Option<NodeId> {
+        self.leaders.get(&term).copied()
+    }
+}

@@ -1,0 +1,195 @@
+//! What every part of a run shares: time, network, randomness, trace, coverage, the oracle, and whose turn it is.
+//!
+//! Owns no node. A tier reaches the rest of the world through it alone.
+
+use quorate_raft::{NodeId, Status, Time};
+
+use crate::check::{Cluster, Oracle, Promise, View};
+use crate::clock::{Clock, Instant};
+use crate::coverage::{Coverage, Reached};
+use crate::log_model::{LogModel, LogWrite};
+use crate::network::{HostId, Network};
+use crate::plan::Plan;
+use crate::queue::Queue;
+use crate::random::Random;
+use crate::tier::{Killed, NodeEvent, Tier};
+use crate::trace::Trace;
+
+/// One life of a process on a host; what was meant for an earlier one is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Life(pub u64);
+
+/// Something that will happen.
+pub(crate) enum Event<T: Tier> {
+    /// A message arrives at a host, meant for one node.
+    Arrive {
+        /// The host.
+        host: HostId,
+        /// The node it is for; another one on that host drops it.
+        node: NodeId,
+        /// The message.
+        message: T::Message,
+    },
+    /// Something happens to one life of a process.
+    Node {
+        /// The host.
+        host: HostId,
+        /// The life.
+        life: Life,
+        /// What happens.
+        event: NodeEvent<T>,
+    },
+    /// A paused process runs on.
+    Resume {
+        /// The host.
+        host: HostId,
+        /// The life.
+        life: Life,
+    },
+    /// A process is started.
+    Start {
+        /// The host.
+        host: HostId,
+    },
+    /// A process dies.
+    Kill {
+        /// The host.
+        host: HostId,
+        /// The life that ends.
+        life: Life,
+    },
+    /// The planned fault of this number strikes.
+    Fault(usize),
+    /// The next write, read, membership change or transfer is due.
+    Load(Load),
+    /// The world looks at its phase.
+    Poll,
+}
+
+/// Kinds of load, each with its own rhythm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// A client's write.
+    Write,
+    /// A client's read.
+    Read,
+    /// A new voter set.
+    Membership,
+    /// A transfer of leadership.
+    Transfer,
+}
+
+/// Shared parts of a run.
+pub(crate) struct Context<T: Tier> {
+    /// What was drawn before the run.
+    pub(crate) plan: Plan,
+    /// What happens next.
+    pub(crate) queue: Queue<Event<T>>,
+    /// The links.
+    pub(crate) network: Network,
+    /// Hash of the run.
+    pub(crate) trace: Trace,
+    /// Counters of what was met.
+    pub(crate) coverage: Coverage,
+    /// All checkers that see everything.
+    pub(crate) oracle: Oracle,
+    /// Clients' memory.
+    pub(crate) clients: T::Clients,
+    /// Randomness of disks, kills and jitter.
+    pub(crate) random: Random,
+    /// All logs, and who they belong to.
+    pub(crate) cluster: Cluster,
+    /// Whose turn it is.
+    pub(crate) host: HostId,
+    /// The id of the node whose turn it is.
+    pub(crate) node: NodeId,
+    /// Which life of it.
+    pub(crate) life: Life,
+    /// Its clock.
+    pub(crate) clock: Clock,
+    /// Until when its disk stands still.
+    pub(crate) disk_stalled_until: Instant,
+    /// Faults are on.
+    pub(crate) faulty: bool,
+}
+
+impl<T: Tier> Context<T> {
+    /// True time.
+    pub(crate) fn now(&self) -> Instant {
+        self.queue.now()
+    }
+
+    /// What the node's own clock reads.
+    pub(crate) fn local(&self) -> Time {
+        self.clock.read(self.queue.now())
+    }
+
+    /// Schedules something for this life of this process, `delay_us` from now.
+    pub(crate) fn later(&mut self, delay_us: u64, event: T::Event) {
+        let at = Instant(self.now().0 + delay_us);
+        self.queue.at(at, Event::Node { host: self.host, life: self.life, event: NodeEvent::Own(event) });
+    }
+
+    /// Sends a message to a node, through all that the network may do to it.
+    pub(crate) fn send(&mut self, to: NodeId, message: &T::Message) {
+        let Some(&host) = self.cluster.directory.get(&to) else { return };
+        let arrivals = self.network.send(self.queue.now(), self.host, host, &mut self.coverage);
+        for at in arrivals.0.into_iter().flatten() {
+            self.queue.at(at, Event::Arrive { host, node: to, message: message.clone() });
+        }
+    }
+
+    /// The log of the node whose turn it is.
+    pub(crate) fn log(&mut self) -> &mut LogModel {
+        &mut self.cluster.logs[self.host.0]
+    }
+
+    /// Takes a write into the log of the node whose turn it is.
+    pub(crate) fn issue(&mut self, write: LogWrite) {
+        if self.log().issue(write.clone()) {
+            self.coverage.hit(Reached::TailReplaced);
+        }
+        self.oracle.issued(&write, &self.cluster.logs[self.host.0]);
+    }
+
+    /// The oldest unfinished write of the node becomes durable.
+    pub(crate) fn sync_one(&mut self) -> Option<LogWrite> {
+        let write = self.log().sync_one();
+        self.oracle.synced(self.node, &self.cluster.logs[self.host.0]);
+        write
+    }
+
+    /// Shows the checkers the node right after a step.
+    pub(crate) fn stepped(&mut self, status: &Status) {
+        let view = View { now: self.queue.now(), host: self.host, node: self.node, clock: &self.clock, status };
+        self.oracle.stepped(&self.cluster, &view);
+    }
+
+    /// Shows the checkers a promise about the disk that is about to leave.
+    pub(crate) fn promised(&mut self, promise: &Promise) {
+        self.oracle.promised(self.node, promise, &self.cluster);
+    }
+
+    /// Whether the process survives up to its next effect.
+    ///
+    /// # Errors
+    /// [`Killed`] if it does not.
+    pub(crate) fn survive(&mut self) -> Result<(), Killed> {
+        if self.faulty && self.random.chance(self.plan.kill_in_step) {
+            self.coverage.hit(Reached::KilledInStep);
+            return Err(Killed);
+        }
+        Ok(())
+    }
+
+    /// How long this host's next durable write takes, in microseconds.
+    pub(crate) fn write_latency_us(&mut self) -> u64 {
+        let stalled = self.disk_stalled_until.since(self.now()).as_micros() as u64;
+        let mut latency = 1 + self.random.exponential(self.plan.disk.write_mean_us) + stalled;
+        if self.faulty && self.random.chance(self.plan.disk.stall) {
+            self.coverage.hit(Reached::DiskStalled);
+            latency += self.random.below(self.plan.disk.stall_us + 1);
+        }
+        latency
+    }
+}

@@ -1,0 +1,158 @@
+//! Counters of what a run met: each fault and each rare state of the protocol.
+//!
+//! A fault that never happens finds nothing, so a summary over many seeds shows every counter and names the zeros.
+
+use std::fmt;
+
+macro_rules! reached {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// One thing worth meeting.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reached { $($(#[$doc])* $name,)* }
+
+        impl Reached {
+            /// All of them, in the order of the summary.
+            pub const ALL: &[Reached] = &[$(Reached::$name,)*];
+
+            /// Name in the summary.
+            pub fn name(self) -> &'static str {
+                match self { $(Reached::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reached! {
+    /// A message was lost.
+    Lost => "message lost",
+    /// A message arrived twice.
+    Duplicated => "message duplicated",
+    /// A message overtook an earlier one of its link.
+    Reordered => "message reordered",
+    /// A copy of a message arrived seconds later.
+    Replayed => "old message replayed",
+    /// A message met a cut link.
+    CutOff => "message cut off",
+    /// A host was cut from all others.
+    IsolatedHost => "host isolated",
+    /// The leader was cut from all others.
+    IsolatedLeader => "leader isolated",
+    /// The hosts were split in two.
+    SplitHosts => "hosts split",
+    /// Links were cut in one direction.
+    OneWayCut => "one-way cut",
+    /// One link was cut, others still reach both ends.
+    PartialCut => "partial cut",
+    /// Every host reaches its two neighbours alone.
+    RingCut => "ring",
+    /// Links were clogged one by one and freed in another order.
+    SwizzleClog => "swizzle clog",
+    /// A process was killed between two events.
+    Killed => "process killed",
+    /// A process was killed between two effects of one step.
+    KilledInStep => "process killed between effects",
+    /// A process was killed again soon after its start.
+    KilledAtStart => "process killed after start",
+    /// All processes were killed at once.
+    KilledAll => "all processes killed",
+    /// A kill lost writes that were not durable.
+    UnsyncedLost => "unsynced writes lost",
+    /// A kill came when some unfinished writes had become durable, though never confirmed.
+    UnsyncedKept => "unsynced writes kept",
+    /// A process stood still.
+    Paused => "process paused",
+    /// A disk took long.
+    DiskStalled => "disk stalled",
+    /// A completion was reported after that of a later write.
+    CompletionReordered => "write completions reordered",
+    /// A disk was lost, and the host came back empty under its name.
+    Wiped => "disk wiped",
+    /// A clock jumped forward, as after a suspended machine.
+    ClockJumped => "clock jumped",
+    /// A node became leader.
+    Elected => "leader elected",
+    /// A node restarted inside a joint configuration.
+    RestartedInJoint => "restart in joint configuration",
+    /// A voter change was asked for.
+    VotersAsked => "voter change asked",
+    /// A joint configuration was committed.
+    JointCommitted => "joint configuration committed",
+    /// A joint configuration was left.
+    JointLeft => "joint configuration left",
+    /// A leader committed its own removal or handed over because of it.
+    LeaderRemoved => "leader removed",
+    /// A transfer succeeded.
+    Transferred => "leadership transferred",
+    /// A transfer failed.
+    TransferFailed => "transfer failed",
+    /// A log tail was overwritten.
+    TailReplaced => "log tail replaced",
+    /// A log prefix was compacted.
+    PrefixTruncated => "log prefix truncated",
+    /// A snapshot was sent.
+    SnapshotSent => "snapshot sent",
+    /// A snapshot got lost on its way.
+    SnapshotLost => "snapshot lost",
+    /// A snapshot was installed.
+    SnapshotInstalled => "snapshot installed",
+    /// A write was acknowledged.
+    WriteAcked => "write acknowledged",
+    /// The outcome of a write stayed unknown.
+    WriteUnknown => "write of unknown outcome",
+    /// A write entered through a node that does not lead.
+    WriteForwarded => "write through a follower",
+    /// A quorum-confirmed read was served.
+    ConsistentRead => "consistent read",
+    /// A read was served under a lease.
+    LeaseRead => "lease read",
+    /// A read was served by any node.
+    StaleRead => "stale read",
+    /// A stale read was refused for its bound.
+    StaleRefused => "stale read refused",
+    /// A compaction was applied.
+    Compacted => "key space compacted",
+    /// A transaction's comparison failed.
+    CompareFailed => "transaction took the failure branch",
+    /// The state was made durable.
+    Checkpointed => "state checkpointed",
+}
+
+/// How often each was met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coverage {
+    counts: Vec<u64>,
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Coverage { counts: vec![0; Reached::ALL.len()] }
+    }
+}
+
+impl Coverage {
+    /// Counts one.
+    pub fn hit(&mut self, what: Reached) {
+        self.counts[what as usize] += 1;
+    }
+
+    /// How often `what` was met.
+    pub fn count(&self, what: Reached) -> u64 {
+        self.counts[what as usize]
+    }
+
+    /// Adds the counts of another run.
+    pub fn merge(&mut self, other: &Coverage) {
+        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
+            *mine += theirs;
+        }
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &what in Reached::ALL {
+            writeln!(f, "  {:>12}  {}", self.count(what), what.name())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! The load: when and at which host clients write and read, voter sets change and leadership moves.
+
+use std::collections::BTreeSet;
+
+use quorate_raft::{NodeId, Status, VoterTarget};
+
+use crate::clock::Instant;
+use crate::context::{Event, Load};
+use crate::coverage::Reached;
+use crate::network::HostId;
+use crate::phase::Phase;
+use crate::tier::{Ask, Tier};
+use crate::world::{World, member};
+
+/// How long a voter set that was asked for may still take effect, in election timeouts.
+const ASKED_FOR_TIMEOUTS: u64 = 20;
+
+impl<T: Tier> World<T> {
+    /// Plans the next piece of load of one kind.
+    pub(crate) fn schedule_load(&mut self, load: Load) {
+        let plan = &self.context.plan.load;
+        let mean = match load {
+            Load::Write => plan.write_us,
+            Load::Read => plan.read_us,
+            Load::Membership => plan.membership_us,
+            Load::Transfer => plan.transfer_us,
+        };
+        if mean > 0 {
+            let at = Instant(self.context.now().0 + 1 + self.random.exponential(mean));
+            self.context.queue.at(at, Event::Load(load));
+        }
+    }
+
+    /// Does one piece of load and plans the next.
+    pub(crate) fn load(&mut self, load: Load) {
+        if self.phase != Phase::Safety {
+            return;
+        }
+        self.schedule_load(load);
+        match load {
+            Load::Write => {
+                if let Some(host) = self.some_host(800_000) {
+                    self.ask(host, Ask::Write);
+                }
+            }
+            Load::Read => {
+                if let Some(host) = self.some_host(500_000) {
+                    self.ask(host, Ask::Read);
+                }
+            }
+            Load::Membership => self.change_voters(),
+            Load::Transfer => {
+                let Some((leader, status)) = self.leader() else { return };
+                let to = self.random.pick(&status.membership.members.keys().copied().collect::<Vec<_>>()).copied();
+                let to = if self.random.coin() { to } else { None };
+                self.ask(leader, Ask::Transfer { to });
+            }
+        }
+    }
+
+    /// A running host: the leader's with this chance per million, else any.
+    pub(crate) fn some_host(&mut self, leader: u32) -> Option<HostId> {
+        if self.random.chance(leader)
+            && let Some((host, _)) = self.leader()
+        {
+            return Some(host);
+        }
+        let running = self.running();
+        self.random.pick(&running).copied()
+    }
+
+    fn change_voters(&mut self) {
+        let Some((leader, status)) = self.leader() else { return };
+        let size = *self.random.pick(&[1, 2, 3, 3, 3, 4, 5, 5]).expect("choices");
+        let mut order: Vec<HostId> = (0..self.hosts.len()).map(HostId).collect();
+        self.random.shuffle(&mut order);
+        if self.random.chance(300_000) {
+            // The leader is among those that leave.
+            order.retain(|&host| host != leader);
+        }
+        order.truncate(size);
+        self.ask_voters(leader, &status, &order);
+    }
+
+    /// Asks the leader for a voter set that lives on these hosts.
+    pub(crate) fn ask_voters(&mut self, leader: HostId, status: &Status, hosts: &[HostId]) {
+        for &host in hosts {
+            // A removed node never comes back under its id: its host starts over.
+            if status.membership.removed.contains(&self.hosts[host.0].node) && self.may_lose(self.hosts[host.0].node) {
+                self.wipe(host);
+            }
+        }
+        let mut target = Vec::new();
+        let mut nodes = Vec::new();
+        for &host in hosts {
+            let it = &self.hosts[host.0];
+            if status.membership.removed.contains(&it.node) {
+                continue;
+            }
+            nodes.push(it.node);
+            target.push(if status.membership.members.contains_key(&it.node) {
+                VoterTarget::Existing(it.node)
+            } else {
+                VoterTarget::New { id: it.node, member: member(host, it.incarnation) }
+            });
+        }
+        if target.is_empty() || !self.survivable(&nodes) {
+            return;
+        }
+        let expected = match self.random.below(10) {
+            0 => None,
+            1 => Some(quorate_raft::LogIndex(status.membership_index.0.saturating_sub(1))),
+            _ => Some(status.membership_index),
+        };
+        let now = self.context.now();
+        let timeout = self.context.plan.timeout_us();
+        self.asked.retain(|(at, _)| now.since(*at).as_micros() as u64 <= timeout * ASKED_FOR_TIMEOUTS);
+        self.asked.push((now, nodes));
+        self.context.coverage.hit(Reached::VotersAsked);
+        self.ask(leader, Ask::SetVoters { target, expected });
+    }
+
+    /// A set of live disks only.
+    fn survivable(&self, nodes: &[NodeId]) -> bool {
+        let distinct: BTreeSet<_> = nodes.iter().collect();
+        distinct.len() == nodes.len() && nodes.iter().all(|node| !self.dead.contains(node))
+    }
+}

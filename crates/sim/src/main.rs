@@ -1,0 +1,178 @@
+//! The simulator's command: runs one seed, a range of seeds, or fresh ones for some minutes.
+
+use std::ops::Range;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::{Parser, ValueEnum};
+use quorate_sim::{Coverage, Failure, TierChoice, Verdict, run_seed};
+
+/// Runs Quorate's consensus and replicas under seeded faults.
+#[derive(Debug, Parser)]
+#[command(name = "quorate-sim")]
+struct Arguments {
+    /// Run this one seed.
+    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
+    seed: Option<u64>,
+    /// Run the seeds A up to, and without, B.
+    #[arg(long, value_name = "A..B", value_parser = parse_range, conflicts_with = "minutes")]
+    seeds: Option<Range<u64>>,
+    /// Run fresh seeds for this many minutes.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Print the hash of everything that happened.
+    #[arg(long)]
+    trace_hash: bool,
+    /// Print every input and effect.
+    #[arg(long)]
+    verbose: bool,
+    /// What to run; all tiers if none is named.
+    #[arg(long)]
+    tier: Option<Tier>,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Tier {
+    /// The consensus core on a model of a disk.
+    Core,
+}
+
+impl Tier {
+    fn choice(self) -> TierChoice {
+        match self {
+            Tier::Core => TierChoice::Core,
+        }
+    }
+}
+
+fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or("a range is written A..B")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text:?}: {error}"));
+    let range = number(from)?..number(to)?;
+    if range.is_empty() { Err("the range holds no seed".to_owned()) } else { Ok(range) }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let tiers: Vec<TierChoice> = match arguments.tier {
+        Some(tier) => vec![tier.choice()],
+        None => vec![TierChoice::Core],
+    };
+    if let Some(seed) = arguments.seed {
+        return run_one(seed, &tiers, &arguments);
+    }
+    let (range, until) = match (&arguments.seeds, arguments.minutes) {
+        (Some(range), _) => (range.clone(), None),
+        (None, minutes) => {
+            let first = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) * 100_000;
+            let time = Duration::from_secs(60 * minutes.unwrap_or(1));
+            (first..u64::MAX, Some(Instant::now() + time))
+        }
+    };
+    run_many(range, until, &tiers, arguments.jobs)
+}
+
+fn run_one(seed: u64, tiers: &[TierChoice], arguments: &Arguments) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for &tier in tiers {
+        match run_seed(seed, tier, arguments.verbose) {
+            Ok(verdict) => {
+                println!(
+                    "seed {seed} passed in the {tier} tier: {} simulated seconds, {} events, {} faults",
+                    verdict.simulated.0 / 1_000_000,
+                    verdict.events,
+                    verdict.faults
+                );
+                if arguments.trace_hash {
+                    println!("trace-hash: {}", verdict.trace);
+                }
+            }
+            Err(failure) => {
+                println!("{failure}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+/// What many runs came to.
+#[derive(Default)]
+struct Summary {
+    passed: u64,
+    failures: Vec<Failure>,
+    coverage: Coverage,
+    simulated_seconds: u64,
+    events: u64,
+    leader_after_percent: Vec<u64>,
+}
+
+impl Summary {
+    fn add(&mut self, verdict: &Verdict) {
+        self.passed += 1;
+        self.coverage.merge(&verdict.coverage);
+        self.simulated_seconds += verdict.simulated.0 / 1_000_000;
+        self.events += verdict.events;
+        self.leader_after_percent.push(verdict.leader_after_percent);
+    }
+}
+
+fn run_many(range: Range<u64>, until: Option<Instant>, tiers: &[TierChoice], jobs: usize) -> ExitCode {
+    let started = Instant::now();
+    let next = AtomicU64::new(range.start);
+    let summary = Mutex::new(Summary::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= range.end || until.is_some_and(|until| Instant::now() >= until) {
+                        return;
+                    }
+                    for &tier in tiers {
+                        let result = run_seed(seed, tier, false);
+                        let mut summary = summary.lock().expect("no run panics here");
+                        match result {
+                            Ok(verdict) => summary.add(&verdict),
+                            Err(failure) => {
+                                println!("{failure}");
+                                summary.failures.push(failure);
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let summary = summary.into_inner().expect("all threads ended");
+    report(summary, started.elapsed(), jobs)
+}
+
+fn report(mut summary: Summary, elapsed: Duration, jobs: usize) -> ExitCode {
+    println!("met, by count:\n{}", summary.coverage);
+    summary.leader_after_percent.sort_unstable();
+    let at = |percent: usize| {
+        let values = &summary.leader_after_percent;
+        values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0)
+    };
+    println!(
+        "first leader after healing, in hundredths of an election timeout: p50 {} p99 {} p100 {}",
+        at(50),
+        at(99),
+        at(100)
+    );
+    let seconds = elapsed.as_secs_f64();
+    println!(
+        "{} simulated seconds and {} events in {seconds:.1} s on {jobs} threads: {:.0} simulated seconds a second",
+        summary.simulated_seconds,
+        summary.events,
+        summary.simulated_seconds as f64 / seconds
+    );
+    println!("{} passed, {} failed", summary.passed, summary.failures.len());
+    if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,164 @@
+//! The nemesis: strikes the faults of the plan.
+//!
+//! Every fault set it makes is one the cluster must survive: it never destroys the disks of half or more of any voter set
+//! that is or may come into force, so whatever breaks is a bug.
+
+use quorate_raft::{Membership, NodeId};
+
+use crate::clock::{Clock, Instant};
+use crate::coverage::Reached;
+use crate::network::HostId;
+use crate::partition;
+use crate::plan::FaultKind;
+use crate::random::Random;
+use crate::tier::Tier;
+use crate::world::World;
+
+impl<T: Tier> World<T> {
+    /// Strikes the planned fault of this number.
+    pub(crate) fn strike(&mut self, number: usize) {
+        if !self.context.faulty {
+            return;
+        }
+        let fault = self.context.plan.faults[number];
+        let mut random = Random::new(fault.seed);
+        self.struck += 1;
+        self.context.trace.record(&[3, fault.kind as u64]);
+        self.context.trace.line(self.context.now(), || format!("fault {number}: {:?}", fault.kind));
+        match fault.kind {
+            FaultKind::Kill | FaultKind::CrashLoop | FaultKind::KillAll => {
+                self.strike_processes(fault.kind, &mut random)
+            }
+            FaultKind::Pause => {
+                if let Some(&host) = random.pick(&self.running()) {
+                    let longest = self.context.plan.timeout_us() * if random.chance(200_000) { 20 } else { 3 };
+                    let until = Instant(self.context.now().0 + random.between(1, longest));
+                    self.pause(host, until);
+                }
+            }
+            FaultKind::Stall => {
+                let host = random.below(self.hosts.len() as u64) as usize;
+                let longest = self.context.plan.timeout_us() * 6;
+                self.hosts[host].disk_stalled_until = Instant(self.context.now().0 + random.between(1, longest));
+                self.context.coverage.hit(Reached::DiskStalled);
+            }
+            FaultKind::ClockJump => {
+                let it = &mut self.hosts[random.below(self.context.plan.hosts as u64) as usize];
+                let jump = random.below(self.context.plan.timeout_us() * 3);
+                let now = self.context.queue.now();
+                it.clock = Clock::new(now, it.clock.read(now).0 + jump, 0);
+                self.context.coverage.hit(Reached::ClockJumped);
+            }
+            FaultKind::Wipe => {
+                let host = HostId(random.below(self.hosts.len() as u64) as usize);
+                if self.may_lose(self.hosts[host.0].node) {
+                    self.context.coverage.hit(Reached::Wiped);
+                    self.wipe(host);
+                }
+            }
+            _ => self.strike_network(fault.kind, &mut random),
+        }
+    }
+
+    fn strike_processes(&mut self, kind: FaultKind, random: &mut Random) {
+        let running = self.running();
+        match kind {
+            FaultKind::KillAll => {
+                self.context.coverage.hit(Reached::KilledAll);
+                for host in running {
+                    self.kill(host);
+                }
+            }
+            _ => {
+                let Some(&host) = random.pick(&running) else { return };
+                self.context.coverage.hit(Reached::Killed);
+                if kind == FaultKind::CrashLoop {
+                    self.hosts[host.0].crash_loop = random.between(1, 4) as u32;
+                }
+                self.kill(host);
+            }
+        }
+    }
+
+    fn strike_network(&mut self, kind: FaultKind, random: &mut Random) {
+        let hosts = self.hosts.len();
+        let leader = self.leader().map(|(host, _)| host);
+        let longest_clog = self.context.plan.timeout_us() * 5;
+        let now = self.context.now();
+        let network = &mut self.context.network;
+        // Cuts that pile up soon leave nobody connected; half of the new ones start from a whole network.
+        if random.coin() {
+            network.mend();
+        }
+        let reached = match kind {
+            FaultKind::IsolateLeader => {
+                let Some(leader) = leader else { return };
+                partition::isolate(network, hosts, leader);
+                Reached::IsolatedLeader
+            }
+            FaultKind::Isolate => {
+                partition::isolate(network, hosts, HostId(random.below(hosts as u64) as usize));
+                Reached::IsolatedHost
+            }
+            FaultKind::Split => {
+                partition::split(network, hosts, random);
+                Reached::SplitHosts
+            }
+            FaultKind::OneWay => {
+                partition::one_way(network, hosts, random);
+                Reached::OneWayCut
+            }
+            FaultKind::Partial => {
+                partition::partial(network, hosts, random);
+                Reached::PartialCut
+            }
+            FaultKind::Ring => {
+                partition::ring(network, hosts, random);
+                Reached::RingCut
+            }
+            FaultKind::Swizzle => {
+                partition::swizzle(network, hosts, now, longest_clog, random);
+                Reached::SwizzleClog
+            }
+            FaultKind::Mend => {
+                network.mend();
+                return;
+            }
+            other => unreachable!("{other:?} is no fault of the network"),
+        };
+        self.context.coverage.hit(reached);
+    }
+
+    /// Whether every voter set in force, or on its way to be, keeps a majority of disks without that of `victim`.
+    pub(crate) fn may_lose(&self, victim: NodeId) -> bool {
+        let lost = |set: &mut dyn Iterator<Item = &NodeId>| {
+            let (mut size, mut gone) = (0, 0);
+            for node in set {
+                size += 1;
+                gone += usize::from(*node == victim || self.dead.contains(node));
+            }
+            size > 0 && gone * 2 >= size
+        };
+        let unsafe_in = |membership: &Membership| {
+            lost(&mut membership.voters.iter())
+                || lost(&mut membership.outgoing.iter())
+                || membership.target.as_ref().is_some_and(|target| lost(&mut target.iter()))
+        };
+        let (committed_at, committed) = self.context.oracle.committed_membership();
+        if committed.is_some_and(|membership| unsafe_in(&membership)) {
+            return false;
+        }
+        for log in &self.context.cluster.logs {
+            for image in [log.issued(), log.durable()] {
+                if image.memberships().any(|(index, membership)| index > committed_at && unsafe_in(membership)) {
+                    return false;
+                }
+                // Before anything is committed the bootstrap configuration is in force.
+                if committed_at.0 == 0 && unsafe_in(&image.base_membership.1) {
+                    return false;
+                }
+            }
+        }
+        !self.asked.iter().any(|(_, target)| lost(&mut target.iter()))
+    }
+}

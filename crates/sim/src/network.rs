@@ -1,0 +1,183 @@
+//! The network between hosts: delay, loss, duplication, reordering, and links that are cut or clogged.
+//!
+//! Decides only when copies of a message arrive; the caller schedules them. Every link has a direction, so a one-way cut
+//! is nothing special. Without reordering a link is first in, first out, as a stream is.
+
+use crate::clock::Instant;
+use crate::coverage::{Coverage, Reached};
+use crate::random::Random;
+
+/// A machine: its disk and process come and go, its name stays. Numbered from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct HostId(pub usize);
+
+/// How bad the network is, drawn once a seed.
+#[derive(Debug, Clone)]
+pub(crate) struct NetworkPlan {
+    /// Least delay of a message, in microseconds.
+    pub(crate) delay_min_us: u64,
+    /// Mean of what comes on top, in microseconds.
+    pub(crate) delay_mean_us: u64,
+    /// Chance that a message is lost, per million.
+    pub(crate) loss: u32,
+    /// Chance of a second copy, per million.
+    pub(crate) duplication: u32,
+    /// Chance that a message may overtake others, per million.
+    pub(crate) reordering: u32,
+    /// Chance of a copy many seconds later, per million.
+    pub(crate) replay: u32,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Link {
+    cut: bool,
+    clogged_until: Instant,
+    last_arrival: Instant,
+}
+
+/// All links.
+pub(crate) struct Network {
+    hosts: usize,
+    links: Vec<Link>,
+    plan: NetworkPlan,
+    random: Random,
+}
+
+/// When the copies of one message arrive; none if it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Arrivals(pub [Option<Instant>; 3]);
+
+impl Network {
+    /// A whole network of `hosts`.
+    pub(crate) fn new(hosts: usize, plan: NetworkPlan, random: Random) -> Network {
+        Network { hosts, links: vec![Link::default(); hosts * hosts], plan, random }
+    }
+
+    fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
+        &mut self.links[from.0 * self.hosts + to.0]
+    }
+
+    /// Sends one message at `now`.
+    pub(crate) fn send(&mut self, now: Instant, from: HostId, to: HostId, coverage: &mut Coverage) -> Arrivals {
+        let mut arrivals = Arrivals::default();
+        if self.link(from, to).cut {
+            coverage.hit(Reached::CutOff);
+            return arrivals;
+        }
+        if self.random.chance(self.plan.replay) {
+            coverage.hit(Reached::Replayed);
+            arrivals.0[2] = Some(Instant(now.0 + self.random.between(1_000_000, 20_000_000)));
+        }
+        if self.random.chance(self.plan.loss) {
+            coverage.hit(Reached::Lost);
+            return arrivals;
+        }
+        arrivals.0[0] = Some(self.arrival(now, from, to, coverage));
+        if self.random.chance(self.plan.duplication) {
+            coverage.hit(Reached::Duplicated);
+            arrivals.0[1] = Some(self.arrival(now, from, to, coverage));
+        }
+        arrivals
+    }
+
+    /// When a large transfer that starts now would arrive, or none if the link fails it.
+    pub(crate) fn transfer(&mut self, now: Instant, from: HostId, to: HostId, extra_us: u64) -> Option<Instant> {
+        let clogged = self.link(from, to).clogged_until;
+        if self.link(from, to).cut || self.link(to, from).cut || self.random.chance(self.plan.loss) {
+            return None;
+        }
+        let delay = self.plan.delay_min_us + self.random.exponential(self.plan.delay_mean_us) + extra_us;
+        Some(Instant(now.max(clogged).0 + delay))
+    }
+
+    fn arrival(&mut self, now: Instant, from: HostId, to: HostId, coverage: &mut Coverage) -> Instant {
+        let delay = self.plan.delay_min_us + self.random.exponential(self.plan.delay_mean_us);
+        let overtakes = self.random.chance(self.plan.reordering);
+        let link = self.link(from, to);
+        let mut at = Instant(now.max(link.clogged_until).0 + delay);
+        if at <= link.last_arrival {
+            if overtakes {
+                coverage.hit(Reached::Reordered);
+            } else {
+                at = Instant(link.last_arrival.0 + 1);
+            }
+        }
+        link.last_arrival = link.last_arrival.max(at);
+        at
+    }
+
+    /// Cuts the link from one host to another, one way.
+    pub(crate) fn cut(&mut self, from: HostId, to: HostId) {
+        self.link(from, to).cut = true;
+    }
+
+    /// The link from one host to another is whole.
+    #[cfg(test)]
+    pub(crate) fn reaches(&self, from: HostId, to: HostId) -> bool {
+        !self.links[from.0 * self.hosts + to.0].cut
+    }
+
+    /// Holds back what is sent over a link until `until`.
+    pub(crate) fn clog(&mut self, from: HostId, to: HostId, until: Instant) {
+        self.link(from, to).clogged_until = until;
+    }
+
+    /// Mends every cut; what is clogged frees itself at its time.
+    pub(crate) fn mend(&mut self) {
+        for link in &mut self.links {
+            link.cut = false;
+        }
+    }
+
+    /// Ends every fault: whole links, short delays, no loss.
+    pub(crate) fn heal(&mut self, now: Instant) {
+        for link in &mut self.links {
+            *link = Link { cut: false, clogged_until: now, last_arrival: now };
+        }
+        self.plan = NetworkPlan {
+            delay_min_us: self.plan.delay_min_us.min(1_000),
+            delay_mean_us: self.plan.delay_mean_us.min(1_000),
+            loss: 0,
+            duplication: 0,
+            reordering: 0,
+            replay: 0,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(plan: NetworkPlan) -> Network {
+        Network::new(2, plan, Random::new(3))
+    }
+
+    fn calm() -> NetworkPlan {
+        NetworkPlan { delay_min_us: 100, delay_mean_us: 5_000, loss: 0, duplication: 0, reordering: 0, replay: 0 }
+    }
+
+    #[test]
+    fn link_without_reordering_is_first_in_first_out() {
+        let mut network = network(calm());
+        let mut coverage = Coverage::default();
+        let mut last = Instant(0);
+        for sent in 0..1_000 {
+            let arrivals = network.send(Instant(sent), HostId(0), HostId(1), &mut coverage);
+            let at = arrivals.0[0].expect("nothing is lost");
+            assert!(at > last);
+            last = at;
+        }
+    }
+
+    #[test]
+    fn cut_is_one_way() {
+        let mut network = network(calm());
+        let mut coverage = Coverage::default();
+        network.cut(HostId(0), HostId(1));
+        assert_eq!(network.send(Instant(0), HostId(0), HostId(1), &mut coverage), Arrivals::default());
+        assert!(network.send(Instant(0), HostId(1), HostId(0), &mut coverage).0[0].is_some());
+        network.mend();
+        assert!(network.send(Instant(0), HostId(0), HostId(1), &mut coverage).0[0].is_some());
+    }
+}

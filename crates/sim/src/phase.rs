@@ -1,0 +1,273 @@
+//! The phases of a run: faults and load, then healing, convergence, serving, and the last full check.
+//!
+//! Owns the liveness rules L-1 to L-7 and L-10: after the faults end, a cluster with a connected quorum has a leader
+//! within ten election timeouts, everyone reaches the same index, no joint configuration stays, the voter set can be
+//! changed, leadership can be moved, and every acknowledged write is there.
+
+use quorate_raft::Status;
+
+use crate::clock::Instant;
+use crate::context::Event;
+use crate::coverage::Reached;
+use crate::network::HostId;
+use crate::tier::{Ask, Tier};
+use crate::world::World;
+
+/// L-1, in election timeouts; the restart of processes and the wait of fresh voters come on top.
+const LEADER_WITHIN_TIMEOUTS: u64 = 12;
+/// L-3 and L-4: time for catching up, snapshots and a change in flight.
+const CONVERGED_WITHIN_TIMEOUTS: u64 = 80;
+/// L-5 to L-7: each step of serving.
+const SERVED_WITHIN_TIMEOUTS: u64 = 60;
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Faults and load.
+    Safety,
+    /// Healed at this time; waiting for all to agree.
+    Converge {
+        /// When faults ended.
+        since: Instant,
+        /// A leader was seen.
+        led: bool,
+    },
+    /// Fresh operations must succeed.
+    Serve {
+        /// Which.
+        step: ServeStep,
+        /// Since when.
+        since: Instant,
+        /// Successes of its kind when it began.
+        before: u64,
+    },
+    /// The verdict is in.
+    Done,
+}
+
+/// Operations of the serving phase, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ServeStep {
+    /// A write is acknowledged.
+    Write,
+    /// A consistent read is served.
+    Read,
+    /// The voter set becomes that of all live hosts, at most five.
+    Voters,
+    /// Leadership moves.
+    Transfer,
+    /// A write is acknowledged by what came out of all that.
+    LastWrite,
+    /// All agree again.
+    Settle,
+}
+
+impl<T: Tier> World<T> {
+    /// Looks at the phase, moves it on, and comes back soon.
+    pub(crate) fn poll(&mut self) {
+        let now = self.context.now();
+        match self.phase.clone() {
+            Phase::Safety => self.heal(),
+            Phase::Converge { since, led } => self.converge(since, led),
+            Phase::Serve { step, since, before } => self.serve(step, since, before),
+            Phase::Done => return,
+        }
+        let next = Instant(now.0 + self.context.plan.timeout_us() / 4);
+        self.context.queue.at(next, Event::Poll);
+    }
+
+    fn heal(&mut self) {
+        let now = self.context.now();
+        self.context.trace.record(&[4]);
+        self.context.trace.line(now, || "heal".to_owned());
+        self.context.faulty = false;
+        self.context.network.heal(now);
+        let mut order: Vec<HostId> = (0..self.hosts.len()).map(HostId).collect();
+        self.random.shuffle(&mut order);
+        for host in order {
+            let it = &mut self.hosts[host.0];
+            it.disk_stalled_until = now;
+            it.crash_loop = 0;
+            let node = it.node;
+            // What stays dead counts as lost, so that a quorum of every voter set is left.
+            if self.context.plan.leave_minority_dead && self.random.coin() && self.may_lose(node) {
+                if self.hosts[host.0].process.is_some() {
+                    self.kill(host);
+                }
+                self.hosts[host.0].abandoned = true;
+                self.dead.push(node);
+                continue;
+            }
+            let it = &self.hosts[host.0];
+            if it.paused {
+                let life = it.life;
+                self.context.queue.at(now, Event::Resume { host, life });
+            }
+            self.context.queue.at(now, Event::Start { host });
+        }
+        self.phase = Phase::Converge { since: now, led: false };
+    }
+
+    fn late(&self, since: Instant, timeouts: u64) -> bool {
+        self.context.now().since(since).as_micros() as u64 > self.context.plan.timeout_us() * timeouts + 1_000_000
+    }
+
+    fn converge(&mut self, since: Instant, led: bool) {
+        let leader = self.leader();
+        if !led && leader.is_some() {
+            let waited = self.context.now().since(since).as_micros() as u64;
+            self.leader_after_percent = waited * 100 / self.context.plan.timeout_us();
+            self.phase = Phase::Converge { since, led: true };
+        }
+        assert!(
+            led || leader.is_some() || !self.late(since, LEADER_WITHIN_TIMEOUTS),
+            "L-1: no leader {LEADER_WITHIN_TIMEOUTS} election timeouts after the faults ended\n{}",
+            self.describe()
+        );
+        match self.disagreement() {
+            None => {
+                self.check_all();
+                self.begin(ServeStep::Write);
+            }
+            Some(why) => assert!(
+                !self.late(since, CONVERGED_WITHIN_TIMEOUTS),
+                "L-3/L-4: {CONVERGED_WITHIN_TIMEOUTS} election timeouts after the faults ended, {why}\n{}",
+                self.describe()
+            ),
+        }
+    }
+
+    /// Why the live members do not agree yet.
+    fn disagreement(&self) -> Option<String> {
+        let Some((leader, status)) = self.leader() else { return Some("nobody leads".to_owned()) };
+        if status.membership.is_joint() {
+            return Some(format!("the configuration {:?} is joint", status.membership_index));
+        }
+        let members = self.live_members(&status);
+        for &host in &members {
+            let process = self.hosts[host.0].process.as_ref().expect("live");
+            let other = T::status(process);
+            let agrees = other.last == status.last && other.commit == status.last && other.applied == status.last;
+            if !agrees {
+                return Some(format!(
+                    "host {} is at last {} commit {} applied {}, the leader on host {} at last {}",
+                    host.0, other.last, other.commit, other.applied, leader.0, status.last
+                ));
+            }
+        }
+        (!members.contains(&leader)).then(|| "the leader is no member".to_owned())
+    }
+
+    /// Hosts of voters and learners that run.
+    fn live_members(&self, status: &Status) -> Vec<HostId> {
+        let membership = &status.membership;
+        self.running()
+            .into_iter()
+            .filter(|host| {
+                let node = self.hosts[host.0].node;
+                membership.voters.contains(&node) || membership.learners.contains(&node)
+            })
+            .collect()
+    }
+
+    fn begin(&mut self, step: ServeStep) {
+        let before = self.successes(step);
+        self.context.trace.line(self.context.now(), || format!("serve {step:?}"));
+        self.phase = Phase::Serve { step, since: self.context.now(), before };
+        self.try_step(step);
+    }
+
+    fn successes(&self, step: ServeStep) -> u64 {
+        let coverage = &self.context.coverage;
+        match step {
+            ServeStep::Write | ServeStep::LastWrite => coverage.count(Reached::WriteAcked),
+            ServeStep::Read => coverage.count(Reached::ConsistentRead),
+            ServeStep::Transfer => coverage.count(Reached::Transferred) + coverage.count(Reached::TransferFailed),
+            ServeStep::Voters | ServeStep::Settle => 0,
+        }
+    }
+
+    fn wanted_voters(&self) -> Vec<HostId> {
+        let mut hosts = self.running();
+        hosts.truncate(5);
+        hosts
+    }
+
+    fn try_step(&mut self, step: ServeStep) {
+        let Some((leader, status)) = self.leader() else { return };
+        match step {
+            ServeStep::Write | ServeStep::LastWrite => self.ask(leader, Ask::Write),
+            ServeStep::Read => self.ask(leader, Ask::Read),
+            ServeStep::Transfer => self.ask(leader, Ask::Transfer { to: None }),
+            ServeStep::Voters => {
+                let wanted = self.wanted_voters();
+                self.ask_voters(leader, &status, &wanted);
+            }
+            ServeStep::Settle => {}
+        }
+    }
+
+    fn succeeded(&self, step: ServeStep, before: u64) -> bool {
+        match step {
+            ServeStep::Settle => self.disagreement().is_none(),
+            ServeStep::Voters => {
+                let Some((_, status)) = self.leader() else { return false };
+                let wanted = self.wanted_voters().iter().map(|host| self.hosts[host.0].node).collect();
+                !status.membership.is_joint()
+                    && status.membership.voters == wanted
+                    && status.commit >= status.membership_index
+            }
+            _ => self.successes(step) > before,
+        }
+    }
+
+    fn serve(&mut self, step: ServeStep, since: Instant, before: u64) {
+        if !self.succeeded(step, before) {
+            assert!(
+                !self.late(since, SERVED_WITHIN_TIMEOUTS),
+                "L-5/L-7: no success of {step:?} within {SERVED_WITHIN_TIMEOUTS} election timeouts: {}\n{}",
+                self.disagreement().unwrap_or_else(|| "all agree".to_owned()),
+                self.describe()
+            );
+            self.try_step(step);
+            return;
+        }
+        match step {
+            ServeStep::Write => self.begin(ServeStep::Read),
+            ServeStep::Read => self.begin(ServeStep::Voters),
+            ServeStep::Voters => self.begin(ServeStep::Transfer),
+            ServeStep::Transfer => self.begin(ServeStep::LastWrite),
+            ServeStep::LastWrite => self.begin(ServeStep::Settle),
+            ServeStep::Settle => {
+                self.check_all();
+                self.phase = Phase::Done;
+            }
+        }
+    }
+
+    /// L-10 and the full check, on a quiet cluster.
+    fn check_all(&mut self) {
+        let Some((_, status)) = self.leader() else { return };
+        let members = self.live_members(&status);
+        let nodes: Vec<(&T::Disk, &T::Process)> = members
+            .iter()
+            .map(|host| (&self.hosts[host.0].disk, self.hosts[host.0].process.as_ref().expect("live")))
+            .collect();
+        T::check_durable(&mut self.context, &nodes);
+    }
+
+    /// Every host in one line, for a failure.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = String::new();
+        for (host, it) in self.hosts.iter().enumerate() {
+            match &it.process {
+                None => text.push_str(&format!("host {host} node {}: down\n", it.node)),
+                Some(process) => {
+                    let status = T::status(process);
+                    text.push_str(&format!("host {host} paused={} {status:?}\n", it.paused));
+                }
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,271 @@
+//! The plan of one seed: sizes, limits, rates and the schedule of faults, all drawn before the run starts.
+//!
+//! Swarm style: each seed enables a random subset of the faults with random rates, since a run with every fault on
+//! hides the bugs that need one of them to stay away. The schedule is a list, so that a failing seed can be run again
+//! with parts of it left out.
+
+use std::time::Duration;
+
+use quorate_raft::Config;
+
+use crate::clock::Instant;
+use crate::network::NetworkPlan;
+use crate::random::Random;
+
+/// How disks behave.
+#[derive(Debug, Clone)]
+pub(crate) struct DiskPlan {
+    /// Mean time of a durable write, in microseconds.
+    pub(crate) write_mean_us: u64,
+    /// Chance per million that a write takes a stall.
+    pub(crate) stall: u32,
+    /// Longest stall, in microseconds.
+    pub(crate) stall_us: u64,
+    /// Chance per million that a completion is reported late, after those of later writes.
+    pub(crate) late_report: u32,
+    /// Mean time to apply a batch, in microseconds.
+    pub(crate) apply_mean_us: u64,
+    /// Time between two durable states, in microseconds.
+    pub(crate) checkpoint_us: u64,
+}
+
+/// What clients and administrators do, as mean intervals in microseconds; 0 means never.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadPlan {
+    /// Between writes, all clients together.
+    pub(crate) write_us: u64,
+    /// Between reads.
+    pub(crate) read_us: u64,
+    /// Between changes of the voter set.
+    pub(crate) membership_us: u64,
+    /// Between leadership transfers.
+    pub(crate) transfer_us: u64,
+    /// Applied entries after which a node compacts its log.
+    pub(crate) compact_entries: u64,
+    /// Entries kept behind the applied index.
+    pub(crate) keep_entries: u64,
+    /// Different keys in use.
+    pub(crate) keys: u64,
+}
+
+/// One planned fault.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fault {
+    /// When it strikes.
+    pub(crate) at: Instant,
+    /// What it is.
+    pub(crate) kind: FaultKind,
+    /// Where it draws its targets from.
+    pub(crate) seed: u64,
+}
+
+/// Kinds of planned faults. Losses of messages and kills between effects are rates, not part of the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FaultKind {
+    /// One process dies and comes back.
+    Kill,
+    /// One process dies, and again soon after each of its next starts.
+    CrashLoop,
+    /// All processes die at once.
+    KillAll,
+    /// One process stands still.
+    Pause,
+    /// One host is cut off.
+    Isolate,
+    /// The leader's host is cut off.
+    IsolateLeader,
+    /// The hosts fall into two parts.
+    Split,
+    /// Random links are cut one way.
+    OneWay,
+    /// One pair of hosts loses its link.
+    Partial,
+    /// Each host reaches its neighbours alone.
+    Ring,
+    /// Links are clogged one by one and freed in another order.
+    Swizzle,
+    /// All cuts are mended.
+    Mend,
+    /// One disk stalls.
+    Stall,
+    /// One disk is lost.
+    Wipe,
+    /// One clock jumps forward.
+    ClockJump,
+}
+
+const FAULTS: [(FaultKind, u64); 15] = [
+    (FaultKind::Kill, 10),
+    (FaultKind::CrashLoop, 2),
+    (FaultKind::KillAll, 2),
+    (FaultKind::Pause, 5),
+    (FaultKind::Isolate, 4),
+    (FaultKind::IsolateLeader, 6),
+    (FaultKind::Split, 5),
+    (FaultKind::OneWay, 4),
+    (FaultKind::Partial, 4),
+    (FaultKind::Ring, 2),
+    (FaultKind::Swizzle, 3),
+    (FaultKind::Mend, 10),
+    (FaultKind::Stall, 3),
+    (FaultKind::Wipe, 3),
+    (FaultKind::ClockJump, 2),
+];
+
+/// Everything that is decided before a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The seed itself.
+    pub(crate) seed: u64,
+    /// Machines; each holds at most one process.
+    pub(crate) hosts: usize,
+    /// How many of them are voters at the start.
+    pub(crate) initial_voters: usize,
+    /// Limits and timing of the core.
+    pub(crate) raft: Config,
+    /// The network.
+    pub(crate) network: NetworkPlan,
+    /// The disks.
+    pub(crate) disk: DiskPlan,
+    /// The load.
+    pub(crate) load: LoadPlan,
+    /// Chance per million that an effect is the last its process performs.
+    pub(crate) kill_in_step: u32,
+    /// Largest deviation of a node's clock from true time, in parts per million.
+    pub(crate) clock_ppm: u32,
+    /// Clocks keep the bound that leases rely on. Where they do not, leases and staleness promise nothing.
+    pub(crate) clocks_bounded: bool,
+    /// Faults in the order of their time.
+    pub(crate) faults: Vec<Fault>,
+    /// How long faults go on.
+    pub(crate) safety: Duration,
+    /// After the faults, hosts beyond what a quorum needs may stay dead.
+    pub(crate) leave_minority_dead: bool,
+}
+
+impl Plan {
+    /// Draws the plan of `seed`.
+    pub(crate) fn draw(seed: u64) -> Plan {
+        let mut random = Random::new(seed);
+        let initial_voters = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5]).expect("choices");
+        let hosts = initial_voters + random.between(1, 3) as usize;
+        let raft = draw_raft(&mut random.fork(1));
+        let timeout_us = raft.election_timeout.as_micros() as u64;
+        let safety = Duration::from_secs(random.between(30, 120));
+        let clocks_bounded = !random.chance(150_000);
+        let mut faults = draw_faults(&mut random.fork(5), timeout_us, safety);
+        if clocks_bounded {
+            faults.retain(|fault| fault.kind != FaultKind::ClockJump);
+        }
+        Plan {
+            seed,
+            hosts,
+            initial_voters,
+            network: draw_network(&mut random.fork(2), timeout_us),
+            disk: draw_disk(&mut random.fork(3), timeout_us),
+            load: draw_load(&mut random.fork(4), timeout_us),
+            kill_in_step: *random.pick(&[0, 0, 50, 200, 1_000]).expect("choices"),
+            // The lease's bound is on the difference between two clocks.
+            clock_ppm: match (clocks_bounded, random.coin()) {
+                (true, true) => raft.clock_drift_ppm * 45 / 100,
+                (true, false) => 0,
+                (false, _) => 200_000,
+            },
+            clocks_bounded,
+            faults,
+            safety,
+            leave_minority_dead: random.chance(300_000),
+            raft,
+        }
+    }
+
+    /// The election timeout in microseconds.
+    pub(crate) fn timeout_us(&self) -> u64 {
+        self.raft.election_timeout.as_micros() as u64
+    }
+}
+
+fn draw_raft(random: &mut Random) -> Config {
+    let timeout_ms = random.between(150, 1_000);
+    let heartbeat_ms = timeout_ms / random.between(3, 10);
+    let mut pick = |choices: &[u64]| *random.pick(choices).expect("choices");
+    Config {
+        election_timeout: Duration::from_millis(timeout_ms),
+        heartbeat_interval: Duration::from_millis(heartbeat_ms),
+        clock_drift_ppm: pick(&[500, 10_000, 100_000]) as u32,
+        max_append_bytes: pick(&[64, 300, 4_096, 1 << 20]) as usize,
+        max_append_entries: pick(&[1, 2, 16, 1_024]) as usize,
+        max_inflight_appends: pick(&[1, 2, 8, 256]) as usize,
+        max_inflight_bytes: pick(&[128, 1_024, 1 << 22]) as usize,
+        catch_up_entries: pick(&[0, 1, 5, 100]),
+        log_cache_bytes: pick(&[0, 200, 2_000, 1 << 24]) as usize,
+    }
+}
+
+fn draw_network(random: &mut Random, timeout_us: u64) -> NetworkPlan {
+    let mut rate = |most: u64| if random.coin() { 0 } else { random.below(most) as u32 };
+    let (loss, duplication, reordering, replay) = (rate(300_000), rate(500_000), rate(500_000), rate(20_000));
+    NetworkPlan {
+        delay_min_us: random.between(20, 1_000),
+        delay_mean_us: *random.pick(&[50, 500, 2_000, timeout_us / 50, timeout_us / 10]).expect("choices"),
+        loss: if random.coin() { loss } else { loss / 10 },
+        duplication,
+        reordering,
+        replay,
+    }
+}
+
+fn draw_disk(random: &mut Random, timeout_us: u64) -> DiskPlan {
+    DiskPlan {
+        write_mean_us: *random.pick(&[10, 200, 1_000, 5_000, timeout_us / 20]).expect("choices"),
+        stall: if random.coin() { 0 } else { random.below(5_000) as u32 },
+        stall_us: timeout_us * random.between(1, 4),
+        late_report: if random.coin() { 0 } else { random.below(300_000) as u32 },
+        apply_mean_us: *random.pick(&[10, 100, 2_000, timeout_us / 20]).expect("choices"),
+        checkpoint_us: random.between(50_000, 3_000_000),
+    }
+}
+
+fn draw_load(random: &mut Random, timeout_us: u64) -> LoadPlan {
+    let often = |random: &mut Random, low: u64, high: u64| timeout_us * random.between(low, high);
+    LoadPlan {
+        write_us: *random.pick(&[10_000, 50_000, 100_000, 200_000]).expect("choices"),
+        read_us: *random.pick(&[50_000, 200_000]).expect("choices"),
+        membership_us: if random.chance(250_000) { 0 } else { often(random, 2, 30) },
+        transfer_us: if random.coin() { 0 } else { often(random, 3, 60) },
+        compact_entries: random.between(3, 300),
+        keep_entries: *random.pick(&[0, 1, 10, 100]).expect("choices"),
+        keys: *random.pick(&[1, 3, 10, 50]).expect("choices"),
+    }
+}
+
+fn draw_faults(random: &mut Random, timeout_us: u64, safety: Duration) -> Vec<Fault> {
+    let mut enabled: Vec<FaultKind> = Vec::new();
+    for (kind, weight) in FAULTS {
+        if random.coin() {
+            enabled.extend(std::iter::repeat_n(kind, weight as usize));
+        }
+    }
+    // Cuts that nobody mends make the rest of the run idle.
+    enabled.extend([FaultKind::Mend; 6]);
+    let interval_us = timeout_us * random.between(1, 12);
+    let mut faults = Vec::new();
+    let mut at = Instant(timeout_us * 3);
+    while at < Instant(0) + safety {
+        let kind = *random.pick(&enabled).expect("mending is always enabled");
+        faults.push(Fault { at, kind, seed: random.next() });
+        at = Instant(at.0 + 1 + random.exponential(interval_us));
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plan_is_a_function_of_the_seed() {
+        assert_eq!(format!("{:?}", Plan::draw(5)), format!("{:?}", Plan::draw(5)));
+        assert_ne!(format!("{:?}", Plan::draw(5)), format!("{:?}", Plan::draw(6)));
+    }
+}

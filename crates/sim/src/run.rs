@@ -1,0 +1,82 @@
+//! Running seeds: one with its verdict, or many with a summary.
+//!
+//! A failing run is a panic inside it; here it becomes a [`Failure`] with the command that replays it.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+use crate::core_tier::CoreTier;
+use crate::plan::Plan;
+use crate::world::{Verdict, World};
+
+/// What is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TierChoice {
+    /// The consensus core on a model of a disk.
+    Core,
+}
+
+impl fmt::Display for TierChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TierChoice::Core => "core",
+        })
+    }
+}
+
+/// A seed that broke a promise.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// The tier.
+    pub tier: TierChoice,
+    /// What was broken, and where.
+    pub what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {} failed in the {} tier: {}", self.seed, self.tier, self.what)?;
+        write!(f, "  replay: cargo xtask sim --seed {} --tier {}", self.seed, self.tier)
+    }
+}
+
+thread_local! {
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the text and place of a panic for the thread that catches it, instead of printing it.
+fn keep_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        panic::set_hook(Box::new(|info| {
+            let text = info.payload_as_str().unwrap_or("a panic without text");
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{text}\n  at {place}")));
+        }));
+    });
+}
+
+/// Runs one seed to its verdict.
+///
+/// # Errors
+/// [`Failure`] if a checker or an assertion found a broken promise.
+pub fn run_seed(seed: u64, tier: TierChoice, verbose: bool) -> Result<Verdict, Failure> {
+    keep_panics();
+    let run = AssertUnwindSafe(|| {
+        let plan = Plan::draw(seed);
+        if verbose {
+            eprintln!("{plan:#?}");
+        }
+        match tier {
+            TierChoice::Core => World::<CoreTier>::new(plan, verbose).run(),
+        }
+    });
+    panic::catch_unwind(run).map_err(|_| {
+        let what = LAST_PANIC.with(|last| last.borrow_mut().take()).unwrap_or_else(|| "no text was kept".to_owned());
+        Failure { seed, tier, what }
+    })
+}

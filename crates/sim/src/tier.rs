@@ -1,0 +1,94 @@
+//! What a tier is: the kind of replica that a world runs.
+//!
+//! The world owns hosts, time, the network and the faults; a tier knows how one process is started, fed and killed and
+//! what its disk holds. The core tier drives the consensus core on a model of a disk, the full tier the whole replica
+//! on its real stores.
+
+use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Status, Time, VoterTarget};
+
+use crate::context::Context;
+use crate::plan::Plan;
+
+/// The process was killed between two effects: it performs no more of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Killed;
+
+/// What reaches a process.
+#[derive(Debug, Clone)]
+pub(crate) enum NodeEvent<T: Tier> {
+    /// Its deadline has come.
+    Tick,
+    /// A message from another node.
+    Message(T::Message),
+    /// Something of its own that it was waiting for, such as a completed write.
+    Own(T::Event),
+    /// A client or an administrator wants something.
+    Ask(Ask),
+}
+
+/// What a client or an administrator wants of a node. The tier draws the details.
+#[derive(Debug, Clone)]
+pub(crate) enum Ask {
+    /// Some write.
+    Write,
+    /// Some read.
+    Read,
+    /// The voter set shall be this.
+    SetVoters {
+        /// The voters.
+        target: Vec<VoterTarget>,
+        /// Index of the configuration that the caller saw, if it cares.
+        expected: Option<LogIndex>,
+    },
+    /// Leadership shall move.
+    Transfer {
+        /// Where to; the best voter if none is named.
+        to: Option<NodeId>,
+    },
+}
+
+/// One kind of replica.
+pub(crate) trait Tier: Sized {
+    /// What survives the process.
+    type Disk;
+    /// What dies with it.
+    type Process;
+    /// What a process waits for.
+    type Event: Clone;
+    /// What nodes send to each other.
+    type Message: Clone;
+    /// Clients' memory, which no fault touches.
+    type Clients;
+
+    /// Clients at the start of a run.
+    fn clients(plan: &Plan) -> Self::Clients;
+    /// The id that an incarnation gets when it is admitted.
+    fn node_id(incarnation: Incarnation) -> NodeId;
+    /// An empty disk; with a membership, one that has accepted it as its bootstrap configuration.
+    fn disk(
+        context: &mut Context<Self>,
+        node: NodeId,
+        incarnation: Incarnation,
+        bootstrap: Option<&Membership>,
+    ) -> Self::Disk;
+    /// Starts a process on `disk`; none if it was killed while starting.
+    fn start(context: &mut Context<Self>, disk: &mut Self::Disk) -> Option<Self::Process>;
+    /// Feeds one event to the process.
+    ///
+    /// # Errors
+    /// [`Killed`] if a kill struck between two effects.
+    fn handle(
+        context: &mut Context<Self>,
+        disk: &mut Self::Disk,
+        process: &mut Self::Process,
+        event: NodeEvent<Self>,
+    ) -> Result<(), Killed>;
+    /// The process dies, and with it what its disk has not made durable.
+    fn crash(context: &mut Context<Self>, disk: &mut Self::Disk, process: Option<Self::Process>);
+    /// When the process wants its next tick, on its own clock.
+    fn deadline(process: &Self::Process) -> Time;
+    /// Status of the consensus core.
+    fn status(process: &Self::Process) -> Status;
+    /// Checks a healed and quiet world: everything acknowledged is there, on every one of `nodes`.
+    fn check_durable(context: &mut Context<Self>, nodes: &[(&Self::Disk, &Self::Process)]);
+}
