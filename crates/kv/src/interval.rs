@@ -13,6 +13,9 @@ pub(crate) enum Interval<'a> {
     From(&'a [u8]),
 }
 
+/// First and last place of a search in a sorted map.
+pub(crate) type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 impl<'a> Interval<'a> {
     /// An empty `range_end` means one key, `"\0"` no end.
     pub(crate) fn new(key: &'a [u8], range_end: &'a [u8]) -> Interval<'a> {
@@ -33,7 +36,7 @@ impl<'a> Interval<'a> {
     }
 
     /// Bounds for a search in a sorted map, starting after `after` if that is given; `None` if no key can be inside.
-    pub(crate) fn bounds(self, after: Option<&'a [u8]>) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+    pub(crate) fn bounds(self, after: Option<&'a [u8]>) -> Option<Bounds<'a>> {
         let (first, end) = match self {
             Interval::One(key) => (key, Bound::Included(key)),
             Interval::Between(key, end) => (key, Bound::Excluded(end)),

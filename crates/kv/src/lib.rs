@@ -42,4 +42,4 @@ pub use responses::{
 };
 pub use revision::{RecordKey, Revision};
 pub use stream::{ChunkPlan, ChunkSize, RangeStream, StreamEnd};
-pub use validate::{Limits, validate, validate_range, validate_stream, validate_txn};
+pub use validate::{Limits, MAX_TXN_DEPTH, validate, validate_range, validate_stream, validate_txn};

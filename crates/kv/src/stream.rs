@@ -132,7 +132,7 @@ impl RangeStream {
             records.len() < max_keys
         });
         self.position = walked.into();
-        let end = (self.position == Position::End).then(|| StreamEnd {
+        let end = (self.position == Position::End).then_some(StreamEnd {
             revision: self.current,
             more: !self.request.count_only && self.count > limit,
             count: self.count,

@@ -8,23 +8,26 @@ use crate::error::KvError;
 use crate::interval::Interval;
 use crate::requests::{Command, PutRequest, RangeRequest, RequestOp, SortOrder, SortTarget, TxnRequest};
 
+/// Most transactions within each other, the outermost counted. Part of the log's format: an entry past it is refused when it is applied.
+pub const MAX_TXN_DEPTH: usize = 24;
+
 /// Bounds of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Most compares, and most operations in either branch. A nested transaction has what its parent leaves of it.
     pub max_txn_ops: usize,
-    /// Most transactions within each other, the outermost counted.
+    /// Most transactions within each other, the outermost counted; [`MAX_TXN_DEPTH`] at most.
     pub max_txn_depth: usize,
 }
 
 impl Limits {
     /// What every node can apply, whatever it lets its clients propose: part of the log's format, because it decides outcomes.
-    pub(crate) const APPLICABLE: Limits = Limits { max_txn_ops: usize::MAX, max_txn_depth: 32 };
+    pub(crate) const APPLICABLE: Limits = Limits { max_txn_ops: usize::MAX, max_txn_depth: MAX_TXN_DEPTH };
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_txn_ops: 128, max_txn_depth: Self::APPLICABLE.max_txn_depth }
+        Limits { max_txn_ops: 128, max_txn_depth: MAX_TXN_DEPTH }
     }
 }
 
@@ -49,13 +52,18 @@ pub fn validate_range(range: &RangeRequest) -> Result<(), KvError> {
     key_is_given(&range.key)
 }
 
-/// Checks a streamed range: it comes in key order and unfiltered.
+/// Checks a streamed range: it comes in key order, whatever target is named without an order, and unfiltered.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn validate_stream(range: &RangeRequest) -> Result<(), KvError> {
     validate_range(range)?;
-    if range.sort_order != SortOrder::None || range.sort_target != SortTarget::Key {
+    let in_key_order = match range.sort_order {
+        SortOrder::None => true,
+        SortOrder::Ascend => range.sort_target == SortTarget::Key,
+        SortOrder::Descend => false,
+    };
+    if !in_key_order {
         return Err(KvError::StreamSorted);
     }
     let bounds = [range.min_mod_revision, range.max_mod_revision, range.min_create_revision, range.max_create_revision];
