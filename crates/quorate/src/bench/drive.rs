@@ -38,11 +38,12 @@ pub(super) fn drive(plan: &Plan) -> Result<Report, BenchError> {
     let (connected, connections) = mpsc::channel();
     let (recorder, recordings) = mpsc::channel();
     let mut starters = Vec::new();
+    let mut threads = Vec::new();
     for thread in 0..plan.threads {
         let (start, started) = mpsc::channel::<Instant>();
         let (shared, connected, recorder) = (Arc::clone(&shared), connected.clone(), recorder.clone());
         starters.push(start);
-        std::thread::spawn(move || {
+        threads.push(std::thread::spawn(move || {
             let runtime = single_threaded();
             let mine = runtime.block_on(connect(&shared.plan, thread));
             let (mine, outcome) = match mine {
@@ -56,7 +57,7 @@ pub(super) fn drive(plan: &Plan) -> Result<Report, BenchError> {
             if let Ok(start) = started.recv() {
                 let _ = recorder.send(runtime.block_on(load(&shared, thread, mine, start)));
             }
-        });
+        }));
     }
     drop((connected, recorder));
     for outcome in connections.iter().take(plan.threads) {
@@ -68,6 +69,9 @@ pub(super) fn drive(plan: &Plan) -> Result<Report, BenchError> {
     }
     let recorded = collect(&shared, &recordings, start);
     let elapsed = start.elapsed();
+    for thread in threads {
+        thread.join().expect("a load thread panicked");
+    }
     let after = read_revision(plan)?;
     Ok(Report::new(plan, recorded, elapsed, Revisions { before, after }))
 }

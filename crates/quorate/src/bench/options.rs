@@ -18,7 +18,7 @@ const KEY_SIZE_MIN: usize = 8;
 
 /// Measures a server that speaks the etcd v3 API.
 #[derive(Debug, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     #[command(subcommand)]
     workload: WorkloadArgs,
 }

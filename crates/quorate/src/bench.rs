@@ -14,13 +14,12 @@ mod sample;
 mod transport;
 mod workload;
 
-pub use options::BenchArgs;
-
+pub(crate) use self::options::BenchArgs;
 use self::report::Report;
 
 /// Why a benchmark gave no result, or a result that must not be trusted.
 #[derive(Debug, thiserror::Error)]
-pub enum BenchError {
+pub(crate) enum BenchError {
     /// The flags contradict each other.
     #[error("{0}")]
     Arguments(String),
@@ -65,7 +64,7 @@ pub enum BenchError {
 ///
 /// # Panics
 /// If a load thread panicked.
-pub async fn run(args: BenchArgs) -> Result<(), BenchError> {
+pub(crate) async fn run(args: BenchArgs) -> Result<(), BenchError> {
     let plan = args.into_plan()?;
     let output = plan.output;
     let check = plan.check_revision;
