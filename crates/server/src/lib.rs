@@ -7,3 +7,5 @@ mod counted_stream;
 mod dispatch;
 pub mod listen;
 pub mod metrics;
+mod peer;
+pub mod runtime;

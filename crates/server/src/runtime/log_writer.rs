@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use quorate_node::AppliedState;
 use quorate_raft::{LogIndex, SnapshotMeta, WriteSeq};
 use quorate_store::{LogStats, LogStore, LogWrite, NodeMark, WriteError};
 
@@ -27,7 +28,7 @@ pub(crate) enum LogJob {
     Write { seq: WriteSeq, write: LogWrite },
     /// Start anew at an image. Waits until the state writer has switched to it, so that the log is never ahead of the state;
     /// a closed channel means that the state writer failed.
-    Reset { seq: WriteSeq, meta: SnapshotMeta, installed: mpsc::Receiver<()> },
+    Reset { seq: WriteSeq, meta: SnapshotMeta, installed: mpsc::Receiver<AppliedState> },
     /// Remove a prefix, when nothing else is to do.
     TruncatePrefix { up_to: LogIndex },
     /// Record a verdict on this node.
@@ -36,8 +37,10 @@ pub(crate) enum LogJob {
 
 /// What the log writer reports.
 pub(crate) trait LogReports: Send + 'static {
-    /// Everything up to and including `seq` is durable.
-    fn log_written(&self, seq: WriteSeq);
+    /// These writes are durable.
+    fn log_written(&self, seqs: &[WriteSeq]);
+    /// State and log are those of an image.
+    fn snapshot_installed(&self, seq: WriteSeq, state: AppliedState);
     /// The disk has, or has no longer, room for the log.
     fn log_full(&self, full: bool);
     /// Figures after a batch.
@@ -53,7 +56,7 @@ pub(crate) fn run<R: LogReports>(
     reports: &R,
     metrics: &Arc<Metrics>,
 ) -> LogStore {
-    let mut writer = Writer { reports, jobs, metrics, truncate_to: None, batch: Vec::new() };
+    let mut writer = Writer { reports, jobs, metrics, truncate_to: None, batch: Vec::new(), seqs: Vec::new() };
     let mut taken = Vec::new();
     loop {
         // With a prefix left to remove, only look; without, wait for work.
@@ -81,29 +84,28 @@ struct Writer<'a, R> {
     metrics: &'a Arc<Metrics>,
     truncate_to: Option<LogIndex>,
     batch: Vec<LogWrite>,
+    /// Numbers of the writes in `batch`.
+    seqs: Vec<WriteSeq>,
 }
 
 impl<R: LogReports> Writer<'_, R> {
     /// Carries out everything taken; `false` after a failure.
     fn carry_out(&mut self, store: &mut LogStore, taken: &mut Vec<LogJob>) -> bool {
-        let mut last = None;
         for job in taken.drain(..) {
             if let LogJob::Write { seq, write } = job {
-                last = Some(seq);
+                self.seqs.push(seq);
                 self.batch.push(write);
                 continue;
             }
-            if !self.write_batch(store, last.take()) {
+            if !self.write_batch(store) {
                 return false;
             }
             let done = match job {
                 LogJob::Write { .. } => unreachable!("writes are batched above"),
                 LogJob::Reset { seq, meta, installed } => {
-                    if installed.recv().is_err() {
-                        return false;
-                    }
+                    let Ok(state) = installed.recv() else { return false };
                     self.truncate_to = None;
-                    store.reset_to(&meta).map(|()| self.reports.log_written(seq))
+                    store.reset_to(&meta).map(|()| self.reports.snapshot_installed(seq, state))
                 }
                 LogJob::TruncatePrefix { up_to } => {
                     self.truncate_to = self.truncate_to.max(Some(up_to));
@@ -116,11 +118,13 @@ impl<R: LogReports> Writer<'_, R> {
                 return false;
             }
         }
-        self.write_batch(store, last)
+        self.write_batch(store)
     }
 
-    fn write_batch(&mut self, store: &mut LogStore, last: Option<WriteSeq>) -> bool {
-        let Some(last) = last else { return true };
+    fn write_batch(&mut self, store: &mut LogStore) -> bool {
+        if self.seqs.is_empty() {
+            return true;
+        }
         let begun = Instant::now();
         let mut full = false;
         loop {
@@ -147,7 +151,8 @@ impl<R: LogReports> Writer<'_, R> {
             tracing::info!("log: there is room again");
             self.reports.log_full(false);
         }
-        self.reports.log_written(last);
+        self.reports.log_written(&self.seqs);
+        self.seqs.clear();
         let storage = &self.metrics.storage;
         storage.log_sync_seconds.observe(begun.elapsed().as_secs_f64());
         let (entries, bytes) = self.batch.iter().flat_map(|write| &write.entries).fold((0_u64, 0), |(count, bytes), entry| {

@@ -57,6 +57,24 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
+    /// Queues all items in their order and leaves `items` empty; a closed mailbox swallows them.
+    pub(crate) fn send_all(&self, items: &mut Vec<T>) {
+        if items.is_empty() {
+            return;
+        }
+        let mut inner = self.lock();
+        if inner.closed {
+            items.clear();
+            return;
+        }
+        inner.items.append(items);
+        let wake = std::mem::take(&mut inner.asleep);
+        drop(inner);
+        if wake {
+            self.arrived.notify_one();
+        }
+    }
+
     /// Items queued and not yet taken.
     pub(crate) fn len(&self) -> usize {
         self.lock().items.len()

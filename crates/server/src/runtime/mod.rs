@@ -18,12 +18,23 @@
 mod admin;
 mod clock;
 mod config;
+mod core;
+mod engine;
+mod images;
+mod lifecycle;
 mod log_writer;
 mod mailbox;
+mod node_thread;
+mod pending;
+mod published;
+mod replica;
+mod state_writer;
 mod status;
+mod voters;
 
 pub use admin::{
     InitError, ResetError, SetVotersError, SnapshotInfo, StartError, VoterPhase, VoterProgress, VoterSpec,
 };
 pub use config::ReplicaConfig;
+pub use replica::Replica;
 pub use status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, StatusChange};

@@ -1,0 +1,293 @@
+//! A running node: its three threads, and what they tell each other and the world.
+//!
+//! Made when a node has an identity, ended when it stops, fails or is reset. Owns the stores while it runs.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use quorate_node::{AppliedState, AppliedSummary, Effect, Input, Node, NodeConfig, Restored};
+use quorate_raft::{LogIndex, Membership, NodeId, WriteSeq};
+use quorate_store::{LogReader, LogStats, LogStore, NodeMark, StateStore, StateView};
+use quorate_wire::peer::NodeState;
+use quorate_wire::{Identity, PeerMessage};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::clock::Jitter;
+use super::core::Core;
+use super::images;
+use super::log_writer::{self, LogJob, LogReports};
+use super::mailbox::Mailbox;
+use super::node_thread::{Event, NodeThread, Outside};
+use super::published::{Published, Seen};
+use super::state_writer::{self, StateJob, StateReports};
+
+/// Time a stop allows beyond two election timeouts before it ends the node without a farewell.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// See the module documentation.
+pub(crate) struct Engine {
+    pub(crate) identity: Identity,
+    pub(crate) events: Arc<Mailbox<Event>>,
+    pub(crate) state_jobs: Arc<Mailbox<StateJob>>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) view: StateView,
+    pub(crate) log_reader: LogReader,
+    /// The configuration in force, committed or not.
+    pub(crate) membership: RwLock<Arc<Membership>>,
+    /// One image is received at a time.
+    pub(crate) receiving: Arc<Semaphore>,
+    pub(crate) log_stats: Mutex<LogStats>,
+    /// State quota or disk full, as last told to the node.
+    pub(crate) no_space: AtomicBool,
+    log_jobs: Arc<Mailbox<LogJob>>,
+    threads: Mutex<Option<Threads>>,
+    stop_timeout: Duration,
+}
+
+struct Threads {
+    node: JoinHandle<()>,
+    log: JoinHandle<LogStore>,
+    state: JoinHandle<Option<StateStore>>,
+}
+
+/// The files and the memory an engine starts from.
+pub(crate) struct Opened {
+    pub(crate) log: LogStore,
+    pub(crate) state: StateStore,
+    pub(crate) restored: Restored,
+}
+
+impl Engine {
+    /// Starts the threads of a node.
+    ///
+    /// # Errors
+    /// The operating system refuses a thread or randomness.
+    pub(crate) fn start(
+        core: &Arc<Core>,
+        config: NodeConfig,
+        identity: Identity,
+        opened: Opened,
+    ) -> std::io::Result<Arc<Engine>> {
+        let mut jitter = Jitter::new()?;
+        let clock = core.clock;
+        let election_timeout = config.raft.election_timeout;
+        let first_jitter = jitter.draw(election_timeout);
+        let Opened { log, state, restored } = opened;
+        let now = clock.now();
+        let node = Node::new(config, identity, restored, now, first_jitter);
+        let status = node.status(now);
+        let membership = Arc::clone(&status.raft.membership);
+        let published = Arc::new(Published::new(Seen { status, at: now }));
+        let engine = Arc::new(Engine {
+            identity,
+            events: Arc::new(Mailbox::new()),
+            state_jobs: Arc::new(Mailbox::new()),
+            published: Arc::clone(&published),
+            view: state.view(),
+            log_reader: log.reader(),
+            membership: RwLock::new(membership),
+            receiving: Arc::new(Semaphore::new(1)),
+            log_stats: Mutex::new(log.stats()),
+            no_space: AtomicBool::new(false),
+            log_jobs: Arc::new(Mailbox::new()),
+            threads: Mutex::new(None),
+            stop_timeout: 2 * election_timeout + STOP_GRACE,
+        });
+        let outside = || Reports { core: Arc::clone(core), engine: Arc::clone(&engine) };
+        let node_thread = NodeThread {
+            node,
+            clock,
+            jitter,
+            election_timeout,
+            events: Arc::clone(&engine.events),
+            log: Arc::clone(&engine.log_jobs),
+            state: Arc::clone(&engine.state_jobs),
+            published,
+            outside: outside(),
+            metrics: Arc::clone(&core.metrics),
+        };
+        let (log_reports, state_reports) = (outside(), outside());
+        let (log_metrics, state_metrics) = (Arc::clone(&core.metrics), Arc::clone(&core.metrics));
+        let (log_jobs, state_jobs) = (Arc::clone(&engine.log_jobs), Arc::clone(&engine.state_jobs));
+        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let threads = Threads {
+            log: named("log-writer").spawn(move || log_writer::run(log, &log_jobs, &log_reports, &log_metrics))?,
+            state: named("state-writer")
+                .spawn(move || state_writer::run(state, &state_jobs, &state_reports, &state_metrics))?,
+            node: named("node").spawn(move || node_thread.run())?,
+        };
+        *engine.threads.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
+        core.connect(&engine);
+        Ok(engine)
+    }
+
+    /// The configuration in force.
+    pub(crate) fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.membership.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Queues an input for the node; a node that has ended takes none.
+    pub(crate) fn tell(&self, input: Input) {
+        let _ = self.events.send(Event::Input(input));
+    }
+
+    /// Makes a verdict on this node durable and shows it.
+    pub(crate) fn bar(&self, core: &Core, state: NodeState, reason: String) {
+        tracing::warn!(?state, "{reason}");
+        let mark = match state {
+            NodeState::Removed => NodeMark::Removed,
+            NodeState::Fenced => NodeMark::Fenced { reason: reason.clone() },
+            _ => NodeMark::Damaged { reason: reason.clone() },
+        };
+        // A closed log writer means that the node ends; the cluster says it again after its next start.
+        let _ = self.log_jobs.send(LogJob::Mark(mark));
+        core.bar(state, reason);
+    }
+
+    /// Ends the threads and closes the state file. With `farewell` leadership is handed over and pending requests are
+    /// answered first, and the state is made durable; without, the files are left as a crash would.
+    pub(crate) async fn end(&self, farewell: bool) {
+        if farewell {
+            let (done, stopped) = oneshot::channel();
+            if self.events.send(Event::Stop { done }).is_ok()
+                && tokio::time::timeout(self.stop_timeout, stopped).await.is_err()
+            {
+                tracing::warn!("leadership could not be handed over in time: stopping without");
+            }
+        }
+        self.halt();
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(threads) = threads else { return };
+        let log_jobs = Arc::clone(&self.log_jobs);
+        let state_jobs = Arc::clone(&self.state_jobs);
+        let joined = tokio::task::spawn_blocking(move || {
+            let node = threads.node.join();
+            // Jobs the node queued last are still carried out.
+            log_jobs.close();
+            state_jobs.close();
+            let log = threads.log.join();
+            let state = threads.state.join();
+            if let Ok(Some(state)) = state
+                && farewell
+                && let Err(error) = state.close()
+            {
+                tracing::warn!("the state was not made durable, the log has it: {error}");
+            }
+            node.is_ok() && log.is_ok()
+        });
+        if !joined.await.unwrap_or(false) {
+            tracing::error!("a thread of the node panicked");
+        }
+    }
+
+    /// Ends all threads without waiting for them.
+    pub(crate) fn abandon(&self) {
+        self.halt();
+        self.log_jobs.close();
+        self.state_jobs.close();
+    }
+
+    /// Ends the node thread at once; the writers end when [`Engine::end`] joins them.
+    pub(crate) fn halt(&self) {
+        let _ = self.events.send(Event::Halt);
+        self.events.close();
+    }
+}
+
+/// What the threads report, and what the node thread needs of the world.
+struct Reports {
+    core: Arc<Core>,
+    engine: Arc<Engine>,
+}
+
+impl LogReports for Reports {
+    fn log_written(&self, seqs: &[WriteSeq]) {
+        let mut events = seqs.iter().map(|seq| Event::Input(Input::LogWritten { seq: *seq })).collect();
+        self.engine.events.send_all(&mut events);
+    }
+
+    fn snapshot_installed(&self, seq: WriteSeq, state: AppliedState) {
+        self.engine.tell(Input::SnapshotInstalled { seq, state });
+    }
+
+    fn log_full(&self, full: bool) {
+        self.engine.published.set_log_full(full);
+        self.core.tell_space(&self.engine, full);
+    }
+
+    fn log_stats(&self, stats: LogStats) {
+        *self.engine.log_stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    }
+
+    fn log_failed(&self, error: String) {
+        self.core.node_failed(&self.engine, error);
+    }
+}
+
+impl StateReports for Reports {
+    fn applied(&self, summary: AppliedSummary) {
+        self.engine.tell(Input::Applied(summary));
+    }
+
+    fn checkpoint_done(&self, durable_applied: LogIndex) {
+        self.engine.tell(Input::CheckpointDone { durable_applied });
+    }
+
+    fn look_at_space(&self, store: &StateStore) {
+        self.core.look_at_space(&self.engine, store);
+    }
+
+    fn state_failed(&self, error: String) {
+        self.core.node_failed(&self.engine, error);
+    }
+}
+
+impl Outside for Reports {
+    fn send(&self, to: NodeId, messages: Vec<PeerMessage>) {
+        self.core.send(to, messages);
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::ReadEntries { to, from, max_bytes } => {
+                let engine = Arc::clone(&self.engine);
+                let core = Arc::clone(&self.core);
+                self.core.runtime.spawn_blocking(move || match engine.log_reader.entries(from, max_bytes) {
+                    Ok(entries) => engine.tell(Input::EntriesRead { to, from, entries }),
+                    Err(error) => core.node_failed(&engine, error.to_string()),
+                });
+            }
+            Effect::SendSnapshot { to, term } => {
+                let sending = images::send(Arc::clone(&self.core), Arc::clone(&self.engine), to, term);
+                self.core.runtime.spawn(sending);
+            }
+            Effect::MembershipChanged { index, membership, committed } => {
+                tracing::info!(index = index.0, committed, voters = membership.voters.len(), "configuration");
+                *self.engine.membership.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&membership);
+                if committed {
+                    let phase = if membership.is_joint() {
+                        "joint"
+                    } else if membership.target.is_some() {
+                        "learners"
+                    } else {
+                        "simple"
+                    };
+                    self.core.metrics.raft.membership_changes_total.with_label_values(&[phase]).inc();
+                    self.core.configuration_committed(&membership);
+                }
+                self.core.connect(&self.engine);
+            }
+            Effect::RoleChanged { role, term, leader } => {
+                tracing::info!(?role, term = term.0, leader = leader.map(|id| id.0), "role");
+            }
+            Effect::StateChanged { state, reason } => self.engine.bar(&self.core, state, reason),
+            other => unreachable!("the node thread carries out {other:?} itself"),
+        }
+    }
+
+    fn status_changed(&self, seen: &Seen) {
+        self.core.status_changed(&self.engine, seen);
+    }
+}

@@ -1,0 +1,116 @@
+//! Images of the state on their way out and in.
+//!
+//! Reading, writing and verifying an image block, so they run on tokio's blocking threads, a few chunks ahead of the network.
+//!
+//! Invariant: the image a node installs was verified whole before consensus heard of it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use quorate_node::Input;
+use quorate_raft::{LogIndex, NodeId, SnapshotMeta, Term};
+use quorate_store::{SnapshotSink, SnapshotSource};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::core::Core;
+use super::engine::Engine;
+use super::state_writer::StateJob;
+use crate::peer::{Host as _, ImageSink, Peer, send_snapshot};
+
+/// Chunks read ahead of the network.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Reads `source` on a blocking thread.
+pub(crate) fn chunks(source: SnapshotSource) -> mpsc::Receiver<Result<Bytes, String>> {
+    let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        for chunk in source {
+            let failed = chunk.is_err();
+            let chunk = chunk.map_err(|error| error.to_string());
+            // Nobody listens any more: the connection broke or the caller went away.
+            if chunks.blocking_send(chunk).is_err() || failed {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Asks the state writer for an image.
+pub(crate) async fn open_source(engine: &Engine) -> Result<SnapshotSource, String> {
+    let (reply, source) = oneshot::channel();
+    engine.state_jobs.send(StateJob::OpenSource { reply }).map_err(|_| "the node stops")?;
+    source.await.map_err(|_| "the node stops")?
+}
+
+/// Sends an image to `to` and tells the node how that ended.
+pub(crate) async fn send(core: Arc<Core>, engine: Arc<Engine>, to: NodeId, term: Term) {
+    let begun = Instant::now();
+    let raft = &core.metrics.raft;
+    let result = try_send(&core, &engine, to, term).await;
+    match &result {
+        Ok(index) => {
+            tracing::info!(peer = %to, index = index.0, "snapshot sent in {:?}", begun.elapsed());
+            raft.snapshots_sent_total.with_label_values(&["done"]).inc();
+            raft.snapshot_send_seconds.observe(begun.elapsed().as_secs_f64());
+        }
+        Err(text) => {
+            tracing::warn!(peer = %to, "snapshot not sent: {text}");
+            raft.snapshots_sent_total.with_label_values(&["failed"]).inc();
+        }
+    }
+    engine.tell(Input::SnapshotSent { to, result: result.map_err(|_| ()) });
+}
+
+async fn try_send(core: &Arc<Core>, engine: &Engine, to: NodeId, term: Term) -> Result<LogIndex, String> {
+    let member = engine.membership().members.get(&to).cloned().ok_or("it is no member any more")?;
+    let peer = Peer { id: to, incarnation: member.incarnation };
+    let hello = core.hello(peer).ok_or("this node belongs to no cluster")?;
+    let source = open_source(engine).await?;
+    let sent = core.metrics.raft.snapshot_bytes_total.with_label_values(&["sent"]);
+    let sending = send_snapshot(core.dialer, &member.peer_address, &hello, term, chunks(source), sent);
+    sending.await.map_err(|error| error.to_string())
+}
+
+/// An image on its way in.
+pub(crate) struct Receiving {
+    engine: Arc<Engine>,
+    from: NodeId,
+    term: Term,
+    /// Taken while a blocking thread writes.
+    sink: Option<SnapshotSink>,
+    _only_one: OwnedSemaphorePermit,
+}
+
+/// Begins to receive an image.
+pub(crate) async fn receive(engine: Arc<Engine>, from: NodeId, term: Term) -> Result<Receiving, String> {
+    let only_one =
+        Arc::clone(&engine.receiving).try_acquire_owned().map_err(|_| "another snapshot is being received")?;
+    let (reply, sink) = oneshot::channel();
+    engine.state_jobs.send(StateJob::OpenSink { reply }).map_err(|_| "the node stops")?;
+    let sink = sink.await.map_err(|_| "the node stops")??;
+    Ok(Receiving { engine, from, term, sink: Some(sink), _only_one: only_one })
+}
+
+#[tonic::async_trait]
+impl ImageSink for Receiving {
+    async fn write(&mut self, data: Bytes) -> Result<(), String> {
+        let mut sink = self.sink.take().ok_or("the snapshot was given up")?;
+        let writing = tokio::task::spawn_blocking(move || sink.write(data).map(|()| sink));
+        self.sink = Some(writing.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<LogIndex, String> {
+        let sink = self.sink.take().ok_or("the snapshot was given up")?;
+        let verifying = tokio::task::spawn_blocking(move || sink.finish());
+        let image = verifying.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let meta: SnapshotMeta = image.meta().clone();
+        let index = meta.index;
+        tracing::info!(peer = %self.from, index = index.0, "snapshot received");
+        self.engine.state_jobs.send(StateJob::Keep { image }).map_err(|_| "the node stops")?;
+        self.engine.tell(Input::SnapshotReceived { from: self.from, term: self.term, meta });
+        Ok(index)
+    }
+}

@@ -1,0 +1,340 @@
+//! The handle of one node: what the APIs call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_kv::{Command, Outcome};
+use quorate_node::{
+    AdminOperation, Answer, ClientOp, Consistency, NodeError, ReadGrant, ReadOptions,
+};
+use quorate_raft::{Incarnation, LogIndex, Member, NodeId, Term};
+use quorate_store::{LogStats, StateView};
+use quorate_wire::peer::PeerIdentity;
+use quorate_wire::{Bootstrap, FORMAT_VERSION};
+use tokio::sync::{mpsc, watch};
+
+use super::admin::{InitError, ResetError, SetVotersError, SnapshotInfo, StartError, VoterProgress, VoterSpec};
+use super::config::ReplicaConfig;
+use super::core::Core;
+use super::engine::Engine;
+use super::node_thread::ask;
+use super::status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, StatusChange};
+use super::{images, lifecycle, voters};
+use crate::peer::{Host as _, IdentifyError, identify};
+
+/// How long a transfer's caller waits to learn who leads now, beyond the transfer itself.
+const NEW_LEADER_WAIT: Duration = Duration::from_secs(5);
+
+/// Handle of one running node. Clones share the node; it ends with [`Replica::stop`], [`Replica::halt`] or the last clone.
+#[derive(Clone)]
+pub struct Replica {
+    core: Arc<Core>,
+    _last: Arc<HaltOnDrop>,
+}
+
+/// Ends the node when the last handle goes.
+struct HaltOnDrop(Arc<Core>);
+
+impl Drop for HaltOnDrop {
+    fn drop(&mut self) {
+        lifecycle::abandon(&self.0);
+    }
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").field("settings", &self.core.settings).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// Opens the data folder, listens on the peer port and, if the node belongs to a cluster, runs it.
+    ///
+    /// Damaged files are no error: the node stays up and says so in [`Replica::status`].
+    ///
+    /// # Errors
+    /// [`StartError`]: the folder cannot be used at all, or the system refuses what a node needs.
+    pub async fn start(config: ReplicaConfig) -> Result<Replica, StartError> {
+        let core = lifecycle::start(config).await?;
+        Ok(Replica { _last: Arc::new(HaltOnDrop(Arc::clone(&core))), core })
+    }
+
+    /// Replicates and applies `command`, from whichever node this is. The caller has validated it.
+    ///
+    /// # Errors
+    /// [`NodeError`] says what the client may assume. A request that the state machine refused is an [`Outcome`].
+    pub async fn write(&self, command: Command) -> Result<Outcome, NodeError> {
+        let engine = self.engine()?;
+        let begun = std::time::Instant::now();
+        let answer = ask(&engine.events, ClientOp::Write { command }).await;
+        let requests = &self.core.metrics.requests;
+        match answer {
+            Ok(Answer::Written(outcome)) => {
+                requests.writes_total.inc();
+                self.core.metrics.raft.write_seconds.observe(begun.elapsed().as_secs_f64());
+                Ok(outcome)
+            }
+            Ok(other) => {
+                requests.writes_failed_total.inc();
+                Err(refused(other))
+            }
+            Err(error) => {
+                requests.writes_failed_total.inc();
+                Err(error)
+            }
+        }
+    }
+
+    /// Permission to read [`Replica::view`] now. Check [`Replica::read_still_valid`] after the read; if it is not, ask
+    /// again as `Consistent`.
+    ///
+    /// # Errors
+    /// [`NodeError`]; nothing was read.
+    pub async fn read(&self, options: ReadOptions) -> Result<ReadGrant, NodeError> {
+        let engine = self.engine()?;
+        if let Some(grant) = self.leased_read(&engine, options) {
+            return Ok(grant);
+        }
+        match ask(&engine.events, ClientOp::Read(options)).await? {
+            Answer::ReadAt(grant) => Ok(grant),
+            other => Err(refused(other)),
+        }
+    }
+
+    /// A read that needs no word from the node thread: it published a lease that holds, and everything it had committed by
+    /// then is applied. Whatever was acknowledged before this call is among that.
+    fn leased_read(&self, engine: &Engine, options: ReadOptions) -> Option<ReadGrant> {
+        if options.consistency != Consistency::Default || options.min_revision.is_some() {
+            return None;
+        }
+        let lease = engine.published.lease()?;
+        let fence = quorate_node::LeaseFence { term: lease.term };
+        if !fence.holds(Some(lease), self.core.clock.now()) {
+            return None;
+        }
+        let commit = engine.published.commit();
+        let applied = engine.view.applied();
+        (applied >= commit).then_some(ReadGrant {
+            index: applied,
+            effective: Consistency::Default,
+            known_leader: true,
+            staleness: Some(Duration::ZERO),
+            lag_entries: 0,
+            fence: Some(fence),
+        })
+    }
+
+    /// Whether what was read under `grant` is still what the grant promised.
+    pub fn read_still_valid(&self, grant: &ReadGrant) -> bool {
+        let Some(fence) = grant.fence else { return true };
+        let lease = self.core.engine().and_then(|engine| engine.published.lease());
+        fence.holds(lease, self.core.clock.now())
+    }
+
+    /// The applied state; `None` without a running node.
+    pub fn view(&self) -> Option<StateView> {
+        self.core.engine().map(|engine| engine.view.clone())
+    }
+
+    /// One look at everything. Asks no thread.
+    pub fn status(&self) -> ReplicaStatus {
+        let core = &self.core;
+        let lifecycle = core.lifecycle();
+        let (state, state_reason) = (lifecycle.state(), lifecycle.reason().to_owned());
+        let (incarnation, identity) = (lifecycle.incarnation(), lifecycle.identity());
+        drop(lifecycle);
+        let engine = core.engine();
+        ReplicaStatus {
+            state,
+            state_reason,
+            name: core.settings.name.clone(),
+            incarnation,
+            identity,
+            peer_address: core.settings.peer_address.clone(),
+            client_addresses: core.settings.client_addresses.clone(),
+            max_version: FORMAT_VERSION,
+            raft: engine.as_deref().map(|engine| self.raft_view(engine)),
+            space: engine.as_deref().map(space_view).unwrap_or_default(),
+            disk: engine.as_deref().map(disk_view).unwrap_or_default(),
+            no_space: core.change.borrow().no_space,
+            quota_bytes: core.settings.quota_bytes,
+        }
+    }
+
+    fn raft_view(&self, engine: &Engine) -> RaftView {
+        let seen = engine.published.status();
+        let now = self.core.clock.now();
+        let age = now.since(seen.at);
+        let raft = &seen.status.raft;
+        let lease = engine.published.lease();
+        let lease_valid = lease.is_some_and(|lease| now < lease.until);
+        RaftView {
+            role: raft.role,
+            term: raft.term,
+            leader: raft.leader,
+            first: raft.first,
+            last: raft.last,
+            commit: raft.commit.max(engine.published.commit()),
+            applied: engine.view.applied(),
+            membership: (raft.committed_membership_index, Arc::clone(&raft.committed_membership)),
+            effective: (raft.membership_index, Arc::clone(&raft.membership)),
+            lease_valid,
+            staleness: if lease_valid {
+                Some(Duration::ZERO)
+            } else {
+                seen.status.staleness.map(|staleness| staleness + age)
+            },
+            followers: followers(raft),
+        }
+    }
+
+    /// Changes of state, role, leader and configuration.
+    pub fn watch_status(&self) -> watch::Receiver<StatusChange> {
+        self.core.change.subscribe()
+    }
+
+    /// Resolves with the reason when the node has ended by itself for good, because a disk failed.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.core.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives as long as this handle.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Who listens at `address`, a peer or client port.
+    ///
+    /// # Errors
+    /// [`IdentifyError`]: nobody, or nobody that is a node.
+    pub async fn identify(&self, address: &str) -> Result<PeerIdentity, IdentifyError> {
+        identify(self.core.dialer, address).await
+    }
+
+    /// Who this node is.
+    pub fn own_identity(&self) -> PeerIdentity {
+        self.core.identity()
+    }
+
+    /// Makes this empty node a first voter of `cluster_id`, durably, and runs it. Repeating the same configuration succeeds.
+    ///
+    /// # Errors
+    /// [`InitError`]; nothing changed.
+    pub async fn init(&self, cluster_id: u128, members: Vec<Member>) -> Result<NodeId, InitError> {
+        let bootstrap =
+            Bootstrap::new(cluster_id, members).map_err(|error| InitError::Invalid(error.to_string()))?;
+        self.core.init(&bootstrap).await
+    }
+
+    /// Makes these the voters and reports how that goes until it is done or failed. Dropping the receiver changes nothing.
+    ///
+    /// # Errors
+    /// [`SetVotersError::Unavailable`] if this node does not run; everything else comes through the receiver.
+    pub async fn set_voters(
+        &self,
+        targets: Vec<VoterSpec>,
+        expected: Option<LogIndex>,
+    ) -> Result<mpsc::Receiver<Result<VoterProgress, SetVotersError>>, SetVotersError> {
+        let engine = self.engine().map_err(|error| SetVotersError::Unavailable(error.to_string()))?;
+        Ok(voters::set_voters(Arc::clone(&self.core), engine, targets, expected))
+    }
+
+    /// Hands leadership to `to`, or to the voter whose log is furthest. Answers who leads now, and its term.
+    ///
+    /// # Errors
+    /// [`NodeError`]; leadership is where it was, or wherever an election put it.
+    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<(NodeId, Term), NodeError> {
+        let engine = self.engine()?;
+        let mut changes = self.watch_status();
+        let before = changes.borrow_and_update().leader;
+        let answer = ask(&engine.events, ClientOp::Admin(AdminOperation::TransferLeader { to })).await?;
+        let transfers = &self.core.metrics.raft.transfers_total;
+        if answer != Answer::Transferred {
+            transfers.with_label_values(&["failed"]).inc();
+            return Err(refused(answer));
+        }
+        transfers.with_label_values(&["done"]).inc();
+        let settled = changes.wait_for(|change| match to {
+            Some(to) => change.leader == Some(to),
+            None => change.leader.is_some() && change.leader != before,
+        });
+        let settled = tokio::time::timeout(NEW_LEADER_WAIT, settled).await;
+        let change = settled.map_err(|_| NodeError::Timeout)?.map_err(|_| NodeError::Stopping)?;
+        Ok((change.leader.unwrap_or(engine.identity.node_id), change.term))
+    }
+
+    /// An image of this node's applied state. The chunks in order are the file; they carry their own checksums.
+    ///
+    /// # Errors
+    /// [`NodeError::NoState`] without a running node, or the state cannot be read.
+    pub async fn snapshot(
+        &self,
+    ) -> Result<(SnapshotInfo, mpsc::Receiver<Result<bytes::Bytes, String>>), NodeError> {
+        let engine = self.engine()?;
+        let source = images::open_source(&engine).await.map_err(NodeError::Invalid)?;
+        let meta = source.meta();
+        let info = SnapshotInfo {
+            cluster_id: engine.identity.cluster_id,
+            index: meta.index,
+            term: meta.term,
+            revision: source.revision().0,
+            format_version: FORMAT_VERSION,
+        };
+        Ok((info, images::chunks(source)))
+    }
+
+    /// Sets this node's data aside in a sub-folder and starts it empty, under a new incarnation.
+    ///
+    /// # Errors
+    /// [`ResetError`], also for a current member.
+    pub async fn reset(&self, cluster_id: u128, node_id: NodeId) -> Result<Incarnation, ResetError> {
+        lifecycle::reset(&self.core, cluster_id, node_id).await
+    }
+
+    /// Ends the node politely: leadership is handed over, what is pending is answered, the state is made durable.
+    pub async fn stop(self) {
+        lifecycle::stop(&self.core, true).await;
+    }
+
+    /// Ends the node at once, without handing anything over. The files are closed when this returns.
+    pub async fn halt(self) {
+        lifecycle::stop(&self.core, false).await;
+    }
+
+    fn engine(&self) -> Result<Arc<Engine>, NodeError> {
+        self.core.engine().ok_or(NodeError::NoState)
+    }
+}
+
+/// The error in an answer of the wrong kind.
+pub(super) fn refused(answer: Answer) -> NodeError {
+    match answer {
+        Answer::Refused(error) => error,
+        other => unreachable!("the node answers a request in kind, not with {other:?}"),
+    }
+}
+
+pub(super) fn followers(raft: &quorate_raft::Status) -> std::collections::BTreeMap<NodeId, FollowerView> {
+    let view = |peer: &quorate_raft::PeerStatus| FollowerView {
+        matched: peer.matched,
+        active: peer.recently_active,
+        snapshot: peer.state == quorate_raft::ReplicationState::Snapshot,
+    };
+    raft.peers.iter().map(|(id, peer)| (*id, view(peer))).collect()
+}
+
+fn space_view(engine: &Engine) -> SpaceView {
+    let view = &engine.view;
+    SpaceView {
+        revision: view.revision().0,
+        compact_revision: view.compact_revision().0,
+        digest: view.digest().1.0,
+        digest_index: view.digest().0,
+        keys: view.key_count() as u64,
+    }
+}
+
+fn disk_view(engine: &Engine) -> DiskView {
+    let _log: &LogStats = &engine.log_stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    DiskView::default()
+}

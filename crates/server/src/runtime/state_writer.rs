@@ -1,0 +1,215 @@
+//! The state writer: one thread that owns the [`StateStore`] and applies committed entries to it.
+//!
+//! Applies everything queued, then uses idle moments for what is not urgent: the checkpoint that makes the state durable, and the
+//! physical part of compactions.
+//!
+//! Invariants:
+//! 1. entries are applied in the order they came, each batch as it was cut: nodes compare their state hashes at the ends of
+//!    batches;
+//! 2. after a failed write nothing is applied or reported;
+//! 3. the state not yet durable is bounded by [`MAX_DIRTY_BYTES`] and [`CHECKPOINT_INTERVAL`].
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use quorate_node::{AppliedResult, AppliedState, AppliedSummary};
+use quorate_raft::{Entry, LogIndex, SnapshotMeta};
+use quorate_store::{ReceivedSnapshot, SnapshotSink, SnapshotSource, StateStore, StateView};
+use tokio::sync::oneshot;
+
+use super::mailbox::{Mailbox, Wake};
+use crate::metrics::Metrics;
+
+/// The state is made durable this often while it changes.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// The state is made durable earlier once this many entry bytes were applied.
+const MAX_DIRTY_BYTES: usize = 32 * 1024 * 1024;
+/// Keys looked at by one step of a physical compaction: a few milliseconds.
+const COMPACT_STEP_KEYS: usize = 2_000;
+/// Under constant load one compaction step is squeezed in after this many wakes.
+const COMPACT_EVERY_WAKES: u32 = 16;
+
+/// What the state writer is asked to do.
+#[derive(Debug)]
+pub(crate) enum StateJob {
+    /// Apply, then report.
+    Apply { entries: Vec<Entry> },
+    /// Switch to the received image, then tell the log writer.
+    Install { meta: SnapshotMeta, installed: mpsc::Sender<AppliedState> },
+    /// A whole, verified image to install later; replaces one that was not installed.
+    Keep { image: ReceivedSnapshot },
+    /// Begin to read an image of the state.
+    OpenSource { reply: oneshot::Sender<Result<SnapshotSource, String>> },
+    /// Begin to receive an image.
+    OpenSink { reply: oneshot::Sender<Result<SnapshotSink, String>> },
+}
+
+/// What the state writer reports.
+pub(crate) trait StateReports: Send + 'static {
+    /// A batch was applied.
+    fn applied(&self, summary: AppliedSummary);
+    /// The state is durable up to `index`.
+    fn checkpoint_done(&self, index: LogIndex);
+    /// Called about once a second and after each checkpoint, to look at space.
+    fn look_at_space(&self, store: &StateStore);
+    /// Nothing can be applied any more: the node must stop.
+    fn state_failed(&self, error: String);
+}
+
+/// Runs until `jobs` is closed and gives the store back. `None` after a failure.
+pub(crate) fn run<R: StateReports>(
+    store: StateStore,
+    jobs: &Mailbox<StateJob>,
+    reports: &R,
+    metrics: &Arc<Metrics>,
+) -> Option<StateStore> {
+    let mut writer = Writer {
+        view: store.view(),
+        store,
+        reports,
+        metrics,
+        kept: None,
+        dirty_bytes: 0,
+        dirty: false,
+        checkpoint_at: Instant::now(),
+        looked_at: Instant::now(),
+        compacting: true,
+    };
+    let mut taken = Vec::new();
+    let mut wakes = 0_u32;
+    loop {
+        let deadline = if writer.compacting { Instant::now() } else { writer.next_duty() };
+        let wake = jobs.take(Some(deadline), &mut taken);
+        let done = match wake {
+            Wake::Closed => return Some(writer.store),
+            Wake::Items => taken.drain(..).try_for_each(|job| writer.carry_out(job)),
+            Wake::Deadline => Ok(()),
+        };
+        wakes = wakes.wrapping_add(1);
+        let idle = wake == Wake::Deadline;
+        let done = done.and_then(|()| writer.housekeeping(idle, wakes));
+        match done {
+            Err(error) => {
+                reports.state_failed(error);
+                return None;
+            }
+            Ok(()) => {}
+        }
+    }
+}
+
+struct Writer<'a, R> {
+    store: StateStore,
+    view: StateView,
+    reports: &'a R,
+    metrics: &'a Arc<Metrics>,
+    kept: Option<ReceivedSnapshot>,
+    dirty_bytes: usize,
+    dirty: bool,
+    /// Last checkpoint.
+    checkpoint_at: Instant,
+    /// Last look at the space.
+    looked_at: Instant,
+    /// A compaction may have left records to remove.
+    compacting: bool,
+}
+
+impl<R: StateReports> Writer<'_, R> {
+    fn carry_out(&mut self, job: StateJob) -> Result<(), String> {
+        match job {
+            StateJob::Apply { entries } => self.apply(&entries),
+            StateJob::Install { meta, installed } => self.install(&meta, &installed),
+            StateJob::Keep { image } => {
+                self.kept = Some(image);
+                Ok(())
+            }
+            StateJob::OpenSource { reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.store.snapshot().map_err(|error| error.to_string()));
+                Ok(())
+            }
+            StateJob::OpenSink { reply } => {
+                // An image on its way replaces one that was kept: both have the same place on the disk.
+                self.kept = None;
+                let _ = reply.send(self.store.receive_snapshot().map_err(|error| error.to_string()));
+                Ok(())
+            }
+        }
+    }
+
+    fn apply(&mut self, entries: &[Entry]) -> Result<(), String> {
+        let begun = Instant::now();
+        let applied = self.store.apply(entries).map_err(|error| error.to_string())?;
+        let storage = &self.metrics.storage;
+        storage.apply_seconds.observe(begun.elapsed().as_secs_f64());
+        storage.apply_batch_entries.observe(entries.len() as f64);
+        self.dirty = true;
+        self.dirty_bytes += entries.iter().map(Entry::size).sum::<usize>();
+        self.compacting |= self.view.pruned() < self.view.compact_revision();
+        let results = applied.results.into_iter().filter_map(|entry| {
+            let (origin, session, sequence) = entry.origin?;
+            Some(AppliedResult { index: entry.index, origin, session, sequence, outcome: entry.outcome? })
+        });
+        let summary = AppliedSummary { results: results.collect(), state: self.applied_state() };
+        self.reports.applied(summary);
+        Ok(())
+    }
+
+    /// Where the state stands, as the node counts it.
+    fn applied_state(&self) -> AppliedState {
+        let position = self.store.position();
+        AppliedState {
+            index: position.index,
+            term: position.term,
+            revision: self.view.revision(),
+            digest: self.view.digest().1,
+        }
+    }
+
+    fn install(&mut self, meta: &SnapshotMeta, installed: &mpsc::Sender<AppliedState>) -> Result<(), String> {
+        let image = self.kept.take().ok_or("an image is to be installed that was never received")?;
+        self.store.install(image).map_err(|error| error.to_string())?;
+        let state = self.applied_state();
+        assert_eq!(state.index, meta.index, "the installed image is the one consensus knows");
+        self.dirty = false;
+        self.dirty_bytes = 0;
+        self.compacting = true;
+        // The log writer has ended only if the node has.
+        let _ = installed.send(state);
+        Ok(())
+    }
+
+    /// When something is to do without any job.
+    fn next_duty(&self) -> Instant {
+        let look = self.looked_at + CHECKPOINT_INTERVAL;
+        if self.dirty { look.min(self.checkpoint_at + CHECKPOINT_INTERVAL) } else { look }
+    }
+
+    fn housekeeping(&mut self, idle: bool, wakes: u32) -> Result<(), String> {
+        let due = self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL || self.dirty_bytes >= MAX_DIRTY_BYTES;
+        if self.dirty && due {
+            self.checkpoint()?;
+        }
+        if self.looked_at.elapsed() >= CHECKPOINT_INTERVAL {
+            self.looked_at = Instant::now();
+            self.reports.look_at_space(&self.store);
+        }
+        if self.compacting && (idle || wakes.is_multiple_of(COMPACT_EVERY_WAKES)) {
+            self.compacting = self.store.compact_step(COMPACT_STEP_KEYS).map_err(|error| error.to_string())?;
+            self.dirty = true;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
+        let durable = self.store.checkpoint().map_err(|error| error.to_string())?;
+        self.metrics.storage.state_commit_seconds.observe(begun.elapsed().as_secs_f64());
+        self.dirty = false;
+        self.dirty_bytes = 0;
+        self.checkpoint_at = Instant::now();
+        self.reports.checkpoint_done(durable);
+        Ok(())
+    }
+}
