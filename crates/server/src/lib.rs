@@ -3,9 +3,19 @@
 //! Owns the processes' edges: the peer port, the client port (gRPC and HTTP on one accept loop) and the metrics port.
 //! Never decides anything about consensus: it moves bytes, runs the node thread, the log writer and the state writer.
 
+mod access;
+pub mod auto_compaction;
+mod client_api;
 mod counted_stream;
 mod dispatch;
+mod grpc;
+mod http;
 pub mod listen;
 pub mod metrics;
+mod node_state;
 mod peer;
+mod peer;
+mod read_choice;
 pub mod runtime;
+pub mod runtime;
+pub mod server;

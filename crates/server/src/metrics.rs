@@ -12,6 +12,7 @@ mod make;
 mod network;
 mod raft;
 mod reads;
+mod status;
 mod storage;
 
 use prometheus::{Encoder, Registry, TextEncoder};

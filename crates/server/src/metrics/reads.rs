@@ -1,6 +1,7 @@
 //! Metrics of client requests: reads by consistency and outcome, writes, forwards, queues, limits.
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGaugeVec};
+use quorate_node::Consistency;
 
 use super::make::Make;
 
@@ -36,6 +37,22 @@ impl ReadMetrics {
                 .map(|consistency| OUTCOMES.map(|outcome| total.with_label_values(&[consistency, outcome]))),
             staleness_seconds: make.seconds("quorate_read_staleness_seconds", "Staleness of answered stale reads."),
         }
+    }
+
+    /// Counts one read, under the consistency the client asked for.
+    pub fn record(&self, asked: Consistency, outcome: ReadOutcome) {
+        let consistency = match asked {
+            Consistency::Default => 0,
+            Consistency::Consistent => 1,
+            Consistency::Stale => 2,
+        };
+        let outcome = match outcome {
+            ReadOutcome::Served => 0,
+            ReadOutcome::ServedAfterRetry => 1,
+            ReadOutcome::TooStale => 2,
+            ReadOutcome::Failed => 3,
+        };
+        self.total[consistency][outcome].inc();
     }
 }
 

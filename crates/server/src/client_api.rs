@@ -1,0 +1,265 @@
+//! A decoded request's way to its answer, the same for gRPC and HTTP: is it allowed, is it valid, what does the replica
+//! say, and is the answer still true when it is made.
+//!
+//! Never sees bytes of a protocol, and never decides about consensus: how fresh a read is, is the replica's word.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_kv::{
+    Command, KvError, Outcome, RangeRequest, RangeResponse, ResponseBody, Revision, TxnRequest, TxnResponse,
+};
+use quorate_node::{Consistency, NodeError, ReadGrant, ReadOptions};
+use quorate_store::{ReadError, StateStream, StateView};
+use tokio::sync::Semaphore;
+use tonic::codegen::http::HeaderMap;
+
+use crate::access::{Access, Action, Denied};
+use crate::metrics::{Metrics, ReadOutcome};
+use crate::read_choice::BadChoice;
+use crate::runtime::Replica;
+
+/// Keys of a range that is read where it arrives. Larger ones take threads of their own, so that a listing of a million
+/// keys delays nobody's single key.
+const MAX_INLINE_KEYS: i64 = 64;
+
+/// Large ranges read at the same time; further ones wait for their turn. Bounds the memory that answers take.
+const MAX_LARGE_READS: usize = 64;
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The key space refuses it.
+    #[error("etcdserver: {0}")]
+    Kv(#[from] KvError),
+    /// The replica cannot do it, or cannot do it now.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The caller may not.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The read contradicts itself.
+    #[error(transparent)]
+    Choice(#[from] BadChoice),
+    /// This node has no state to read or write: it waits to be initialised, or its files are damaged.
+    #[error("this node is not serving: {0}")]
+    NotServing(String),
+    /// Stored data could not be read.
+    #[error("stored data could not be read: {0}")]
+    Storage(#[from] ReadError),
+    /// A reading thread ended in the middle.
+    #[error("the read was interrupted: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+/// What a read was served under, and how to tell the client.
+#[derive(Debug, Clone)]
+pub struct Served<T> {
+    /// The answer.
+    pub answer: T,
+    /// What the replica said about its freshness.
+    pub grant: ReadGrant,
+}
+
+/// Serves requests of all protocols from one replica.
+#[derive(Debug)]
+pub struct ClientApi {
+    replica: Replica,
+    access: Access,
+    limits: quorate_kv::Limits,
+    metrics: Arc<Metrics>,
+    large_reads: Arc<Semaphore>,
+}
+
+impl ClientApi {
+    /// Serves from `replica` by the rules of `access`.
+    pub fn new(replica: Replica, access: Access, metrics: Arc<Metrics>) -> Self {
+        let large_reads = Arc::new(Semaphore::new(MAX_LARGE_READS));
+        ClientApi { replica, access, limits: quorate_kv::Limits::default(), metrics, large_reads }
+    }
+
+    /// The replica behind it.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The rules for callers.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The node's metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Replicates a command. The answer comes when it is committed and applied here.
+    ///
+    /// # Errors
+    /// [`ApiError`]. After [`NodeError::Timeout`] and its kin the command may still take effect.
+    pub async fn write(&self, headers: &HeaderMap, command: Command) -> Result<Outcome, ApiError> {
+        self.access.check(headers, Action::Write(&command))?;
+        quorate_kv::validate(&command, &self.limits)?;
+        Ok(self.replica.write(command).await?)
+    }
+
+    /// Reads an interval.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn range(
+        &self,
+        headers: &HeaderMap,
+        request: RangeRequest,
+        options: ReadOptions,
+    ) -> Result<Served<RangeResponse>, ApiError> {
+        self.access.check(headers, Action::Read(&request))?;
+        quorate_kv::validate_range(&request)?;
+        let small = is_small(&request);
+        let request = Arc::new(request);
+        self.read(options, || {
+            let request = Arc::clone(&request);
+            self.read_state(small, move |view| view.range(&request))
+        })
+        .await
+    }
+
+    /// A transaction that only reads: no log entry, all of it at one revision.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn read_txn(
+        &self,
+        headers: &HeaderMap,
+        request: TxnRequest,
+        options: ReadOptions,
+    ) -> Result<Served<(TxnResponse, Revision)>, ApiError> {
+        let command = Command::Txn(request);
+        self.access.check(headers, Action::Write(&command))?;
+        quorate_kv::validate(&command, &self.limits)?;
+        let Command::Txn(request) = command else { unreachable!("made three lines above") };
+        let request = Arc::new(request);
+        self.read(options, || {
+            let request = Arc::clone(&request);
+            self.read_state(false, move |view| {
+                Ok(view.read_txn(&request)?.map(|response| {
+                    let revision = revision_of(&response).unwrap_or_else(|| view.revision());
+                    (response, revision)
+                }))
+            })
+        })
+        .await
+    }
+
+    /// Begins a streamed range. Later chunks are read at the same revision, whatever is written meanwhile.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn begin_stream(
+        &self,
+        headers: &HeaderMap,
+        request: RangeRequest,
+        options: ReadOptions,
+    ) -> Result<Served<StateStream>, ApiError> {
+        self.access.check(headers, Action::Read(&request))?;
+        quorate_kv::validate_stream(&request)?;
+        let request = &request;
+        self.read(options, || async move { Ok(self.view()?.stream(request)?) }).await
+    }
+
+    /// Waits until the state is as fresh as `options` ask, and reads nothing: for answers made of a status.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn confirm(&self, options: ReadOptions) -> Result<ReadGrant, ApiError> {
+        Ok(self.read(options, || std::future::ready(Ok(()))).await?.grant)
+    }
+
+    /// What the state is read from.
+    ///
+    /// # Errors
+    /// [`ApiError::NotServing`] with what the node waits for.
+    pub fn view(&self) -> Result<StateView, ApiError> {
+        self.replica
+            .view()
+            .ok_or_else(|| ApiError::NotServing(crate::node_state::why_not_serving(&self.replica.status())))
+    }
+
+    /// Asks for permission, reads, and asks whether the permission still holds. A lease that ran out in between (the
+    /// process may have been paused) makes the read a `Consistent` one.
+    async fn read<T, F>(&self, options: ReadOptions, mut answer: impl FnMut() -> F) -> Result<Served<T>, ApiError>
+    where
+        F: Future<Output = Result<T, ApiError>>,
+    {
+        let mut retried = false;
+        let mut options_now = options;
+        let result = loop {
+            let grant = match self.replica.read(options_now).await {
+                Ok(grant) => grant,
+                Err(refused) => break Err(refused.into()),
+            };
+            match answer().await {
+                Ok(_) if !self.replica.read_still_valid(&grant) => {
+                    assert!(!retried, "a confirmed read has no lease that could run out");
+                    retried = true;
+                    options_now.consistency = Consistency::Consistent;
+                }
+                Ok(answer) => break Ok(Served { answer, grant }),
+                Err(error) => break Err(error),
+            }
+        };
+        self.count_read(options.consistency, retried, &result);
+        result
+    }
+
+    fn count_read<T>(&self, asked: Consistency, retried: bool, result: &Result<Served<T>, ApiError>) {
+        let outcome = match result {
+            // The key space's refusals are answers, too.
+            Ok(_) | Err(ApiError::Kv(_)) if retried => ReadOutcome::ServedAfterRetry,
+            Ok(_) | Err(ApiError::Kv(_)) => ReadOutcome::Served,
+            Err(ApiError::Node(NodeError::StaleRead { .. })) => ReadOutcome::TooStale,
+            Err(_) => ReadOutcome::Failed,
+        };
+        self.metrics.reads.record(asked, outcome);
+        if let Ok(Served { grant, .. }) = result
+            && grant.effective == Consistency::Stale
+            && let Some(staleness) = grant.staleness
+        {
+            self.metrics.reads.staleness_seconds.observe(staleness.as_secs_f64());
+        }
+    }
+
+    async fn read_state<T: Send + 'static>(
+        &self,
+        inline: bool,
+        read: impl FnOnce(&StateView) -> Result<Result<T, KvError>, ReadError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let view = self.view()?;
+        if inline {
+            return Ok(read(&view)??);
+        }
+        let _turn = self.large_reads.acquire().await.expect("the semaphore is never closed");
+        Ok(tokio::task::spawn_blocking(move || read(&view)).await???)
+    }
+}
+
+/// Whether a range touches few keys whatever the store holds.
+fn is_small(request: &RangeRequest) -> bool {
+    if request.range_end.is_empty() {
+        return true;
+    }
+    // A count takes the index alone, but walks all of it.
+    let everything_is_walked = request.limit <= 0 || request.count_only;
+    !everything_is_walked && request.limit <= MAX_INLINE_KEYS
+}
+
+/// The revision a read-only transaction was made at, by what its first range says.
+fn revision_of(response: &TxnResponse) -> Option<Revision> {
+    response.responses.iter().find_map(|op| match &op.body {
+        ResponseBody::Range(range) => Some(range.revision),
+        _ => None,
+    })
+}
+
+/// How long a check of health may take before it counts as failed.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,58 @@
+//! The gRPC services of the client port: etcd's and `quorate.v1.Admin`, with health and reflection.
+//!
+//! Each method decodes, hands over to [`crate::client_api::ClientApi`] or the replica, and encodes. What etcd has and this
+//! server has not yet (watches, leases, auth, locks, elections) is not registered, so that clients get `Unimplemented`.
+
+mod admin;
+mod cluster;
+mod header;
+mod kv;
+mod maintenance;
+mod metadata;
+mod status;
+
+use std::sync::Arc;
+
+use quorate_proto::etcdserverpb::cluster_server::ClusterServer;
+use quorate_proto::etcdserverpb::kv_server::KvServer;
+use quorate_proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use quorate_proto::quorate::v1::admin_server::AdminServer;
+use tonic::service::Routes;
+use tonic_health::server::{HealthReporter, health_reporter};
+
+pub use self::kv::KvService;
+use crate::client_api::ClientApi;
+
+/// The etcd version whose behaviour is offered. Clients choose features by it, so it has to be one they know.
+pub const ETCD_VERSION: &str = "3.7.3";
+/// The etcd version of the data format, by major and minor number.
+pub const ETCD_STORAGE_VERSION: &str = "3.7.0";
+
+/// Bytes by which a message may be larger than the largest request in it.
+const DECODE_MARGIN: usize = 512 * 1024;
+
+/// The `KV` service.
+pub fn kv_service(api: &Arc<ClientApi>, max_request_bytes: usize) -> KvServer<KvService> {
+    KvServer::new(KvService::new(Arc::clone(api))).max_decoding_message_size(max_request_bytes + DECODE_MARGIN)
+}
+
+/// Every other service, and the handle that turns health around.
+pub async fn other_services(api: &Arc<ClientApi>, max_request_bytes: usize) -> (axum::Router, HealthReporter) {
+    let max_message_bytes = max_request_bytes + DECODE_MARGIN;
+    let (reporter, health) = health_reporter();
+    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(quorate_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors are generated together with the code");
+    let cluster = cluster::ClusterService::new(Arc::clone(api));
+    let maintenance = maintenance::MaintenanceService::new(Arc::clone(api));
+    let admin = admin::AdminService::new(Arc::clone(api));
+    let routes = Routes::new(ClusterServer::new(cluster).max_decoding_message_size(max_message_bytes))
+        .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(max_message_bytes))
+        .add_service(AdminServer::new(admin).max_decoding_message_size(max_message_bytes))
+        .add_service(health)
+        .add_service(reflection);
+    (routes.prepare().into_axum_router(), reporter)
+}

@@ -1,0 +1,146 @@
+//! `etcdserverpb.KV`.
+
+use std::sync::Arc;
+
+use quorate_kv::{Command, Outcome, Response as KvResponse, Revision};
+use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::kv_server::Kv;
+use quorate_store::StateStream;
+use quorate_wire::etcd;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::http::HeaderMap;
+use tonic::{Request, Response, Status};
+
+use super::header::header;
+use super::metadata::asked_read;
+use crate::client_api::{ApiError, ClientApi, Served};
+
+/// Chunks of one stream that wait for their client. The next is read only when there is room.
+const CHUNKS_AHEAD: usize = 2;
+
+/// Serves `KV`.
+#[derive(Debug)]
+pub struct KvService {
+    api: Arc<ClientApi>,
+}
+
+impl KvService {
+    /// Serves from `api`.
+    pub(super) fn new(api: Arc<ClientApi>) -> Self {
+        KvService { api }
+    }
+
+    fn header(&self) -> etcd::Header {
+        header(self.api.replica())
+    }
+
+    /// Replicates a command; the revision for the header comes with the response.
+    async fn write(&self, headers: &HeaderMap, command: Command) -> Result<(KvResponse, Revision), Status> {
+        let Outcome { result, revision, .. } = self.api.write(headers, command).await?;
+        let response = result.map_err(ApiError::Kv)?;
+        Ok((response, revision))
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let asked = asked_read(metadata.as_ref(), request.serializable).map_err(ApiError::Choice)?;
+        let request = etcd::decode_range(request).map_err(ApiError::Kv)?;
+        let Served { answer, grant } = self.api.range(metadata.as_ref(), request, asked.options).await?;
+        let mut response = Response::new(etcd::range_response(self.header(), answer));
+        asked.tell(response.metadata_mut(), &grant);
+        Ok(response)
+    }
+
+    type RangeStreamStream = ReceiverStream<Result<pb::RangeStreamResponse, Status>>;
+
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let asked = asked_read(metadata.as_ref(), request.serializable).map_err(ApiError::Choice)?;
+        let request = etcd::decode_range(request).map_err(ApiError::Kv)?;
+        let served = self.api.begin_stream(metadata.as_ref(), request, asked.options).await?;
+        let Served { answer: stream, grant } = served;
+        let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let header = self.header();
+        tokio::task::spawn_blocking(move || send_chunks(stream, header, &chunks));
+        let mut response = Response::new(ReceiverStream::new(receiver));
+        asked.tell(response.metadata_mut(), &grant);
+        Ok(response)
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let command = Command::Put(etcd::decode_put(request));
+        let (KvResponse::Put(response), revision) = self.write(metadata.as_ref(), command).await? else {
+            unreachable!("a put is answered as a put")
+        };
+        Ok(Response::new(etcd::put_response(self.header(), revision, response)))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let command = Command::DeleteRange(etcd::decode_delete_range(request));
+        let (KvResponse::DeleteRange(response), revision) = self.write(metadata.as_ref(), command).await? else {
+            unreachable!("a deletion is answered as a deletion")
+        };
+        Ok(Response::new(etcd::delete_range_response(self.header(), revision, response)))
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let request = etcd::decode_txn(request).map_err(ApiError::Kv)?;
+        if request.is_read_only() {
+            let asked = asked_read(metadata.as_ref(), request.is_serializable()).map_err(ApiError::Choice)?;
+            let served = self.api.read_txn(metadata.as_ref(), request, asked.options).await?;
+            let Served { answer: (answer, revision), grant } = served;
+            let mut response = Response::new(etcd::txn_response(self.header(), revision, answer));
+            asked.tell(response.metadata_mut(), &grant);
+            return Ok(response);
+        }
+        let (KvResponse::Txn(response), revision) = self.write(metadata.as_ref(), Command::Txn(request)).await? else {
+            unreachable!("a transaction is answered as a transaction")
+        };
+        Ok(Response::new(etcd::txn_response(self.header(), revision, response)))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let command = Command::Compact(etcd::decode_compaction(request));
+        let (_, revision) = self.write(metadata.as_ref(), command).await?;
+        Ok(Response::new(etcd::compaction_response(self.header(), revision)))
+    }
+}
+
+/// Reads one chunk after the other until the last, or until the client is gone.
+fn send_chunks(
+    mut stream: StateStream,
+    header: etcd::Header,
+    chunks: &mpsc::Sender<Result<pb::RangeStreamResponse, Status>>,
+) {
+    loop {
+        let message = match stream.next_chunk() {
+            Ok(None) => return,
+            // Nothing but counting was done.
+            Ok(Some(Ok(chunk))) if chunk.kvs.is_empty() && chunk.end.is_none() => continue,
+            Ok(Some(Ok(chunk))) => Ok(etcd::stream_response(header, chunk.kvs, chunk.end)),
+            Ok(Some(Err(refused))) => Err(ApiError::Kv(refused).into()),
+            Err(error) => Err(ApiError::Storage(error).into()),
+        };
+        let ended = message.is_err();
+        if chunks.blocking_send(message).is_err() || ended {
+            return;
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `etcdserverpb.Maintenance`, as far as a store without housekeeping has a use for it.
+
+use std::sync::Arc;
+
+use quorate_kv::Revision;
+use quorate_node::NodeError;
+use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
+use quorate_proto::etcdserverpb::maintenance_server::Maintenance;
+use quorate_raft::{NodeId, RoleKind};
+use quorate_wire::etcd::EtcdError;
+use quorate_wire::peer::NodeState;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::http::HeaderMap;
+use tonic::{Request, Response, Status};
+
+use super::header::header;
+use super::status::{etcd_status, node_status};
+use super::{ETCD_STORAGE_VERSION, ETCD_VERSION};
+use crate::access::Action;
+use crate::client_api::{ApiError, ClientApi};
+use crate::node_state::why_not_serving;
+use crate::runtime::ReplicaStatus;
+
+/// Serves `Maintenance`.
+#[derive(Debug)]
+pub(super) struct MaintenanceService {
+    api: Arc<ClientApi>,
+}
+
+impl MaintenanceService {
+    pub(super) fn new(api: Arc<ClientApi>) -> Self {
+        MaintenanceService { api }
+    }
+
+    fn check(&self, headers: &HeaderMap, action: Action<'_>) -> Result<(), Status> {
+        Ok(self.api.access().check(headers, action).map_err(ApiError::Denied)?)
+    }
+
+    fn header(&self, revision: i64) -> Option<pb::ResponseHeader> {
+        Some(header(self.api.replica()).at(Revision(revision)))
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for MaintenanceService {
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let status = self.api.replica().status();
+        let raised = match request.action() {
+            AlarmAction::Get => {
+                self.check(metadata.as_ref(), Action::Observe)?;
+                raised_alarms(&status, request.alarm())
+            }
+            AlarmAction::Deactivate => {
+                // An alarm here is a fact, which goes when its cause goes: there is nothing to clear, as etcd says of
+                // an alarm that is not raised.
+                self.check(metadata.as_ref(), Action::Maintain)?;
+                Vec::new()
+            }
+            AlarmAction::Activate => {
+                self.check(metadata.as_ref(), Action::Maintain)?;
+                return Err(Status::unimplemented(
+                    "alarms follow from the state of the disk and are not raised by hand",
+                ));
+            }
+        };
+        let header = self.header(status.space.revision);
+        Ok(Response::new(pb::AlarmResponse { header, alarms: raised }))
+    }
+
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        self.check(request.metadata().as_ref(), Action::Observe)?;
+        let status = self.api.replica().status();
+        let mut errors = Vec::new();
+        if status.state != NodeState::Member {
+            errors.push(why_not_serving(&status));
+        }
+        let leader = status.raft.as_ref().and_then(|raft| raft.leader).map_or(0, |leader| leader.0);
+        if leader == 0 {
+            errors.push(NodeError::NoLeader.to_string());
+        }
+        if status.no_space {
+            errors.push(NodeError::NoSpace.to_string());
+        }
+        let own_id = status.identity.map(|identity| identity.node_id);
+        let is_learner = match (&status.raft, own_id) {
+            (Some(raft), Some(id)) => raft.membership.1.learners.contains(&id),
+            _ => false,
+        };
+        let index = |of: fn(&crate::runtime::RaftView) -> u64| status.raft.as_ref().map_or(0, of);
+        Ok(Response::new(pb::StatusResponse {
+            header: self.header(status.space.revision),
+            version: ETCD_VERSION.to_string(),
+            db_size: as_i64(status.disk.state_allocated),
+            leader,
+            raft_index: index(|raft| raft.commit.0),
+            raft_term: index(|raft| raft.term.0),
+            raft_applied_index: index(|raft| raft.applied.0),
+            errors,
+            db_size_in_use: as_i64(status.disk.state_in_use),
+            is_learner,
+            storage_version: ETCD_STORAGE_VERSION.to_string(),
+            db_size_quota: as_i64(status.quota_bytes),
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        }))
+    }
+
+    async fn defragment(
+        &self,
+        request: Request<pb::DefragmentRequest>,
+    ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        // Freed pages are used again as they are; there is nothing to do, and no reason to fail a scheduled job.
+        self.check(request.metadata().as_ref(), Action::Maintain)?;
+        Ok(Response::new(pb::DefragmentResponse { header: None }))
+    }
+
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        self.check(request.metadata().as_ref(), Action::Observe)?;
+        self.api.view()?;
+        let space = self.api.replica().status().space;
+        let header = self.header(space.revision);
+        Ok(Response::new(pb::HashResponse { header, hash: fold(space.digest) }))
+    }
+
+    async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        self.check(request.metadata().as_ref(), Action::Observe)?;
+        self.api.view()?;
+        let space = self.api.replica().status().space;
+        let revision = request.get_ref().revision;
+        if revision > space.revision {
+            return Err(ApiError::Kv(quorate_kv::KvError::FutureRevision).into());
+        }
+        if revision > 0 && revision < space.revision {
+            return Err(Status::unimplemented(
+                "the hash is kept for the current revision only: leave the revision out",
+            ));
+        }
+        Ok(Response::new(pb::HashKvResponse {
+            header: self.header(space.revision),
+            hash: fold(space.digest),
+            compact_revision: space.compact_revision,
+            hash_revision: space.revision,
+        }))
+    }
+
+    type SnapshotStream = ReceiverStream<Result<pb::SnapshotResponse, Status>>;
+
+    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Status::unimplemented(
+            "etcd's snapshots are bbolt files, which this store has not: use `quorate ctl snapshot save FILE` \
+             (quorate.v1.Admin/Snapshot)",
+        ))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.check(metadata.as_ref(), Action::Maintain)?;
+        let status = self.api.replica().status();
+        let Some(raft) = status.raft.filter(|raft| raft.role == RoleKind::Leader) else {
+            return Err(etcd_status(EtcdError::NotLeader));
+        };
+        let target = NodeId(request.target_id);
+        if !raft.membership.1.voters.contains(&target) {
+            return Err(bad_transferee());
+        }
+        match self.api.replica().transfer_leader(Some(target)).await {
+            Ok(_) => Ok(Response::new(pb::MoveLeaderResponse { header: None })),
+            Err(NodeError::UnknownMember(_) | NodeError::NotVoter(_) | NodeError::RemovedMember(_)) => {
+                Err(bad_transferee())
+            }
+            Err(refused) => Err(node_status(&refused)),
+        }
+    }
+
+    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
+        Err(Status::unimplemented(
+            "the cluster's format version rises only when every member supports it, and older releases of the same format \
+             can be started at any time",
+        ))
+    }
+}
+
+fn bad_transferee() -> Status {
+    etcd_status(EtcdError::BadLeaderTransferee)
+}
+
+fn raised_alarms(status: &ReplicaStatus, wanted: pb::AlarmType) -> Vec<pb::AlarmMember> {
+    let member_id = status.identity.map_or(0, |identity| identity.node_id.0);
+    let corrupt = matches!(status.state, NodeState::Fenced | NodeState::Damaged);
+    let raised = [(status.no_space, pb::AlarmType::Nospace), (corrupt, pb::AlarmType::Corrupt)];
+    raised
+        .into_iter()
+        .filter(|(is_raised, kind)| *is_raised && (wanted == pb::AlarmType::None || wanted == *kind))
+        .map(|(_, kind)| pb::AlarmMember { member_id, alarm: kind.into() })
+        .collect()
+}
+
+/// Thirty-two bits of the digest: clients only compare them between members.
+fn fold(digest: u128) -> u32 {
+    (digest ^ (digest >> 32) ^ (digest >> 64) ^ (digest >> 96)) as u32
+}
+
+fn as_i64(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

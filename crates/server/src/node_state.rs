@@ -1,0 +1,37 @@
+//! The life-cycle states in words: for errors, probes and metrics.
+
+use quorate_wire::peer::NodeState;
+
+use crate::runtime::ReplicaStatus;
+
+/// Every state with its name.
+pub const STATE_NAMES: [(NodeState, &str); 6] = [
+    (NodeState::Uninitialised, "uninitialised"),
+    (NodeState::Joining, "joining"),
+    (NodeState::Member, "member"),
+    (NodeState::Removed, "removed"),
+    (NodeState::Fenced, "fenced"),
+    (NodeState::Damaged, "damaged"),
+];
+
+/// The name of a state.
+pub fn state_name(state: NodeState) -> &'static str {
+    STATE_NAMES.iter().find(|(other, _)| *other == state).map_or("unknown", |(_, name)| name)
+}
+
+/// Why a node answers no requests, and what would change that.
+pub fn why_not_serving(status: &ReplicaStatus) -> String {
+    match status.state {
+        NodeState::Uninitialised => format!(
+            "it is empty and waits: `quorate ctl init --voters …` makes a cluster, `set-voters` on a running cluster admits \
+             it ({})",
+            status.peer_address
+        ),
+        NodeState::Joining => "it joins a cluster and has no state yet".to_string(),
+        NodeState::Member => "it is starting".to_string(),
+        NodeState::Removed => "it was removed from the cluster; `quorate ctl reset` makes it usable again".to_string(),
+        NodeState::Fenced | NodeState::Damaged => {
+            format!("it is {}: {}", state_name(status.state), status.state_reason)
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! One node with all its ports: the replica, the client port, the metrics port, and automatic compaction.
+//!
+//! Owns the order of starting and stopping. `quorate server` runs one of these, `quorate dev` several.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::access::Access;
+use crate::auto_compaction::{self, AutoCompaction};
+use crate::client_api::ClientApi;
+use crate::dispatch::Dispatch;
+use crate::listen::{PortLimits, serve};
+use crate::runtime::{Replica, ReplicaConfig, StartError};
+use crate::{grpc, http};
+
+/// What one node is started with.
+#[derive(Debug)]
+pub struct ServerConfig {
+    /// The replica's part.
+    pub replica: ReplicaConfig,
+    /// Bound by the caller.
+    pub client_listener: TcpListener,
+    /// Bound by the caller; without it there is no metrics port.
+    pub metrics_listener: Option<TcpListener>,
+    /// Whoever calls `Admin` must know the token in it.
+    pub admin_token_file: Option<PathBuf>,
+    /// What history is forgotten without being asked; `None` for nothing.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// Limits of the client port, and of the metrics port.
+    pub limits: PortLimits,
+}
+
+/// A node that serves.
+#[derive(Debug)]
+pub struct Server {
+    replica: Replica,
+    client_address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    ports: JoinSet<()>,
+    compaction: JoinSet<()>,
+    health: HealthReporter,
+}
+
+impl Server {
+    /// Starts the replica, then opens the ports.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
+        let max_request_bytes = config.replica.max_request_bytes;
+        let metrics = Arc::clone(&config.replica.metrics);
+        let client_listener = into_tokio(config.client_listener)?;
+        let metrics_listener = config.metrics_listener.map(into_tokio).transpose()?;
+        let client_address = client_listener.local_addr()?;
+        let metrics_address = metrics_listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
+
+        let replica = Replica::start(config.replica).await?;
+        let access = Access::new(config.admin_token_file);
+        let api = Arc::new(ClientApi::new(replica.clone(), access, Arc::clone(&metrics)));
+        let (stop, stopped) = watch::channel(false);
+        let mut ports = JoinSet::new();
+
+        let (other_services, health) = grpc::other_services(&api, max_request_bytes).await;
+        let client_port = Dispatch::new(
+            grpc::kv_service(&api, max_request_bytes),
+            other_services,
+            http::client_router(&api, max_request_bytes),
+            Arc::clone(&metrics),
+        );
+        let limits = config.limits;
+        ports.spawn(serve(client_listener, client_port, limits.clone(), Arc::clone(&metrics), stopped.clone()));
+        if let Some(listener) = metrics_listener {
+            ports.spawn(serve(listener, http::metrics_router(&api), limits, metrics, stopped));
+        }
+        let mut compaction = JoinSet::new();
+        if let Some(auto) = config.auto_compaction {
+            compaction.spawn(auto_compaction::run(replica.clone(), auto));
+        }
+        Ok(Server { replica, client_address, metrics_address, stop, ports, compaction, health })
+    }
+
+    /// The node itself.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Where clients connect.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Where metrics are scraped.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Takes no new connections, lets requests in flight end, hands leadership over, makes everything durable.
+    pub async fn stop(mut self) {
+        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.compaction.shutdown().await;
+        // A port that has ended already needs no telling.
+        let _ = self.stop.send(true);
+        while self.ports.join_next().await.is_some() {}
+        self.replica.stop().await;
+    }
+}
+
+fn into_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
+}
