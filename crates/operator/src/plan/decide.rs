@@ -1,0 +1,272 @@
+//! The decision, one duty a function, in the order in which duties take precedence.
+//!
+//! A function gives a plan when its duty claims the moment, and none when the next duty may look.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::observed::{Change, ClusterId, ClusterView, NodeId, NodeState, Observed, Ordinal};
+use super::step::{Finding, Plan, Step, Voter};
+
+/// The next step for the cluster that was observed.
+pub fn plan(observed: &Observed) -> Plan {
+    if observed.wanted.deleted {
+        return delete(observed);
+    }
+    if observed.wanted.paused {
+        return Plan::wait(Finding::Paused);
+    }
+    let Some(target) = observed.latched.target_replicas else {
+        return latch_target(observed.wanted.replicas);
+    };
+    let Some(set) = &observed.set else {
+        return Plan::act("creating the pods", Step::CreateSet { replicas: target });
+    };
+    if !set.settled {
+        return Plan::wait(Finding::WaitingForPods);
+    }
+    let Some(cluster_id) = observed.latched.cluster_id else { return latch_cluster_id(observed, target) };
+    let Some(cluster) = &observed.cluster else { return without_quorum(observed, cluster_id, target) };
+    let duties = [
+        take_back,
+        await_change,
+        leave_lost_node,
+        replace_lost,
+        scale_up,
+        scale_down,
+        drop_surplus,
+        follow_edit,
+        restart_broken,
+        roll,
+    ];
+    duties.iter().find_map(|duty| duty(observed, cluster, target)).unwrap_or_else(|| Plan::wait(rest(cluster)))
+}
+
+/// Nothing is to be done; that is not to say that all is well.
+fn rest(cluster: &ClusterView) -> Finding {
+    let complete = cluster.members.keys().all(|id| cluster.caught_up.contains(id));
+    if complete { Finding::Reconciled } else { Finding::MembersDown }
+}
+
+/// Deletion never waits for the cluster, which may be dead: the pods go with their owner, the volumes by the user's choice.
+fn delete(observed: &Observed) -> Plan {
+    let volume = observed.volumes.iter().find(|(_, volume)| observed.wanted.delete_volumes && !volume.terminating);
+    let step = match volume {
+        Some((ordinal, _)) => Step::DeleteVolume(*ordinal),
+        None => Step::ReleaseFinalizer,
+    };
+    Plan { step: Some(step), finding: Finding::Deleting }
+}
+
+/// Before the first Init: the id is chosen only when every node that will be a member reports to be empty. Volumes that hold a
+/// cluster are taken up again if they agree on one and a quorum of them is there.
+fn latch_cluster_id(observed: &Observed, target: u32) -> Plan {
+    let reports: Vec<_> = (0..target).filter_map(|ordinal| observed.nodes.get(&Ordinal(ordinal))).collect();
+    if reports.len() < target as usize {
+        return Plan::wait(Finding::WaitingForPods);
+    }
+    let ids: BTreeSet<ClusterId> = reports.iter().filter_map(|report| report.cluster_id).collect();
+    let carriers = reports.iter().filter(|report| report.cluster_id.is_some()).count();
+    match (ids.first(), ids.len()) {
+        (None, _) => Plan::act("choosing a cluster id", Step::LatchNewClusterId),
+        (Some(id), 1) if carriers > target as usize / 2 => {
+            Plan::act("taking up the cluster on the volumes", Step::AdoptClusterId(*id))
+        }
+        _ => Plan::wait(Finding::ClusterIdMismatch),
+    }
+}
+
+/// No leader is confirmed: either the cluster was never made, or its quorum is away.
+fn without_quorum(observed: &Observed, cluster_id: ClusterId, target: u32) -> Plan {
+    let reports: BTreeMap<Ordinal, _> =
+        observed.nodes.iter().filter(|(ordinal, _)| ordinal.0 < target).map(|(o, r)| (*o, r)).collect();
+    if reports.values().any(|report| report.cluster_id.is_some_and(|id| id != cluster_id)) {
+        return Plan::wait(Finding::ClusterIdMismatch);
+    }
+    if reports.len() < target as usize {
+        return Plan::wait(Finding::QuorumLost);
+    }
+    // A first Init may have reached some nodes only. Nodes that accepted it say which cluster they are of; repeating it is
+    // success there. A node that is a member of a running cluster never reports to be empty and known at once.
+    let never_ran = reports.values().all(|r| matches!(r.state, NodeState::Uninitialised | NodeState::Joining));
+    if never_ran {
+        let members = reports.iter().map(|(ordinal, report)| (*ordinal, report.incarnation)).collect();
+        return Plan::act("forming the cluster", Step::Init { cluster_id, members });
+    }
+    Plan::wait(Finding::QuorumLost)
+}
+
+/// The user changed their mind before the joint configuration: the voters are still the ones now wanted, so the change under
+/// way, which may never end if its pods cannot run, is given up.
+fn take_back(observed: &Observed, cluster: &ClusterView, target: u32) -> Option<Plan> {
+    let wanted = observed.wanted.replicas;
+    if wanted == target || !cluster.has_voters_below(wanted) {
+        return None;
+    }
+    match cluster.change {
+        Change::Joint => None,
+        Change::CatchingUp => Some(set_voters("giving up a resize", cluster, existing(cluster.voters()))),
+        Change::None => Some(latch_target(wanted)),
+    }
+}
+
+/// One change at a time.
+fn await_change(_: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
+    (cluster.change != Change::None).then(|| Plan::wait(Finding::Working("changing the configuration")))
+}
+
+/// A pod that can never run again where its volume is: the volume is given up, so that the pod can run elsewhere, on an empty
+/// one. The claim is marked first: it goes when
+/// the pod does.
+fn leave_lost_node(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
+    let (ordinal, _) = observed.pods.iter().find(|(_, pod)| pod.node_lost)?;
+    if cluster.member_at(*ordinal).is_some_and(|(id, _)| !cluster.can_spare(id)) {
+        return Some(Plan::wait(Finding::QuorumLost));
+    }
+    let step = match observed.volumes.get(ordinal) {
+        Some(volume) if !volume.terminating => Step::DeleteVolume(*ordinal),
+        _ => Step::RestartPod(*ordinal),
+    };
+    Some(Plan::act("leaving a node that is gone", step))
+}
+
+/// A pod whose data is not the member's any more: lost with its volume, damaged, or fenced. The new data joins and the old id
+/// leaves in one change, if the others are a quorum without it.
+fn replace_lost(observed: &Observed, cluster: &ClusterView, target: u32) -> Option<Plan> {
+    let lost = |ordinal: &Ordinal| {
+        let report = observed.nodes.get(ordinal)?;
+        let (id, member) = cluster.member_at(*ordinal)?;
+        let usable = report.incarnation == member.incarnation && report.state.is_sound();
+        (!usable).then_some((*ordinal, id, report))
+    };
+    let (ordinal, old, report) = (0..target).map(Ordinal).find_map(|ordinal| lost(&ordinal))?;
+    if !cluster.can_spare(old) {
+        return Some(Plan::wait(Finding::QuorumLost));
+    }
+    if report.state != NodeState::Uninitialised {
+        return Some(Plan::act("emptying a node whose data is of no use", Step::ResetNode(ordinal)));
+    }
+    let mut voters = existing(cluster.voters().into_iter().filter(|id| *id != old));
+    voters.push(Voter::New(ordinal, report.incarnation));
+    Some(set_voters("replacing a member that lost its data", cluster, voters))
+}
+
+/// More voters are wanted: first the pods, then one change that takes them all in.
+fn scale_up(observed: &Observed, cluster: &ClusterView, target: u32) -> Option<Plan> {
+    let missing: Vec<Ordinal> = (0..target).map(Ordinal).filter(|o| cluster.member_at(*o).is_none()).collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let set = observed.set.as_ref()?;
+    if set.replicas < target {
+        return Some(Plan::act("adding pods", Step::ScaleSet { replicas: target }));
+    }
+    let mut voters = existing(cluster.voters());
+    for ordinal in missing {
+        match observed.nodes.get(&ordinal) {
+            None => return Some(Plan::wait(Finding::WaitingForPods)),
+            Some(report) if report.state == NodeState::Uninitialised => {
+                voters.push(Voter::New(ordinal, report.incarnation));
+            }
+            // Data of an earlier life: removed by a resize and kept, or of another cluster.
+            Some(report) if report.cluster_id == observed.latched.cluster_id => {
+                return Some(Plan::act("emptying a node that was removed before", Step::ResetNode(ordinal)));
+            }
+            Some(_) => return Some(Plan::wait(Finding::ClusterIdMismatch)),
+        }
+    }
+    Some(set_voters("adding members", cluster, voters))
+}
+
+/// Fewer voters are wanted: leadership moves off those that go, then one change drops them.
+fn scale_down(_: &Observed, cluster: &ClusterView, target: u32) -> Option<Plan> {
+    let (staying, leaving): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
+        cluster.members.keys().partition(|id| cluster.members[*id].ordinal.0 < target);
+    if leaving.is_empty() {
+        return None;
+    }
+    let sound = staying.iter().filter(|id| cluster.caught_up.contains(id)).count();
+    if sound <= staying.len() / 2 {
+        return Some(Plan::wait(Finding::QuorumLost));
+    }
+    if leaving.contains(&cluster.leader) {
+        let to = staying.iter().find(|id| cluster.members[*id].voter && cluster.caught_up.contains(id))?;
+        return Some(Plan::act("moving leadership off a member that leaves", Step::TransferLeader { to: *to }));
+    }
+    Some(set_voters("removing members", cluster, existing(staying)))
+}
+
+/// The smaller configuration is committed: pods, then volumes of the removed members go.
+fn drop_surplus(observed: &Observed, _: &ClusterView, target: u32) -> Option<Plan> {
+    let set = observed.set.as_ref()?;
+    if set.replicas > target {
+        return Some(Plan::act("removing pods", Step::ScaleSet { replicas: target }));
+    }
+    if observed.pods.keys().any(|ordinal| ordinal.0 >= target) {
+        return Some(Plan::wait(Finding::Working("removing pods")));
+    }
+    let surplus = observed.volumes.iter().find(|(ordinal, _)| ordinal.0 >= target)?;
+    if surplus.1.terminating {
+        return Some(Plan::wait(Finding::Working("removing volumes")));
+    }
+    Some(Plan::act("removing volumes", Step::DeleteVolume(*surplus.0)))
+}
+
+/// The change before has ended, so a newer wish becomes the target.
+fn follow_edit(observed: &Observed, _: &ClusterView, target: u32) -> Option<Plan> {
+    let wanted = observed.wanted.replicas;
+    (wanted != target).then(|| latch_target(wanted))
+}
+
+/// Outdated pods that take no part are restarted first, whatever the others do: a bad template could not be mended otherwise.
+fn restart_broken(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
+    if !observed.wanted.roll_unsupervised {
+        return None;
+    }
+    let broken = observed.pods.iter().find(|(ordinal, pod)| {
+        let takes_part = cluster.member_at(**ordinal).is_some_and(|(id, _)| cluster.caught_up.contains(&id));
+        pod.outdated && !pod.terminating && !takes_part
+    })?;
+    Some(Plan::act("restarting a broken pod with the new template", Step::RestartPod(*broken.0)))
+}
+
+/// Healthy outdated pods: one at a time, when all others take part; the leader last, after it handed over.
+fn roll(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
+    let outdated: Vec<(Ordinal, NodeId)> = observed
+        .pods
+        .iter()
+        .filter(|(_, pod)| pod.outdated)
+        .filter_map(|(ordinal, _)| cluster.member_at(*ordinal).map(|(id, _)| (*ordinal, id)))
+        .collect();
+    if outdated.is_empty() {
+        return None;
+    }
+    if !observed.wanted.roll_unsupervised {
+        return Some(Plan::wait(Finding::RollAwaitsApproval));
+    }
+    let everybody_takes_part = cluster.members.keys().all(|id| cluster.caught_up.contains(id))
+        && observed.pods.values().all(|pod| !pod.terminating)
+        && cluster.members.values().all(|member| observed.pods.get(&member.ordinal).is_some_and(|pod| pod.ready));
+    if !everybody_takes_part {
+        return Some(Plan::wait(Finding::Working("rolling out the new template")));
+    }
+    let step = match outdated.iter().find(|(_, id)| *id != cluster.leader) {
+        Some((ordinal, _)) => Step::RestartPod(*ordinal),
+        None => {
+            let to = cluster.voters().into_iter().find(|id| *id != cluster.leader)?;
+            Step::TransferLeader { to }
+        }
+    };
+    Some(Plan::act("rolling out the new template", step))
+}
+
+fn latch_target(replicas: u32) -> Plan {
+    Plan::act("latching the size", Step::LatchTarget { replicas })
+}
+
+fn existing(ids: impl IntoIterator<Item = NodeId>) -> Vec<Voter> {
+    ids.into_iter().map(Voter::Existing).collect()
+}
+
+fn set_voters(purpose: &'static str, cluster: &ClusterView, voters: Vec<Voter>) -> Plan {
+    Plan::act(purpose, Step::SetVoters { voters, expected_config_index: cluster.config_index })
+}

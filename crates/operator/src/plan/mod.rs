@@ -1,0 +1,25 @@
+//! What to do next for one cluster, as a function of what was just observed.
+//!
+//! Owns the decision and nothing else: no API call, no clock, no memory. A reconcile observes, calls [`plan`], does the
+//! one step, and starts again; whoever crashed before, between or after, the next observation leads on from there.
+//!
+//! Invariants, held by the tests in `world` against random crashes and losses:
+//! 1. a configuration change is asked for only when none is in flight, and names the configuration it was based on;
+//! 2. no step takes a voter's pod or volume away while the others are fewer than a quorum;
+//! 3. a volume is deleted only when no member of the committed configuration lives on it, or when its Kubernetes node is
+//!    gone for good and the others are a quorum;
+//! 4. a cluster is initialised once: under the id that was latched first, and only by nodes that all report to be empty.
+
+mod decide;
+mod observed;
+mod step;
+
+#[cfg(test)]
+mod world;
+
+pub use decide::plan;
+pub use observed::{
+    Change, ClusterId, ClusterView, Incarnation, Latched, MemberView, NodeId, NodeReport, NodeState, Observed, Ordinal,
+    PodState, SetState, VolumeState, Wanted,
+};
+pub use step::{Finding, Plan, Step, Voter};

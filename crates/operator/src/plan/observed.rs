@@ -1,0 +1,190 @@
+//! What a reconcile saw, read live before anything is decided.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Position of a pod in its StatefulSet; pod, volume and member are found by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ordinal(pub u32);
+
+/// Id of a member, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+/// Id of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub u128);
+
+/// Random name of a data directory: another one means that the data before is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation(pub u128);
+
+/// What the user asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Number of voters: 3 or 5.
+    pub replicas: u32,
+    /// Do nothing.
+    pub paused: bool,
+    /// The resource is being deleted.
+    pub deleted: bool,
+    /// Delete the volumes with the cluster.
+    pub delete_volumes: bool,
+    /// New pod templates are rolled out without asking.
+    pub roll_unsupervised: bool,
+}
+
+/// What the operator must not forget, kept in the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Latched {
+    /// The cluster's id, chosen before the cluster was made.
+    pub cluster_id: Option<ClusterId>,
+    /// The number of voters that is being worked towards.
+    pub target_replicas: Option<u32>,
+}
+
+/// The StatefulSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetState {
+    /// Pods it is told to run.
+    pub replicas: u32,
+    /// The controller has seen its newest specification.
+    pub settled: bool,
+}
+
+/// One pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodState {
+    /// It is ready by its probe.
+    pub ready: bool,
+    /// It runs an older template than the StatefulSet's.
+    pub outdated: bool,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// Its Kubernetes node is gone for good: a human deleted the Node object or tainted it as out of service.
+    pub node_lost: bool,
+}
+
+/// One volume claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeState {
+    /// It is being deleted.
+    pub terminating: bool,
+}
+
+/// State that a node reports of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeState {
+    /// Empty; waits to be taken in.
+    Uninitialised,
+    /// Has an id, is not in the configuration it knows.
+    Joining,
+    /// In the configuration.
+    Member,
+    /// Was taken out of it.
+    Removed,
+    /// Differs from the majority.
+    Fenced,
+    /// Its data is damaged.
+    Damaged,
+}
+
+impl NodeState {
+    /// It can be a voter that counts.
+    pub fn is_sound(self) -> bool {
+        matches!(self, NodeState::Joining | NodeState::Member)
+    }
+}
+
+/// The answer of one node about itself. A node that did not answer has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeReport {
+    /// See [`NodeState`].
+    pub state: NodeState,
+    /// Of its data directory.
+    pub incarnation: Incarnation,
+    /// Cluster it belongs or belonged to.
+    pub cluster_id: Option<ClusterId>,
+    /// Its id there.
+    pub node_id: Option<NodeId>,
+}
+
+/// One member of the committed configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberView {
+    /// The pod that is, or was, this member.
+    pub ordinal: Ordinal,
+    /// The data it was admitted with.
+    pub incarnation: Incarnation,
+    /// Votes in the configuration.
+    pub voter: bool,
+}
+
+/// How far a change of the configuration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// None is under way.
+    None,
+    /// New members catch up; another target may still take this one's place.
+    CatchingUp,
+    /// Both halves must agree; it ends by itself.
+    Joint,
+}
+
+/// What the leader says of the cluster, confirmed with a quorum. Absent while there is no quorum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterView {
+    /// Log index of the configuration.
+    pub config_index: u64,
+    /// The change under way.
+    pub change: Change,
+    /// The members.
+    pub members: BTreeMap<NodeId, MemberView>,
+    /// Who leads.
+    pub leader: NodeId,
+    /// Members that answer the leader and have what it has committed, but for a few entries; the leader is one of them.
+    pub caught_up: BTreeSet<NodeId>,
+}
+
+impl ClusterView {
+    /// The member that lives, or should live, in the pod `ordinal`.
+    pub fn member_at(&self, ordinal: Ordinal) -> Option<(NodeId, &MemberView)> {
+        self.members.iter().find(|(_, member)| member.ordinal == ordinal).map(|(id, member)| (*id, member))
+    }
+
+    /// Whether the voters are exactly the pods below `count`.
+    pub fn has_voters_below(&self, count: u32) -> bool {
+        let ordinals: BTreeSet<Ordinal> = self.members.values().filter(|m| m.voter).map(|m| m.ordinal).collect();
+        ordinals == (0..count).map(Ordinal).collect()
+    }
+
+    /// Ids of the voters.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.members.iter().filter(|(_, member)| member.voter).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a quorum of the voters is caught up without counting `victim`: then its pod may be taken down.
+    pub fn can_spare(&self, victim: NodeId) -> bool {
+        let voters = self.voters();
+        let others = voters.iter().filter(|id| **id != victim && self.caught_up.contains(id)).count();
+        others > voters.len() / 2
+    }
+}
+
+/// Everything a decision rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The user's wish.
+    pub wanted: Wanted,
+    /// The operator's memory.
+    pub latched: Latched,
+    /// The StatefulSet, if there is one.
+    pub set: Option<SetState>,
+    /// Its pods.
+    pub pods: BTreeMap<Ordinal, PodState>,
+    /// Its volume claims.
+    pub volumes: BTreeMap<Ordinal, VolumeState>,
+    /// What the nodes say of themselves.
+    pub nodes: BTreeMap<Ordinal, NodeReport>,
+    /// What the cluster says of itself.
+    pub cluster: Option<ClusterView>,
+}
