@@ -61,7 +61,12 @@ impl Database {
     }
 
     /// Makes a database under `new_name`; [`Self::publish`] gives it its final name.
-    pub(crate) fn create(disk: &dyn Disk, new_name: &str, name: &'static str, cache_bytes: usize) -> Result<Self, OpenError> {
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        new_name: &str,
+        name: &'static str,
+        cache_bytes: usize,
+    ) -> Result<Self, OpenError> {
         let file = disk.open(new_name, OpenMode::Fresh).map_err(|error| OpenError::io(name, error))?;
         Self::with_file(file, name, cache_bytes)
     }
@@ -145,16 +150,14 @@ impl Database {
         measured.map_err(|error| self.latch(error))
     }
 
-    /// Closes the file, making deferred commits durable.
-    pub(crate) fn close(self) -> Result<(), WriteError> {
-        self.check()?;
-        let name = self.name;
-        self.redb.close().map_err(|error| WriteError::Failed { file: name, source: Box::new(error.into()) })
+    /// Refuses all later writes: what is in memory does not fit the file any more.
+    pub(crate) fn poison(&self, cause: String) {
+        // Only the first cause matters: the others follow from it.
+        let _ = self.poison.set(cause);
     }
 
     fn latch(&self, error: redb::Error) -> WriteError {
-        // Only the first cause matters: the others follow from it.
-        let _ = self.poison.set(error.to_string());
+        self.poison(error.to_string());
         WriteError::Failed { file: self.name, source: Box::new(error) }
     }
 }

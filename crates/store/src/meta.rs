@@ -12,7 +12,11 @@ pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::
 pub(crate) const FORMAT: &str = "format";
 
 /// Seals and stores one row begun with [`seal::unsealed`].
-pub(crate) fn put_meta(table: &mut Table<'_, &'static str, &'static [u8]>, name: &str, mut row: Vec<u8>) -> Result<(), redb::Error> {
+pub(crate) fn put_meta(
+    table: &mut Table<'_, &'static str, &'static [u8]>,
+    name: &str,
+    mut row: Vec<u8>,
+) -> Result<(), redb::Error> {
     seal::seal(name.as_bytes(), &mut row);
     table.insert(name, row.as_slice())?;
     Ok(())
@@ -55,8 +59,7 @@ impl<T: ReadableTable<&'static str, &'static [u8]>> MetaRows<T> {
 
     /// Decodes a row that every whole file has.
     pub(crate) fn require<R>(&self, name: &str, decode: impl FnOnce(&[u8]) -> Option<R>) -> Result<R, ReadError> {
-        self.get(name, decode)?
-            .ok_or_else(|| ReadError::damaged(self.file, format!("the row `{name}` is missing")))
+        self.get(name, decode)?.ok_or_else(|| ReadError::damaged(self.file, format!("the row `{name}` is missing")))
     }
 
     /// Refuses a file of a later format.

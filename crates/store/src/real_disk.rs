@@ -75,13 +75,8 @@ impl RealDisk {
 /// Opens a file that only its owner may read. The mode is set again after creation: a umask can only take bits
 /// away, but a file left by a copy or an older release may have too many.
 fn open_private(path: &Path, create: bool, truncate: bool) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(create)
-        .truncate(truncate)
-        .mode(FILE_MODE)
-        .open(path)?;
+    let file =
+        OpenOptions::new().read(true).write(true).create(create).truncate(truncate).mode(FILE_MODE).open(path)?;
     if file.metadata()?.permissions().mode() & 0o7777 != FILE_MODE {
         file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     }

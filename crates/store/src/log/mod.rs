@@ -168,9 +168,10 @@ impl LogStore {
                 panic!("the log is asked to store what it would refuse to read: {detail}");
             }
         }
-        let hard_state = last_write.hard_state;
+        let mut hard_state = last_write.hard_state;
         assert!(hard_state.commit <= shape.last, "commit {} beyond the last entry {}", hard_state.commit, shape.last);
-        assert!(hard_state.commit >= shape.base.0, "commit {} before the log's base {}", hard_state.commit, shape.base.0);
+        // A write that was queued before the prefix went may know less of the commit index.
+        hard_state.commit = hard_state.commit.max(shape.base.0);
 
         let conflict = tail.first().filter(|first| first.index <= self.shape.last).map(|first| first.index);
         self.database.write(Commit::Durable, |transaction| {
@@ -209,9 +210,9 @@ impl LogStore {
     /// Any error: the node must stop.
     ///
     /// # Panics
-    /// If `up_to` is not committed.
+    /// If `up_to` is beyond the last entry.
     pub fn truncate_prefix(&mut self, up_to: LogIndex) -> Result<bool, WriteError> {
-        assert!(up_to <= self.hard_state.commit, "truncation at {up_to}, commit {}", self.hard_state.commit);
+        assert!(up_to <= self.shape.last, "truncation at {up_to}, last {}", self.shape.last);
         let before = self.shape.base.0;
         if up_to <= before {
             return Ok(false);
@@ -220,10 +221,14 @@ impl LogStore {
         let mut shape = self.shape.clone();
         shape.cut_through(step);
         let base = BaseRow { base: shape.base, membership: shape.base_membership.clone() };
+        // What was applied is committed, whether or not a write has said so yet.
+        let hard_state = HardState { commit: self.hard_state.commit.max(step), ..self.hard_state };
         self.database.write(Commit::Deferred, |transaction| {
             transaction.open_table(ENTRIES)?.retain_in(..=step.0, |_, _| false)?;
+            put_hard_state(transaction, &hard_state)?;
             tables::put(transaction, MetaKey::Base, base.encode())
         })?;
+        self.hard_state = hard_state;
         self.shape = shape;
         Ok(step < up_to)
     }

@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use quorate_raft::{Entry, LogIndex};
-use redb::ReadableTable;
 
 use super::tables::{ENTRIES, EntryError, decode_entry};
 use crate::database::Database;
@@ -46,7 +45,11 @@ impl LogReader {
     ///
     /// # Errors
     /// [`ReadError::Damaged`] if a record fails its checksum.
-    pub fn visit(&self, range: RangeInclusive<LogIndex>, mut visit: impl FnMut(Entry) -> bool) -> Result<(), ReadError> {
+    pub fn visit(
+        &self,
+        range: RangeInclusive<LogIndex>,
+        mut visit: impl FnMut(Entry) -> bool,
+    ) -> Result<(), ReadError> {
         let failed = |error: redb::Error| ReadError::from_redb(LOG_FILE, error);
         let transaction = self.database.read()?;
         let table = transaction.open_table(ENTRIES).map_err(|error| failed(error.into()))?;

@@ -4,7 +4,7 @@
 //! record that fails is damage, wherever it stands, and cutting it off could drop an acknowledged entry.
 
 use quorate_raft::{HardState, LogIndex};
-use redb::{ReadTransaction, ReadableTable};
+use redb::ReadTransaction;
 
 use super::shape::LogShape;
 use super::tables::{BaseRow, ENTRIES, EntryError, LOG_FORMAT, MetaKey, NodeRow, decode_entry};
@@ -54,12 +54,15 @@ fn place(index: LogIndex, shape: &LogShape) -> String {
 
 fn check_bounds(hard_state: &HardState, shape: &LogShape) -> Result<(), OpenError> {
     if hard_state.commit > shape.last {
-        let detail =
-            format!("entries up to {} are known to be committed, but the last one is {}", hard_state.commit, shape.last);
+        let detail = format!(
+            "entries up to {} are known to be committed, but the last one is {}",
+            hard_state.commit, shape.last
+        );
         return Err(OpenError::damaged(LOG_FILE, detail));
     }
     if hard_state.commit < shape.base.0 {
-        let detail = format!("the log begins after entry {}, but only {} is committed", shape.base.0, hard_state.commit);
+        let detail =
+            format!("the log begins after entry {}, but only {} is committed", shape.base.0, hard_state.commit);
         return Err(OpenError::damaged(LOG_FILE, detail));
     }
     if hard_state.term < shape.last_term() {

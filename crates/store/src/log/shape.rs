@@ -103,14 +103,6 @@ impl LogShape {
         self.memberships.iter().map(|(index, membership)| (*index, membership.clone())).collect()
     }
 
-    /// The configuration in force at `index`, which is at or after the base.
-    pub(crate) fn membership_at(&self, index: LogIndex) -> (LogIndex, Arc<Membership>) {
-        match self.memberships.range(..=index).next_back() {
-            Some((at, membership)) => (*at, membership.clone()),
-            None => self.base_membership.clone(),
-        }
-    }
-
     /// Panics if an invariant is broken.
     pub(crate) fn check(&self) {
         assert!(self.base.0 <= self.last, "{self:?}");
@@ -167,9 +159,9 @@ mod tests {
         let membership = Arc::new(Membership { cluster_version: 7, ..Membership::default() });
         let entry = Entry { term: Term(1), index: LogIndex(2), payload: Payload::Membership(membership.clone()) };
         shape.push(&entry).expect("contiguous");
-        assert_eq!(shape.membership_at(LogIndex(2)), (LogIndex(2), membership));
+        assert_eq!(shape.memberships(), [(LogIndex(2), membership)]);
         shape.cut_from(LogIndex(2));
         shape.check();
-        assert_eq!(shape.membership_at(LogIndex(1)).0, LogIndex(0));
+        assert_eq!((shape.memberships(), shape.base_membership.0), (Vec::new(), LogIndex(0)));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_raft::{Entry, Incarnation, LogIndex, Membership, NodeId, Term};
-use quorate_wire::{ClusterId, DecodeError, Identity};
+use quorate_wire::{DecodeError, Identity};
 use redb::{TableDefinition, WriteTransaction};
 
 use crate::fields::{Fields, PutFields};
@@ -76,7 +76,7 @@ impl NodeRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut row = seal::unsealed();
         row.put_u128(self.incarnation.0);
-        let (cluster_id, node_id) = self.identity.map_or((0, 0), |own| (own.cluster_id.0, own.node_id.0));
+        let (cluster_id, node_id) = self.identity.map_or((0, 0), |own| (own.cluster_id, own.node_id.0));
         row.put_u8(u8::from(self.identity.is_some()));
         row.put_u128(cluster_id);
         row.put_u64(node_id);
@@ -95,7 +95,7 @@ impl NodeRow {
         let mut fields = Fields(row);
         let incarnation = Incarnation(fields.u128()?);
         let known = fields.u8()? != 0;
-        let identity = Identity { cluster_id: ClusterId(fields.u128()?), node_id: NodeId(fields.u64()?) };
+        let identity = Identity { cluster_id: fields.u128()?, node_id: NodeId(fields.u64()?) };
         let mark = fields.u8()?;
         let reason = String::from_utf8(fields.bytes()?.to_vec()).ok()?;
         fields.end()?;

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::faulty_file::FaultyFile;
 use crate::disk::{Disk, OpenMode};
@@ -170,6 +171,13 @@ impl FaultyDisk {
         let state = self.lock();
         let Some(file) = state.names.get(name) else { return Vec::new() };
         state.files[file].written_pages().map(|page| page * super::faulty_file::PAGE_BYTES as u64).collect()
+    }
+
+    /// A hash of all that is on the disk: names, contents, and what is not synced. Equal for equal runs.
+    pub fn fingerprint(&self) -> u64 {
+        let state = self.lock();
+        let files: Vec<_> = state.names.iter().map(|(name, file)| (name, state.files[file].fingerprint())).collect();
+        xxh3_64(format!("{files:?} {:?} {:?}", state.durable_names, state.changes).as_bytes())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

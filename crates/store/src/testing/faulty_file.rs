@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::faulty_disk::Choices;
 
 pub(super) const PAGE_BYTES: usize = 4096;
@@ -20,8 +22,21 @@ type Page = Arc<[u8; PAGE_BYTES]>;
 #[derive(Debug, Clone)]
 enum Pending {
     /// Bytes within one page, from `start` on.
-    Write { page: u64, start: usize, data: Arc<[u8]> },
+    Write {
+        page: u64,
+        start: usize,
+        data: Arc<[u8]>,
+    },
     SetLen(u64),
+}
+
+/// What becomes of a file's unsynced writes. The extremes are as likely as the mixtures: a machine that loses power long
+/// after a write has most often written it out, and one that dies at once has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Survival {
+    None,
+    All,
+    Mixed,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -99,6 +114,11 @@ impl FaultyFile {
     /// Any subset of the writes may survive, each torn at sectors, which covers every order in which a disk may
     /// have written them out; lengths survive as a prefix, since a file system journals them in order.
     pub(super) fn crash(&mut self, choices: &mut dyn Choices) {
+        let survival = match choices.below(4) {
+            0 => Survival::None,
+            1 => Survival::All,
+            _ => Survival::Mixed,
+        };
         let pending = std::mem::take(&mut self.pending);
         for (page, synced) in std::mem::take(&mut self.synced_pages) {
             match synced {
@@ -108,7 +128,11 @@ impl FaultyFile {
         }
         self.len = self.synced_len;
         let lengths = pending.iter().filter(|one| matches!(one, Pending::SetLen(_))).count();
-        let mut lengths_kept = if lengths == 0 { 0 } else { choices.below(lengths as u64 + 1) };
+        let mut lengths_kept = match survival {
+            Survival::None => 0,
+            Survival::All => lengths as u64,
+            Survival::Mixed => choices.below(lengths as u64 + 1),
+        };
         for one in pending {
             match one {
                 Pending::SetLen(len) if lengths_kept > 0 => {
@@ -117,7 +141,11 @@ impl FaultyFile {
                     self.len = len;
                 }
                 Pending::SetLen(_) => {}
-                Pending::Write { page, start, data } => self.crash_write(page, start, &data, choices),
+                Pending::Write { page, start, data } => match survival {
+                    Survival::None => {}
+                    Survival::All => put(&mut self.pages, page, start, &data),
+                    Survival::Mixed => self.crash_write(page, start, &data, choices),
+                },
             }
         }
         truncate(&mut self.pages, self.len);
@@ -154,6 +182,16 @@ impl FaultyFile {
     /// The numbers of the pages that were ever written.
     pub(super) fn written_pages(&self) -> impl Iterator<Item = u64> + '_ {
         self.pages.keys().copied()
+    }
+
+    /// A hash of the contents, and how much of them is not synced.
+    pub(super) fn fingerprint(&self) -> (u64, u64, usize) {
+        let mut hash = Xxh3::new();
+        for (page, bytes) in &self.pages {
+            hash.update(&page.to_le_bytes());
+            hash.update(&bytes[..]);
+        }
+        (hash.digest(), self.len, self.pending.len())
     }
 
     fn remember(&mut self, page: u64) {

@@ -1,0 +1,413 @@
+//! The key space on disk: records in revision order, and the applied index in the same transaction as what it reflects.
+//!
+//! Owns [`StateStore`] and its file. Applies what it is told is committed; never reads the log.
+//!
+//! Invariants:
+//! 1. records, revision, digest and applied index change in one transaction: after a crash they belong together;
+//! 2. commits make no storage call; [`StateStore::checkpoint`] makes all of them durable, and its answer is how far the
+//!    log may be cut;
+//! 3. after a failed write or sync nothing more is written.
+
+mod index_image;
+mod records;
+mod revisions;
+mod rows;
+mod view;
+
+use std::sync::Arc;
+
+use quorate_kv::{KeySpace, Outcome, Step};
+use quorate_raft::{Entry, Incarnation, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term};
+use quorate_wire::Envelope;
+
+pub use records::RecordTotals;
+pub use view::{StateStream, StateView, StreamChunk};
+
+pub(crate) use records::{Batch, RECORDS, RawKey, RecordAppender, RecordReader, decode_record};
+pub(crate) use revisions::REVISIONS;
+pub(crate) use rows::{Origin, Position, StateRows};
+pub(crate) use view::PinnedState;
+
+use crate::database::{Commit, Database};
+use crate::disk::{Disk, FileCounts, INDEX_FILE_NEW, STATE_FILE, STATE_FILE_NEW, remove_if_present};
+use crate::error::{ApplyError, OpenError, SnapshotError, WriteError};
+use crate::snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
+use records::{BatchRecords, store_batch};
+use view::{Inner, Shared};
+
+/// How a state file is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct StateOptions {
+    /// redb's cache. Half of it holds what is written between two checkpoints: more than that goes to the disk early.
+    pub cache_bytes: usize,
+    /// A checkpoint is refused with [`WriteError::DiskFull`] unless this much stays free beside what it writes.
+    pub reserve_bytes: u64,
+}
+
+impl Default for StateOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, reserve_bytes: 2 << 20 }
+    }
+}
+
+/// What an applied entry brought about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedEntry {
+    /// Its index.
+    pub index: LogIndex,
+    /// Its term.
+    pub term: Term,
+    /// The request it answers: node, run of the node, number. `None` for what no request made.
+    pub origin: Option<(NodeId, Incarnation, u64)>,
+    /// The command's outcome; `None` if the entry holds none.
+    pub outcome: Option<Outcome>,
+}
+
+/// What a batch brought about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedBatch {
+    /// The last entry.
+    pub last: LogIndex,
+    /// Its term.
+    pub term: Term,
+    /// One for each entry, in order.
+    pub results: Vec<AppliedEntry>,
+}
+
+/// Figures of the state file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateStats {
+    /// Records, and their bytes.
+    pub totals: RecordTotals,
+    /// Record bytes written since the last checkpoint.
+    pub dirty_bytes: u64,
+    /// The applied index that survives a crash.
+    pub durable_applied: LogIndex,
+    /// What was done to the file since it was opened.
+    pub file: FileCounts,
+}
+
+/// The state. One writer; [`StateStore::view`] gives handles for readers.
+#[derive(Debug)]
+pub struct StateStore {
+    disk: Arc<dyn Disk>,
+    shared: Arc<Shared>,
+    options: StateOptions,
+    durable_applied: LogIndex,
+    dirty_bytes: u64,
+}
+
+impl StateStore {
+    /// Opens the state, or creates an empty one.
+    ///
+    /// Builds the key index: from its image and the records after it, or from all records (about 2 us each).
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`] if a record fails its checksum, [`OpenError::NewerFormat`] if a later release wrote it.
+    pub fn open(disk: Arc<dyn Disk>, options: StateOptions) -> Result<Self, OpenError> {
+        let present = disk.exists(STATE_FILE).map_err(|error| OpenError::io(STATE_FILE, error))?;
+        let database = if present {
+            Database::open(&*disk, STATE_FILE, options.cache_bytes)?
+        } else {
+            create(&*disk, options.cache_bytes)?
+        };
+        for leftover in [STATE_FILE_NEW, INDEX_FILE_NEW] {
+            remove_if_present(&*disk, leftover).map_err(|error| OpenError::io(STATE_FILE, error))?;
+        }
+        let transaction = database.read()?;
+        let rows = StateRows::read(&transaction)?;
+        let key_space = index_image::load(&*disk, &rows, &RecordReader::new(&transaction)?)?;
+        drop(transaction);
+        let durable_applied = rows.position.applied;
+        let inner = Inner { database: Arc::new(database), key_space, rows, generation: 0 };
+        let shared = Arc::new(Shared::new(disk.clone(), options.cache_bytes, inner));
+        Ok(Self { disk, shared, options, durable_applied, dirty_bytes: 0 })
+    }
+
+    /// A handle for readers.
+    pub fn view(&self) -> StateView {
+        StateView::new(self.shared.clone())
+    }
+
+    /// The position that the state stands for: index, term and configuration.
+    pub fn position(&self) -> SnapshotMeta {
+        self.shared.read().rows.snapshot_meta()
+    }
+
+    /// The cluster this state belongs to, once it is known.
+    pub fn cluster_id(&self) -> Option<u128> {
+        self.shared.read().rows.origin.cluster_id
+    }
+
+    /// Ties the state to a cluster, durably. Snapshots name it, and refuse another.
+    ///
+    /// # Errors
+    /// Any error: the node must stop.
+    ///
+    /// # Panics
+    /// If the state belongs to another cluster.
+    pub fn set_cluster_id(&mut self, cluster_id: u128) -> Result<(), WriteError> {
+        let (database, mut rows) = self.current();
+        let known = rows.origin.cluster_id.is_none_or(|known| known == cluster_id);
+        assert!(known, "the state of cluster {:?} is asked to become cluster {cluster_id}'s", rows.origin.cluster_id);
+        if rows.origin.cluster_id.is_some() {
+            return Ok(());
+        }
+        rows.origin.cluster_id = Some(cluster_id);
+        database.write(Commit::DurableQuickStart, |transaction| rows::store_origin(transaction, &rows.origin))?;
+        self.durable_applied = rows.position.applied;
+        self.dirty_bytes = 0;
+        self.shared.publish(rows);
+        Ok(())
+    }
+
+    /// Applies committed entries, in order, in one transaction. Readers see all of them or none.
+    ///
+    /// # Errors
+    /// Any error: the node must stop, and the state is of no use before it is opened again.
+    ///
+    /// # Panics
+    /// If the entries do not follow the applied index.
+    pub fn apply(&mut self, entries: &[Entry]) -> Result<AppliedBatch, ApplyError> {
+        let commands = decode(entries)?;
+        let shared = self.shared.clone();
+        let _batch = shared.begin_batch();
+        let (database, mut rows) = self.current();
+        database.check()?;
+        let mut records = BatchRecords::new(RecordReader::new(&database.read()?)?);
+        let first = LogIndex(rows.position.applied.0 + 1);
+        let mut results = Vec::with_capacity(entries.len());
+        let mut revisions = Vec::with_capacity(entries.len());
+        let mut membership_changed = false;
+        {
+            let mut inner = shared.write();
+            for (entry, command) in entries.iter().zip(commands) {
+                let follows = entry.index.0 == rows.position.applied.0 + 1 && entry.term >= rows.position.term;
+                assert!(follows, "entry {} of term {} is applied after {:?}", entry.index, entry.term, rows.position);
+                let result = apply_entry(&mut inner.key_space, &mut records, entry, command)
+                    .inspect_err(|error| database.poison(error.to_string()))?;
+                if let Payload::Membership(membership) = &entry.payload {
+                    rows.membership = (entry.index, membership.clone());
+                    membership_changed = true;
+                }
+                rows.position.applied = entry.index;
+                rows.position.term = entry.term;
+                results.push(result);
+                revisions.push(inner.key_space.revision());
+            }
+            rows.position.key_space = inner.key_space.meta();
+        }
+        let batch = records.into_batch();
+        let before = rows.position.totals;
+        let totals = database.write(Commit::Deferred, |transaction| {
+            let mut totals = before;
+            store_batch(transaction, &batch, &mut totals)?;
+            if membership_changed {
+                rows::store_membership(transaction, &rows.membership)?;
+            }
+            if !revisions.is_empty() {
+                revisions::store(transaction, first, &revisions)?;
+            }
+            rows::store_position(transaction, &Position { totals, ..rows.position })?;
+            Ok(totals)
+        })?;
+        rows.position.totals = totals;
+        self.dirty_bytes += written_bytes(&batch);
+        let (last, term) = (rows.position.applied, rows.position.term);
+        shared.publish(rows);
+        Ok(AppliedBatch { last, term, results })
+    }
+
+    /// Makes everything applied durable. The answer is how far the log may be cut.
+    ///
+    /// # Errors
+    /// [`WriteError::DiskFull`]: nothing was written, try again later. Any other error: the node must stop.
+    pub fn checkpoint(&mut self) -> Result<LogIndex, WriteError> {
+        let (database, rows) = self.current();
+        // Each dirty page is written whole; twice the record bytes covers the half-full ones.
+        database.check_space(&*self.disk, self.options.reserve_bytes + 2 * self.dirty_bytes)?;
+        database.write(Commit::DurableQuickStart, |transaction| rows::store_position(transaction, &rows.position))?;
+        self.durable_applied = rows.position.applied;
+        self.dirty_bytes = 0;
+        Ok(self.durable_applied)
+    }
+
+    /// Physically removes what compaction hides, for at most `max_keys` keys; says whether more is left. Held up while a
+    /// snapshot is read.
+    ///
+    /// # Errors
+    /// Any error: the node must stop, and the state is of no use before it is opened again.
+    pub fn compact_step(&mut self, max_keys: usize) -> Result<bool, ApplyError> {
+        let shared = self.shared.clone();
+        let _batch = shared.begin_batch();
+        let (database, mut rows) = self.current();
+        database.check()?;
+        let mut records = BatchRecords::new(RecordReader::new(&database.read()?)?);
+        let step = {
+            let mut inner = shared.write();
+            let step = inner.key_space.compact_step(&mut records, max_keys);
+            let step = step.inspect_err(|error| database.poison(error.to_string()))?;
+            rows.position.key_space = inner.key_space.meta();
+            step
+        };
+        let batch = records.into_batch();
+        let mut totals = rows.position.totals;
+        if !batch.is_empty() || rows.position.key_space != shared.read().rows.position.key_space {
+            database.write(Commit::Deferred, |transaction| {
+                store_batch(transaction, &batch, &mut totals)?;
+                rows::store_position(transaction, &Position { totals, ..rows.position })
+            })?;
+            rows.position.totals = totals;
+            shared.publish(rows);
+        }
+        Ok(step == Step::More)
+    }
+
+    /// Switches to a received snapshot, durably. Until the switch the old state is as it was.
+    ///
+    /// The caller then resets the log to the snapshot's position; if it dies before that, [`crate::StoreOptions::open`]
+    /// does so at the next start.
+    ///
+    /// # Errors
+    /// Any error: the node must stop.
+    ///
+    /// # Panics
+    /// If the snapshot is older than the state: it would take back what was applied.
+    pub fn install(&mut self, received: ReceivedSnapshot) -> Result<SnapshotMeta, WriteError> {
+        let shared = self.shared.clone();
+        let _batch = shared.begin_batch();
+        let (current, rows) = self.current();
+        current.check()?;
+        let (old, new) = (rows.position.applied, received.rows.position.applied);
+        assert!(new >= old, "a snapshot of entry {new} would take back what was applied up to {old}");
+        received.publish(&*self.disk).inspect_err(|error| current.poison(error.to_string()))?;
+        let ReceivedSnapshot { database, key_space, rows: received_rows } = received;
+        let meta = received_rows.snapshot_meta();
+        self.durable_applied = received_rows.position.applied;
+        self.dirty_bytes = 0;
+        // The old file has no name any more; it goes with its last reader.
+        drop(shared.replace(Inner { database: Arc::new(database), key_space, rows: received_rows, generation: 0 }));
+        // The image is of the old file, and says so; it only takes space.
+        if let Err(error) = index_image::remove(&*self.disk) {
+            tracing::warn!(%error, "the index image of the replaced state cannot be removed");
+        }
+        Ok(meta)
+    }
+
+    /// [`StateView::snapshot`].
+    ///
+    /// # Errors
+    /// [`SnapshotError::Refused`] on a node that belongs to no cluster.
+    pub fn snapshot(&self) -> Result<SnapshotSource, SnapshotError> {
+        self.view().snapshot()
+    }
+
+    /// [`StateView::receive_snapshot`].
+    ///
+    /// # Errors
+    /// If the new file cannot be made.
+    pub fn receive_snapshot(&self, expected: u128) -> Result<SnapshotSink, SnapshotError> {
+        self.view().receive_snapshot(expected)
+    }
+
+    /// Figures; cheap.
+    pub fn stats(&self) -> StateStats {
+        let inner = self.shared.read();
+        StateStats {
+            totals: inner.rows.position.totals,
+            dirty_bytes: self.dirty_bytes,
+            durable_applied: self.durable_applied,
+            file: inner.database.counts(),
+        }
+    }
+
+    /// Bytes of pages in use. Walks the whole file: for tests and offline inspection.
+    ///
+    /// # Errors
+    /// Any error: the node must stop.
+    pub fn measure_allocated_bytes(&self) -> Result<u64, WriteError> {
+        self.current().0.measure_allocated_bytes()
+    }
+
+    /// Makes everything durable and writes the index image, so that the next start is fast.
+    ///
+    /// # Errors
+    /// If the checkpoint fails; the log still has what is lost.
+    pub fn close(mut self) -> Result<(), WriteError> {
+        self.checkpoint()?;
+        if let Err(error) = self.view().write_index_image() {
+            tracing::warn!(%error, "no index image could be written; the next start takes longer");
+        }
+        Ok(())
+    }
+
+    /// Panics if an invariant is broken. Walks the index.
+    pub fn check(&self) {
+        let inner = self.shared.read();
+        inner.key_space.check();
+        assert!(self.durable_applied <= inner.rows.position.applied);
+        assert_eq!(inner.key_space.meta(), inner.rows.position.key_space);
+    }
+
+    /// Puts the state under another cluster: for offline recovery.
+    pub(crate) fn take_over(
+        &mut self,
+        cluster_id: u128,
+        membership: Arc<Membership>,
+        revision_bump: i64,
+    ) -> Result<SnapshotMeta, WriteError> {
+        let (database, mut rows) = self.current();
+        rows.origin.cluster_id = Some(cluster_id);
+        rows.membership = (rows.position.applied, membership);
+        rows.position.key_space.revision.0 += revision_bump;
+        database.write(Commit::DurableQuickStart, |transaction| rows.store(transaction))?;
+        let meta = rows.snapshot_meta();
+        self.shared.publish(rows);
+        Ok(meta)
+    }
+
+    fn current(&self) -> (Arc<Database>, StateRows) {
+        let inner = self.shared.read();
+        (inner.database.clone(), inner.rows.clone())
+    }
+}
+
+fn decode(entries: &[Entry]) -> Result<Vec<Option<Envelope>>, ApplyError> {
+    let decode = |entry: &Entry| match &entry.payload {
+        Payload::Noop | Payload::Membership(_) => Ok(None),
+        Payload::Command(bytes) => quorate_wire::decode_envelope(bytes)
+            .map(Some)
+            .map_err(|source| ApplyError::UnknownEntry { index: entry.index, source }),
+    };
+    entries.iter().map(decode).collect()
+}
+
+fn apply_entry(
+    key_space: &mut KeySpace,
+    records: &mut BatchRecords,
+    entry: &Entry,
+    command: Option<Envelope>,
+) -> Result<AppliedEntry, ApplyError> {
+    let (index, term) = (entry.index, entry.term);
+    let Some(Envelope { origin, incarnation, sequence, command }) = command else {
+        return Ok(AppliedEntry { index, term, origin: None, outcome: None });
+    };
+    let outcome = key_space.apply(records, &command)?;
+    Ok(AppliedEntry { index, term, origin: Some((origin, incarnation, sequence)), outcome: Some(outcome) })
+}
+
+fn written_bytes(batch: &Batch) -> u64 {
+    batch.values().flatten().map(|record| record.encoded_len() as u64).sum()
+}
+
+/// Makes an empty state, whole and durable before it has its name.
+fn create(disk: &dyn Disk, cache_bytes: usize) -> Result<Database, OpenError> {
+    let database = Database::create(disk, STATE_FILE_NEW, STATE_FILE, cache_bytes)?;
+    database.write(Commit::DurableQuickStart, |transaction| {
+        transaction.open_table(RECORDS)?;
+        transaction.open_table(REVISIONS)?;
+        StateRows::empty().store(transaction)
+    })?;
+    database.publish(disk, STATE_FILE_NEW)?;
+    Ok(database)
+}

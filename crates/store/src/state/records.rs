@@ -1,0 +1,239 @@
+//! Records in the state file: their form, reading them in a transaction, and collecting those of one batch.
+//!
+//! `records`: revision and number within it, big-endian, so that the order of the table is the order of the changes,
+//! -> sealed record. Records are immutable: written once, read, one day removed by compaction.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use quorate_kv::{ReadRecords, Record, RecordKey, WriteRecords};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+
+use crate::disk::STATE_FILE;
+use crate::error::ReadError;
+use crate::seal;
+
+/// [`RecordKey::to_bytes`].
+pub(crate) type RawKey = [u8; RecordKey::ENCODED_LEN];
+
+pub(crate) const RECORDS: TableDefinition<'static, RawKey, &[u8]> = TableDefinition::new("records");
+
+/// The sealed form of a record.
+pub(crate) fn encode_record(at: &RawKey, record: &Record, out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(&[0; seal::SEAL_BYTES]);
+    record.encode(out);
+    seal::seal(at, out);
+}
+
+/// The record in its sealed form: one allocation, which key and value share.
+pub(crate) fn decode_record(at: &RawKey, sealed: &[u8]) -> Result<Record, ReadError> {
+    let damaged =
+        |what: String| ReadError::damaged(STATE_FILE, format!("record {} {what}", RecordKey::from_bytes(*at)));
+    let body = seal::open(at, sealed).ok_or_else(|| damaged("fails its checksum".to_owned()))?;
+    Record::decode(&Bytes::copy_from_slice(body)).map_err(|error| damaged(format!("cannot be decoded: {error}")))
+}
+
+/// What a batch did to the records, before it is in the file: `None` is a removal.
+pub(crate) type Batch = BTreeMap<RecordKey, Option<Record>>;
+
+/// Records as of one commit of the file.
+pub(crate) struct RecordReader {
+    table: ReadOnlyTable<RawKey, &'static [u8]>,
+}
+
+impl RecordReader {
+    pub(crate) fn new(transaction: &ReadTransaction) -> Result<Self, ReadError> {
+        let table = transaction.open_table(RECORDS).map_err(|error| ReadError::from_redb(STATE_FILE, error))?;
+        Ok(Self { table })
+    }
+
+    /// Visits the records of the file alone, from `from` on, as they are stored.
+    pub(crate) fn visit_stored(
+        &self,
+        from: Bound<RawKey>,
+        mut visit: impl FnMut(RawKey, &[u8]) -> Result<bool, ReadError>,
+    ) -> Result<(), ReadError> {
+        let failed = |error: redb::StorageError| ReadError::from_redb(STATE_FILE, error);
+        for row in ReadableTable::range::<RawKey>(&self.table, (from, Bound::Unbounded)).map_err(failed)? {
+            let (key, sealed) = row.map_err(failed)?;
+            if !visit(key.value(), sealed.value())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReadRecords for RecordReader {
+    type Error = ReadError;
+
+    fn get(&self, at: RecordKey) -> Result<Option<Record>, ReadError> {
+        let raw = at.to_bytes();
+        match ReadableTable::get(&self.table, raw) {
+            Ok(Some(sealed)) => decode_record(&raw, sealed.value()).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(ReadError::from_redb(STATE_FILE, error)),
+        }
+    }
+
+    fn scan(&self, from: RecordKey, visit: &mut dyn FnMut(RecordKey, Record) -> bool) -> Result<(), ReadError> {
+        self.visit_stored(Bound::Included(from.to_bytes()), |raw, sealed| {
+            Ok(visit(RecordKey::from_bytes(raw), decode_record(&raw, sealed)?))
+        })
+    }
+
+    fn missing(at: RecordKey) -> ReadError {
+        ReadError::damaged(STATE_FILE, format!("record {at} is in the key index, but not in the file"))
+    }
+}
+
+/// The records as a batch sees and changes them. Nothing reaches the file before [`store_batch`].
+pub(crate) struct BatchRecords {
+    before: RecordReader,
+    batch: Batch,
+}
+
+impl BatchRecords {
+    /// A batch on top of the file's last commit; the one before must be in it.
+    pub(crate) fn new(before: RecordReader) -> Self {
+        Self { before, batch: Batch::new() }
+    }
+
+    pub(crate) fn into_batch(self) -> Batch {
+        self.batch
+    }
+}
+
+impl ReadRecords for BatchRecords {
+    type Error = ReadError;
+
+    fn get(&self, at: RecordKey) -> Result<Option<Record>, ReadError> {
+        match self.batch.get(&at) {
+            Some(change) => Ok(change.clone()),
+            None => self.before.get(at),
+        }
+    }
+
+    /// A batch adds only at the end and removes anywhere: the stored ones come first, less the removed, then its own.
+    fn scan(&self, from: RecordKey, visit: &mut dyn FnMut(RecordKey, Record) -> bool) -> Result<(), ReadError> {
+        let mut more = true;
+        self.before.scan(from, &mut |key, record| {
+            if !self.batch.contains_key(&key) {
+                more = visit(key, record);
+            }
+            more
+        })?;
+        for (key, change) in self.batch.range(from..) {
+            let Some(record) = change else { continue };
+            if !more {
+                break;
+            }
+            more = visit(*key, record.clone());
+        }
+        Ok(())
+    }
+
+    fn missing(at: RecordKey) -> ReadError {
+        RecordReader::missing(at)
+    }
+}
+
+impl WriteRecords for BatchRecords {
+    fn insert(&mut self, at: RecordKey, record: &Record) -> Result<(), ReadError> {
+        self.batch.insert(at, Some(record.clone()));
+        Ok(())
+    }
+
+    fn remove(&mut self, at: RecordKey) -> Result<(), ReadError> {
+        self.batch.insert(at, None);
+        Ok(())
+    }
+}
+
+/// Records and their bytes, keys and seals included, that a state file holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RecordTotals {
+    /// How many.
+    pub count: u64,
+    /// Their bytes as stored. Pages add about a third, and space freed but not yet re-used.
+    pub bytes: u64,
+}
+
+/// Stores a batch and keeps the totals.
+pub(crate) fn store_batch(
+    transaction: &WriteTransaction,
+    batch: &Batch,
+    totals: &mut RecordTotals,
+) -> Result<(), redb::Error> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let mut table = transaction.open_table(RECORDS)?;
+    for key in batch.iter().filter(|(_, change)| change.is_none()).map(|(key, _)| key) {
+        // A record that came and went within one batch was never stored.
+        if let Some(removed) = table.remove(key.to_bytes())? {
+            totals.count -= 1;
+            totals.bytes -= (size_of::<RawKey>() + removed.value().len()) as u64;
+        }
+    }
+    let mut appender = RecordAppender::new(totals);
+    let mut cursor = table.upper_bound_mut(Bound::<RawKey>::Unbounded)?;
+    for (key, change) in batch {
+        if let Some(record) = change {
+            appender.append(&mut cursor, *key, record)?;
+        }
+    }
+    cursor.close()?;
+    Ok(())
+}
+
+/// Appends records in rising order.
+pub(crate) struct RecordAppender<'a> {
+    sealed: Vec<u8>,
+    totals: &'a mut RecordTotals,
+}
+
+impl<'a> RecordAppender<'a> {
+    pub(crate) fn new(totals: &'a mut RecordTotals) -> Self {
+        Self { sealed: Vec::new(), totals }
+    }
+
+    pub(crate) fn append(
+        &mut self,
+        cursor: &mut redb::CursorMut<'_, RawKey, &'static [u8]>,
+        key: RecordKey,
+        record: &Record,
+    ) -> Result<(), redb::Error> {
+        let raw = key.to_bytes();
+        encode_record(&raw, record, &mut self.sealed);
+        cursor.insert_before(raw, self.sealed.as_slice())?;
+        self.totals.count += 1;
+        self.totals.bytes += (size_of::<RawKey>() + self.sealed.len()) as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_comes_back_as_it_was_stored() {
+        let record = Record {
+            key: Bytes::from_static(b"key"),
+            value: Bytes::from_static(b"value"),
+            create_revision: 300,
+            version: 2,
+            lease: -5,
+            tombstone: false,
+        };
+        let at = RecordKey { revision: 301, sub: 4 }.to_bytes();
+        let mut sealed = Vec::new();
+        encode_record(&at, &record, &mut sealed);
+        assert_eq!(decode_record(&at, &sealed).expect("sound"), record);
+        let elsewhere = RecordKey { revision: 301, sub: 5 }.to_bytes();
+        assert!(decode_record(&elsewhere, &sealed).unwrap_err().to_string().contains("record 301.5"));
+    }
+}

@@ -1,0 +1,62 @@
+//! The revision after each applied entry, for whoever prints the log later: the state alone cannot tell it, since an
+//! entry may change nothing.
+//!
+//! `revisions`: index of a batch's first entry -> sealed row of one varint an entry: the revision after the first, then
+//! the increase of each. Rows are kept for the last [`KEPT_ENTRIES`] entries.
+
+use std::collections::BTreeMap;
+
+use quorate_kv::Revision;
+use quorate_raft::LogIndex;
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+
+use crate::disk::STATE_FILE;
+use crate::error::ReadError;
+use crate::fields::{Fields, PutFields};
+use crate::seal;
+
+pub(crate) const REVISIONS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("revisions");
+
+/// Far more entries than a log is meant to keep, at one or two bytes each.
+const KEPT_ENTRIES: u64 = 1 << 18;
+
+/// Stores the revisions after `first` and the entries behind it, and forgets one old row if there is one.
+pub(crate) fn store(transaction: &WriteTransaction, first: LogIndex, after: &[Revision]) -> Result<(), redb::Error> {
+    let mut row = seal::unsealed();
+    let mut before = 0;
+    for revision in after {
+        row.put_varint((revision.0 - before) as u64);
+        before = revision.0;
+    }
+    seal::seal(&first.0.to_be_bytes(), &mut row);
+    let mut table = transaction.open_table(REVISIONS)?;
+    let oldest = table.first()?.map(|(index, _)| index.value());
+    // One row goes for each that comes, so the table stays at its bound however slowly it was reached.
+    if oldest.is_some_and(|oldest| oldest + KEPT_ENTRIES < first.0) {
+        table.pop_first()?;
+    }
+    table.insert(first.0, row.as_slice())?;
+    Ok(())
+}
+
+/// All that are kept.
+pub(crate) fn read(transaction: &ReadTransaction) -> Result<BTreeMap<LogIndex, Revision>, ReadError> {
+    let failed = |error: redb::Error| ReadError::from_redb(STATE_FILE, error);
+    let mut revisions = BTreeMap::new();
+    let table = transaction.open_table(REVISIONS).map_err(|error| failed(error.into()))?;
+    for row in ReadableTable::range::<u64>(&table, ..).map_err(|error| failed(error.into()))? {
+        let (first, row) = row.map_err(|error| failed(error.into()))?;
+        let first = first.value();
+        let damaged =
+            || ReadError::damaged(STATE_FILE, format!("the revisions from entry {first} on fail their checksum"));
+        let body = seal::open(&first.to_be_bytes(), row.value()).ok_or_else(damaged)?;
+        let mut fields = Fields(body);
+        let (mut index, mut revision) = (first, 0);
+        while !fields.0.is_empty() {
+            revision += fields.varint().ok_or_else(damaged)? as i64;
+            revisions.insert(LogIndex(index), Revision(revision));
+            index += 1;
+        }
+    }
+    Ok(revisions)
+}

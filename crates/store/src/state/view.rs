@@ -1,0 +1,348 @@
+//! Reading the state from any thread while one thread writes it.
+//!
+//! Owns [`Shared`], the state that readers and the writer meet at, and [`StateView`], the readers' handle.
+//!
+//! How a read is atomic: under the index lock a reader notes the revision whose records are in the file, opens a read
+//! transaction, and walks the index at that revision; then it lets go and fetches the records. The writer applies a
+//! batch to the index under the lock, writes the file without it, and takes it again only to raise the visible revision.
+//! The index keeps the versions before, so a reader in between is served by those.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use quorate_kv::{
+    ChunkSize, Digest, KeySpace, KeyValue, KvError, Pin, RangeRequest, RangeResponse, RangeStream, ReadRecords, Record,
+    RecordKey, Revision, Step, StreamEnd, TxnRequest, TxnResponse,
+};
+use quorate_raft::{LogIndex, Membership};
+
+use super::records::{RecordReader, RecordTotals};
+use super::rows::StateRows;
+use super::{index_image, revisions};
+use crate::database::Database;
+use crate::disk::Disk;
+use crate::error::{ReadError, SnapshotError};
+use crate::snapshot::{SnapshotSink, SnapshotSource};
+
+/// Keys of the index walked under one hold of its lock.
+const STEP_KEYS: usize = 4096;
+
+/// Bytes a chunk of a streamed range is meant to have.
+const CHUNK_TARGET_BYTES: usize = 512 << 10;
+
+/// State of one file, and the index over it.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) database: Arc<Database>,
+    /// Ahead of `rows` while a batch is on its way into the file.
+    pub(crate) key_space: KeySpace,
+    /// As stored: what readers see.
+    pub(crate) rows: StateRows,
+    /// Rises when a snapshot replaces the file.
+    pub(crate) generation: u64,
+}
+
+impl Inner {
+    pub(crate) fn visible(&self) -> Revision {
+        self.rows.position.key_space.revision
+    }
+
+    pub(crate) fn records(&self) -> Result<RecordReader, ReadError> {
+        RecordReader::new(&self.database.read()?)
+    }
+}
+
+/// What readers and the writer share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) cache_bytes: usize,
+    inner: RwLock<Inner>,
+    /// Held by the writer from the moment the index is ahead of the file until it is not.
+    batch: Mutex<()>,
+    applied: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(disk: Arc<dyn Disk>, cache_bytes: usize, inner: Inner) -> Self {
+        let applied = AtomicU64::new(inner.rows.position.applied.0);
+        Self { disk, cache_bytes, inner: RwLock::new(inner), batch: Mutex::new(()), applied }
+    }
+
+    // A panic under one of these locks is a broken invariant, and the process goes down with it; a test that catches it
+    // reads what was there.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn begin_batch(&self) -> MutexGuard<'_, ()> {
+        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes rows visible, the file's and the index's matching ones.
+    pub(crate) fn publish(&self, rows: StateRows) {
+        let mut inner = self.write();
+        let applied = rows.position.applied.0;
+        inner.rows = rows;
+        self.applied.store(applied, Ordering::Release);
+    }
+
+    pub(crate) fn replace(&self, mut inner: Inner) -> Arc<Database> {
+        let mut current = self.write();
+        inner.generation = current.generation + 1;
+        self.applied.store(inner.rows.position.applied.0, Ordering::Release);
+        std::mem::replace(&mut *current, inner).database
+    }
+
+    /// Holds physical compaction where it is; waits for a batch on its way into the file.
+    pub(crate) fn pin(self: &Arc<Self>) -> Result<PinnedState, ReadError> {
+        let _batch = self.begin_batch();
+        let mut inner = self.write();
+        let pin = inner.key_space.pin();
+        let pinned = PinnedState {
+            shared: self.clone(),
+            database: inner.database.clone(),
+            rows: inner.rows.clone(),
+            generation: inner.generation,
+            pin: Some(pin),
+        };
+        Ok(pinned)
+    }
+}
+
+/// A state whose records stay until this is dropped.
+pub(crate) struct PinnedState {
+    shared: Arc<Shared>,
+    pub(crate) database: Arc<Database>,
+    pub(crate) rows: StateRows,
+    generation: u64,
+    pin: Option<Pin>,
+}
+
+impl Drop for PinnedState {
+    fn drop(&mut self) {
+        let mut inner = self.shared.write();
+        // A key space that was replaced took its pins with it.
+        if let Some(pin) = self.pin.take().filter(|_| inner.generation == self.generation) {
+            inner.key_space.unpin(pin);
+        }
+    }
+}
+
+/// A handle for reading the state; cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct StateView {
+    shared: Arc<Shared>,
+}
+
+impl StateView {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The last applied index that reads reflect. Never waits for a lock.
+    pub fn applied(&self) -> LogIndex {
+        LogIndex(self.shared.applied.load(Ordering::Acquire))
+    }
+
+    /// Current revision.
+    pub fn revision(&self) -> Revision {
+        self.shared.read().visible()
+    }
+
+    /// Oldest readable revision.
+    pub fn compact_revision(&self) -> Revision {
+        self.shared.read().rows.position.key_space.compact_revision
+    }
+
+    /// Revision up to which this node has physically removed what compaction hides.
+    pub fn pruned(&self) -> Revision {
+        self.shared.read().rows.position.key_space.pruned
+    }
+
+    /// Hash of everything applied, and the index it belongs to: equal on all nodes at equal indexes.
+    pub fn digest(&self) -> (LogIndex, Digest) {
+        let inner = self.shared.read();
+        (inner.rows.position.applied, inner.rows.position.key_space.digest)
+    }
+
+    /// The configuration applied last, and where it was logged.
+    pub fn membership(&self) -> (LogIndex, Arc<Membership>) {
+        self.shared.read().rows.membership.clone()
+    }
+
+    /// Keys in the index, deleted ones not yet removed included.
+    pub fn key_count(&self) -> usize {
+        self.shared.read().key_space.key_count()
+    }
+
+    /// Records stored, and their bytes: what a quota counts.
+    pub fn totals(&self) -> RecordTotals {
+        self.shared.read().rows.position.totals
+    }
+
+    /// Answers a range.
+    ///
+    /// # Errors
+    /// The inner error refuses the request; the outer is a failure of this node's storage.
+    pub fn range(&self, request: &RangeRequest) -> Result<Result<RangeResponse, KvError>, ReadError> {
+        let inner = self.shared.read();
+        let mut plan = match inner.key_space.begin_range(request, inner.visible()) {
+            Ok(plan) => plan,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let mut records = inner.records()?;
+        let mut inner = Some(inner);
+        loop {
+            let held = inner.take().unwrap_or_else(|| self.shared.read());
+            let revision = plan.revision();
+            let step = match plan.advance(&held.key_space, held.visible(), STEP_KEYS) {
+                Ok(step) => step,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            if plan.revision() != revision {
+                // Compaction overtook the walk, and it began anew at a revision the older transaction may not have.
+                records = held.records()?;
+            }
+            if step == Step::Done {
+                break;
+            }
+        }
+        plan.finish(&records).map(Ok)
+    }
+
+    /// Answers a transaction of ranges only.
+    ///
+    /// # Errors
+    /// The inner error refuses the request; the outer is a failure of this node's storage.
+    ///
+    /// # Panics
+    /// If the transaction is not read-only.
+    pub fn read_txn(&self, txn: &TxnRequest) -> Result<Result<TxnResponse, KvError>, ReadError> {
+        let inner = self.shared.read();
+        inner.key_space.read_txn(&inner.records()?, txn, inner.visible())
+    }
+
+    /// Begins a range that is answered in chunks, each in a transaction of its own: a slow client holds nothing up.
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    pub fn stream(&self, request: &RangeRequest) -> Result<StateStream, KvError> {
+        let inner = self.shared.read();
+        let stream = inner.key_space.begin_stream(request, inner.visible())?;
+        let generation = inner.generation;
+        drop(inner);
+        Ok(StateStream {
+            shared: self.shared.clone(),
+            stream,
+            size: ChunkSize::new(CHUNK_TARGET_BYTES),
+            generation,
+            ended: false,
+        })
+    }
+
+    /// Begins to read an image of the whole state. Physical compaction waits until it is dropped.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Refused`] on a node that belongs to no cluster.
+    pub fn snapshot(&self) -> Result<SnapshotSource, SnapshotError> {
+        SnapshotSource::new(self)
+    }
+
+    /// Begins to take in an image of cluster `expected`, beside the state in use; one at a time.
+    ///
+    /// # Errors
+    /// If the new file cannot be made.
+    pub fn receive_snapshot(&self, expected: u128) -> Result<SnapshotSink, SnapshotError> {
+        SnapshotSink::new(self.shared.disk.clone(), Some(expected), self.shared.cache_bytes)
+    }
+
+    /// The record of one change, if it is still there: for watchers that fall behind.
+    ///
+    /// # Errors
+    /// A failure of this node's storage.
+    pub fn record(&self, at: RecordKey) -> Result<Option<Record>, ReadError> {
+        self.shared.read().records()?.get(at)
+    }
+
+    /// The revision after each entry applied lately, for printing the log.
+    ///
+    /// # Errors
+    /// A failure of this node's storage.
+    pub fn applied_revisions(&self) -> Result<std::collections::BTreeMap<LogIndex, Revision>, ReadError> {
+        let transaction = self.shared.read().database.read()?;
+        revisions::read(&transaction)
+    }
+
+    /// Writes the image of the key index that makes the next start fast. Reads and writes go on meanwhile.
+    ///
+    /// # Errors
+    /// The disk's. The state is not harmed: without an image the next start takes longer.
+    pub fn write_index_image(&self) -> std::io::Result<()> {
+        index_image::write(&*self.shared.disk, &self.shared)
+    }
+}
+
+/// One chunk of a streamed range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamChunk {
+    /// Keys in order; may be empty where keys are only counted.
+    pub kvs: Vec<KeyValue>,
+    /// With the last chunk.
+    pub end: Option<StreamEnd>,
+}
+
+/// A range that is read chunk by chunk.
+#[derive(Debug)]
+pub struct StateStream {
+    shared: Arc<Shared>,
+    stream: RangeStream,
+    size: ChunkSize,
+    generation: u64,
+    ended: bool,
+}
+
+impl StateStream {
+    /// Revision the keys are read at.
+    pub fn revision(&self) -> Revision {
+        self.stream.revision()
+    }
+
+    /// The next chunk; `None` after the last.
+    ///
+    /// # Errors
+    /// The inner error ends the stream, [`KvError::Compacted`] also if a snapshot replaced the state meanwhile; the outer
+    /// is a failure of this node's storage.
+    pub fn next_chunk(&mut self) -> Result<Option<Result<StreamChunk, KvError>>, ReadError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let inner = self.shared.read();
+        if inner.generation != self.generation {
+            self.ended = true;
+            return Ok(Some(Err(KvError::Compacted)));
+        }
+        let mut plan = match self.stream.plan_chunk(&inner.key_space, self.size.keys()) {
+            Ok(plan) => plan,
+            Err(refused) => {
+                self.ended = true;
+                return Ok(Some(Err(refused)));
+            }
+        };
+        let records = inner.records()?;
+        drop(inner);
+        let kvs = plan.fetch(&records)?;
+        self.size.observe(kvs.len(), kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum());
+        let end = plan.end.take();
+        self.ended = end.is_some();
+        Ok(Some(Ok(StreamChunk { kvs, end })))
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of the stores over the faulty disk, and of the real one.
+
+mod dice;
+mod log_crash;
+mod log_damage;
+mod real_directory;
