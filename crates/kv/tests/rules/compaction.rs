@@ -1,0 +1,148 @@
+//! Compaction: what it hides at once, and what it takes away in its own time.
+
+use quorate_kv::{KvError, Response, Revision, Step};
+
+use crate::store::{Store, at, everything};
+
+const COMPACTED: &str = "mvcc: required revision has been compacted";
+
+#[test]
+fn the_compact_revision_itself_stays_readable() {
+    let mut store = Store::of("a=1 a=2 a=3 -a");
+    assert_eq!(store.compact(4), Ok(Response::Compact));
+    let check = |store: &Store| {
+        assert_eq!(store.range(&at(3, everything())), COMPACTED);
+        assert_eq!(store.range(&at(4, everything())), "5: a=3[2,4,3] (1)");
+        assert_eq!(store.range(&at(5, everything())), "5:  (0)");
+        assert_eq!(store.range(&everything()), "5:  (0)");
+    };
+    check(&store);
+    store.prune();
+    check(&store);
+    assert_eq!(store.places(), "4.0 5.0");
+}
+
+#[test]
+fn compacting_again_or_ahead_is_refused() {
+    let mut store = Store::of("a=1 a=2 a=3");
+    let cases = [
+        (-1, Err(KvError::Compacted)),
+        (5, Err(KvError::FutureRevision)),
+        (3, Ok(Response::Compact)),
+        (3, Err(KvError::Compacted)),
+        (2, Err(KvError::Compacted)),
+        (4, Ok(Response::Compact)),
+    ];
+    for (revision, answer) in cases {
+        assert_eq!(store.compact(revision), answer, "compacting to {revision}");
+    }
+    assert_eq!(store.space.revision(), Revision(4), "a compaction makes no revision");
+    assert_eq!(Store::default().compact(0), Ok(Response::Compact), "etcd lets a new store be compacted to 0");
+}
+
+#[test]
+fn what_no_readable_revision_needs_is_taken_away() {
+    let cases = [
+        ("a=1 a=2 a=3", 3, "3.0 4.0"),
+        ("a=1 a=2 a=3", 4, "4.0"),
+        ("a=1 b=1 a=2", 3, "2.0 3.0 4.0"),
+        ("a=1 -a b=1", 4, "4.0"),
+        ("a=1 -a b=1", 3, "3.0 4.0"),
+        ("a=1 -a a=2 b=1", 3, "3.0 4.0 5.0"),
+        ("a=1 -a a=2 b=1", 4, "4.0 5.0"),
+        ("a=1 b=1 - c=1", 4, "4.0 4.1 5.0"),
+        ("a=1 b=1 - c=1", 5, "5.0"),
+    ];
+    for (commands, revision, left) in cases {
+        let mut store = Store::of(commands);
+        store.compact(revision).expect("not compacted yet");
+        store.prune();
+        assert_eq!(store.places(), left, "{commands} compacted to {revision}");
+        assert_eq!(store.space.pruned(), Revision(revision));
+    }
+}
+
+#[test]
+fn a_tombstone_kept_at_one_compaction_goes_at_the_next() {
+    let mut store = Store::of("a=1 -a b=1");
+    store.compact(3).expect("not compacted yet");
+    store.prune();
+    assert_eq!((store.places().as_str(), store.space.key_count()), ("3.0 4.0", 2));
+    store.compact(4).expect("not compacted yet");
+    store.prune();
+    assert_eq!((store.places().as_str(), store.space.key_count()), ("4.0", 1));
+}
+
+#[test]
+fn numbers_of_a_key_go_on_after_its_history_is_gone() {
+    let mut store = Store::of("a=1 a=2 a=3");
+    store.compact(4).expect("not compacted yet");
+    store.prune();
+    store.run("a=4");
+    assert_eq!(store.range(&everything()), "5: a=4[2,5,4] (1)");
+}
+
+#[test]
+fn steps_are_bounded_and_another_compaction_may_come_between() {
+    let mut store = Store::of("a=1 b=1 c=1 a=2 b=2 c=2");
+    store.compact(5).expect("not compacted yet");
+    assert_eq!(store.prune_some(1), Step::More);
+    assert_eq!(store.places(), "3.0 4.0 5.0 6.0 7.0");
+    store.compact(7).expect("not compacted yet");
+    assert_eq!(store.prune_some(100), Step::More, "the first compaction is done, the second waits");
+    assert_eq!(store.space.pruned(), Revision(5));
+    assert_eq!(store.prune_some(100), Step::Done);
+    assert_eq!((store.space.pruned(), store.places().as_str()), (Revision(7), "5.0 6.0 7.0"));
+    assert_eq!(store.prune_some(100), Step::Done);
+}
+
+#[test]
+fn a_pin_keeps_what_later_compactions_would_take() {
+    let mut store = Store::of("a=1 a=2 a=3 a=4");
+    store.compact(3).expect("not compacted yet");
+    let pin = store.space.pin();
+    let second = store.space.pin();
+    store.compact(5).expect("not compacted yet");
+    store.prune();
+    assert_eq!((store.places().as_str(), store.space.pruned()), ("3.0 4.0 5.0", Revision(3)));
+    store.space.unpin(pin);
+    store.prune();
+    assert_eq!(store.places(), "3.0 4.0 5.0");
+    store.space.unpin(second);
+    store.prune();
+    assert_eq!((store.places().as_str(), store.space.pruned()), ("5.0", Revision(5)));
+}
+
+#[test]
+fn the_pace_of_removal_is_not_in_the_digest() {
+    let mut eager = Store::of("a=1 b=1 a=2");
+    let mut lazy = Store::of("a=1 b=1 a=2");
+    assert_eq!(eager.space.digest(), lazy.space.digest());
+    for store in [&mut eager, &mut lazy] {
+        store.compact(4).expect("not compacted yet");
+    }
+    eager.prune();
+    assert_ne!(eager.places(), lazy.places());
+    assert_eq!(eager.space.digest(), lazy.space.digest());
+}
+
+#[test]
+fn every_change_is_in_the_digest() {
+    let base = Store::of("a=1 b=1");
+    let mut compacted = Store::of("a=1 b=1");
+    compacted.compact(2).expect("not compacted yet");
+    let others = [Store::of("a=1"), Store::of("b=1 a=1"), Store::of("a=1 b=2"), Store::of("a=1 -a"), compacted];
+    let mut digests: Vec<_> = others.iter().chain([&base]).map(|store| store.space.digest().0).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    assert_eq!(digests.len(), 6);
+}
+
+#[test]
+fn reading_changes_no_digest() {
+    let mut store = Store::of("a=1");
+    let digest = store.space.digest();
+    store.run("-x");
+    assert_eq!(store.range(&everything()), "2: a=1[2,2,1] (1)");
+    assert_eq!(store.space.digest(), digest);
+}

@@ -1,0 +1,12 @@
+//! The rules of etcd's key space, one module a subject, and a naive model the key space must agree with.
+
+mod compaction;
+mod history;
+mod image;
+mod model;
+mod properties;
+mod ranges;
+mod store;
+mod streams;
+mod transactions;
+mod validation;
