@@ -4,15 +4,31 @@
 //! transfer, linearizable reads, leases. Does no IO, reads no clock, draws no random number, knows no wire format:
 //! time, jitter and finished writes come in, messages and writes go out.
 
+mod append;
+mod change;
+mod check;
 mod config;
 mod effect;
+mod election;
 mod entry;
+mod freshness;
 mod ids;
 mod input;
+mod leader;
+mod lease;
+mod log;
 mod membership;
 mod message;
+mod plan;
+mod progress;
 mod raft;
+mod read_index;
+mod replicate;
+mod role;
+mod snapshot;
 mod status;
+mod transfer;
+mod writes;
 
 pub use config::Config;
 pub use effect::{Effect, ReadRefused, Refused, TransferFailed};

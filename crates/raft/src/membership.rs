@@ -77,6 +77,11 @@ impl Membership {
         self.members.contains_key(&id)
     }
 
+    /// Whether `id` decides everything alone.
+    pub fn is_only_voter(&self, id: NodeId) -> bool {
+        !self.is_joint() && self.voters.len() == 1 && self.voters.contains(&id)
+    }
+
     /// Voters of both halves, each once, in order.
     pub fn all_voters(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.voters.union(&self.outgoing).copied()

@@ -1,0 +1,181 @@
+//! Membership changes: what is asked for, and the steps a leader takes towards it.
+//!
+//! Owns when a configuration entry is appended. The target stands in the configuration itself, so a new leader goes on
+//! where the last one stopped: learners are added and caught up, one joint entry, one entry that leaves it (thesis 4.3).
+//! What each configuration looks like is `plan`'s.
+//!
+//! Rules: none before an entry of the own term is committed (Ongaro, raft-dev 2015), none while one is uncommitted, the
+//! joint phase is left only after its entry is committed under both halves, and a leader without a place among the
+//! incoming voters hands over first.
+
+use std::collections::BTreeSet;
+
+use crate::effect::{Effect, Refused};
+use crate::entry::Payload;
+use crate::ids::{LogIndex, NodeId, RequestId};
+use crate::input::VoterTarget;
+use crate::membership::{Member, Membership};
+use crate::plan;
+use crate::raft::Raft;
+
+/// What a request asks of the configuration in force.
+enum Wanted {
+    /// It is so already, or on the way.
+    Already,
+    /// This configuration.
+    Becomes(Membership),
+}
+
+impl Raft {
+    pub(crate) fn set_voters(&mut self, request: RequestId, target: &[VoterTarget], expected: Option<LogIndex>) {
+        let outcome = self.want_voters(target, expected);
+        self.answer_change(request, outcome);
+    }
+
+    fn want_voters(&self, target: &[VoterTarget], expected: Option<LogIndex>) -> Result<Wanted, Refused> {
+        if self.role.leader().is_none() {
+            return Err(self.not_leader());
+        }
+        let (index, membership) = self.log.membership();
+        let admission = plan::resolve(membership, target)?;
+        let reached =
+            membership.target.is_none() && membership.voters == admission.voters && membership.learners.is_empty();
+        if reached || membership.target.as_ref() == Some(&admission.voters) {
+            return Ok(Wanted::Already);
+        }
+        if membership.is_joint() {
+            return Err(Refused::Busy { index: *index });
+        }
+        if expected.is_some_and(|expected| expected != *index) {
+            return Err(Refused::StaleConfig { current: *index });
+        }
+        self.may_change()?;
+        Ok(Wanted::Becomes(plan::begin(membership, admission)))
+    }
+
+    pub(crate) fn update_member(&mut self, request: RequestId, id: NodeId, member: Member) {
+        let outcome = self.want_member(id, member);
+        self.answer_change(request, outcome);
+    }
+
+    fn want_member(&self, id: NodeId, member: Member) -> Result<Wanted, Refused> {
+        if self.role.leader().is_none() {
+            return Err(self.not_leader());
+        }
+        let membership = &self.log.membership().1;
+        let known = membership.members.get(&id).ok_or(Refused::UnknownMember { id })?;
+        if *known == member {
+            return Ok(Wanted::Already);
+        }
+        if known.incarnation != member.incarnation {
+            return Err(Refused::Invalid(format!("node {id} was admitted with another data directory")));
+        }
+        plan::check_version(membership, id, &member)?;
+        self.may_change()?;
+        let mut next = Membership::clone(membership);
+        next.members.insert(id, member);
+        Ok(Wanted::Becomes(next))
+    }
+
+    pub(crate) fn raise_version(&mut self, request: RequestId, version: u32) {
+        let outcome = self.want_version(version);
+        self.answer_change(request, outcome);
+    }
+
+    fn want_version(&self, version: u32) -> Result<Wanted, Refused> {
+        if self.role.leader().is_none() {
+            return Err(self.not_leader());
+        }
+        let membership = &self.log.membership().1;
+        if version <= membership.cluster_version {
+            return Ok(Wanted::Already);
+        }
+        if let Some((id, member)) = membership.members.iter().find(|(_, member)| member.max_version < version) {
+            let supported = member.max_version;
+            let text = format!("node {id} supports versions up to {supported}, not {version}");
+            return Err(Refused::Invalid(text));
+        }
+        self.may_change()?;
+        Ok(Wanted::Becomes(Membership { cluster_version: version, ..Membership::clone(membership) }))
+    }
+
+    fn answer_change(&mut self, request: RequestId, outcome: Result<Wanted, Refused>) {
+        let effect = match outcome {
+            Ok(Wanted::Already) => Effect::Accepted { request, config_index: self.log.membership().0 },
+            Ok(Wanted::Becomes(next)) => Effect::Accepted { request, config_index: self.append_membership(next) },
+            Err(reason) => Effect::Refused { request, reason },
+        };
+        self.effects.push(effect);
+    }
+
+    /// Whether a configuration entry may be appended now, on request.
+    fn may_change(&self) -> Result<(), Refused> {
+        let leader = self.role.leader().ok_or_else(|| self.not_leader())?;
+        let (index, membership) = self.log.membership();
+        if leader.transfer.is_some() {
+            return Err(Refused::Transferring);
+        }
+        if self.log.commit() < leader.term_start {
+            return Err(Refused::Busy { index: leader.term_start });
+        }
+        if *index > self.log.commit() || membership.is_joint() {
+            return Err(Refused::Busy { index: *index });
+        }
+        Ok(())
+    }
+
+    fn append_membership(&mut self, next: Membership) -> LogIndex {
+        next.check();
+        let index = self.append_payload(Payload::Membership(next.into()));
+        self.sync_progress(index);
+        index
+    }
+
+    /// Takes the next step of the change in flight, if its time has come.
+    pub(crate) fn drive_change(&mut self) {
+        let Some(leader) = self.role.leader() else { return };
+        let (index, membership) = self.log.membership();
+        let committed = *index <= self.log.commit() && self.own_term_committed();
+        if !committed || leader.transfer.is_some() || membership.target.is_none() {
+            return;
+        }
+        if !membership.is_joint() {
+            if self.has_caught_up(membership) {
+                let next = plan::enter_joint(membership);
+                self.append_membership(next);
+            }
+        } else if membership.voters.contains(&self.id) {
+            let next = plan::leave_joint(membership);
+            self.append_membership(next);
+        } else {
+            self.hand_over_before_leaving();
+        }
+    }
+
+    /// Whether every incoming voter is there and close enough to count at once (HAZARDS I-26): joining one that lags could
+    /// stop commits until it has caught up.
+    fn has_caught_up(&self, membership: &Membership) -> bool {
+        let Some(leader) = self.role.leader() else { return false };
+        let incoming = membership.target.iter().flatten().filter(|id| membership.learners.contains(id));
+        let mut progress = incoming.map(|id| leader.progress.get(id));
+        progress.all(|progress| {
+            progress.is_some_and(|progress| {
+                let lag = self.log.last().0 - progress.matched.0;
+                lag <= self.config.catch_up_entries && progress.is_active(self.now, &self.config)
+            })
+        })
+    }
+
+    /// This leader is leaving: an incoming voter takes over and appends the entry that removes this node. One that does not
+    /// take over within an election timeout is passed over until all were tried.
+    fn hand_over_before_leaving(&mut self) {
+        let tried: BTreeSet<NodeId> =
+            self.role.leader().map(|leader| leader.handover_tried.clone()).unwrap_or_default();
+        if let Some(to) = self.best_successor(|id| !tried.contains(&id)) {
+            self.begin_transfer(to, None);
+            self.drive_transfer();
+        } else if let Some(leader) = self.role.leader_mut() {
+            leader.handover_tried.clear();
+        }
+    }
+}
