@@ -14,8 +14,10 @@ pub mod listen;
 pub mod metrics;
 mod node_state;
 mod peer;
-mod peer;
 mod read_choice;
 pub mod runtime;
-pub mod runtime;
 pub mod server;
+
+pub use http::query::parse_duration;
+pub use quorate_raft::{Entry, Incarnation, Member, Payload};
+pub use quorate_wire::peer::NodeState;

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
 use quorate_proto::quorate::peer::v1 as proto;
+use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
 use quorate_proto::quorate::v1::admin_client::AdminClient;
 use quorate_wire::peer::PeerIdentity;
 use tonic::Code;
@@ -40,8 +40,10 @@ pub(crate) async fn identify(dialer: Dialer, address: &str) -> Result<PeerIdenti
 
 async fn ask(dialer: Dialer, address: &str) -> Result<PeerIdentity, IdentifyError> {
     let channel = dialer.connect(address).await.map_err(IdentifyError::Unreachable)?;
-    let not_a_node =
-        |status: tonic::Status| IdentifyError::NotANode { address: address.to_owned(), reason: status.message().to_owned() };
+    let not_a_node = |status: tonic::Status| IdentifyError::NotANode {
+        address: address.to_owned(),
+        reason: status.message().to_owned(),
+    };
     let answer = match PeerClient::new(channel.clone()).identify(proto::IdentifyRequest {}).await {
         Ok(answer) => answer.into_inner(),
         Err(status) if status.code() == Code::Unimplemented => {

@@ -21,12 +21,12 @@ use quorate_raft::{LogIndex, NodeId, Term};
 use quorate_wire::peer::{Hello, HelloRefused, PeerIdentity};
 use quorate_wire::{Bootstrap, PeerMessage};
 
-pub use identify::IdentifyError;
 pub(crate) use dial::Dialer;
+pub use identify::IdentifyError;
 pub(crate) use identify::identify;
 pub(crate) use link::{Links, Peer};
 pub(crate) use listener::serve;
-pub(crate) use snapshot::{SendError, send_snapshot};
+pub(crate) use snapshot::send_snapshot;
 
 /// A frame is closed once it holds this many bytes of messages.
 pub(crate) const FRAME_TARGET_BYTES: usize = 1024 * 1024;

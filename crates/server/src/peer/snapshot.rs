@@ -9,8 +9,8 @@ use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
 use quorate_raft::{LogIndex, Term};
 use quorate_wire::peer::Hello;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::Dialer;
 use super::dial::innermost;

@@ -26,8 +26,10 @@ pub struct ReplicaConfig {
     pub heartbeat_interval: Duration,
     /// A follower that hears nothing for this long (and up to twice as long) campaigns.
     pub election_timeout: Duration,
-    /// Entries the log keeps behind the durable applied index for followers that lag.
+    /// The log is cut when it can shrink by this many entries at once.
     pub snapshot_count: u64,
+    /// Entries the log keeps behind the durable applied index for followers that lag.
+    pub keep_log_entries: u64,
     /// Largest encoded write request in bytes.
     pub max_request_bytes: usize,
     /// Writes are refused above this many live bytes of the state file; 0 = no quota.
@@ -55,7 +57,8 @@ impl ReplicaConfig {
             advertise_client: Vec::new(),
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_secs(1),
-            snapshot_count: 20_000,
+            snapshot_count: 10_000,
+            keep_log_entries: 20_000,
             max_request_bytes: 3 * 512 * 1024,
             quota_bytes: 2 * 1024 * 1024 * 1024,
             state_cache_bytes: 64 * 1024 * 1024,

@@ -3,9 +3,9 @@
 //! Owns the [`Lifecycle`], the phase (with or without a running [`Engine`]) and the peer links. Initialisation, adoption of an
 //! id, reset and stop take turns: each of them changes what the data folder is.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -46,6 +46,7 @@ pub(crate) struct Settings {
     pub(crate) client_addresses: Vec<String>,
     pub(crate) raft: quorate_raft::Config,
     pub(crate) snapshot_count: u64,
+    pub(crate) keep_log_entries: u64,
     pub(crate) quota_bytes: u64,
     pub(crate) state_cache_bytes: usize,
     pub(crate) max_pending_requests: usize,
@@ -149,9 +150,9 @@ impl Core {
         let own = engine.identity.node_id;
         let membership = engine.membership();
         let others = membership.members.iter().filter(|(id, _)| **id != own);
-        links.set_members(others.map(|(id, member)| {
-            (Peer { id: *id, incarnation: member.incarnation }, member.peer_address.clone())
-        }));
+        links.set_members(
+            others.map(|(id, member)| (Peer { id: *id, incarnation: member.incarnation }, member.peer_address.clone())),
+        );
     }
 
     pub(crate) fn configuration_committed(&self, membership: &Membership) {
@@ -274,8 +275,7 @@ impl Host for Core {
         while engine.events.len() > MAX_NODE_BACKLOG && !engine.events.is_closed() {
             tokio::time::sleep(BACKLOG_PAUSE).await;
         }
-        let mut events =
-            messages.into_iter().map(|message| Event::Input(Input::Peer { from, message })).collect();
+        let mut events = messages.into_iter().map(|message| Event::Input(Input::Peer { from, message })).collect();
         engine.events.send_all(&mut events);
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quorate_node::Input;
-use quorate_raft::{LogIndex, NodeId, SnapshotMeta, Term};
+use quorate_raft::{LogIndex, NodeId, Term};
 use quorate_store::{SnapshotSink, SnapshotSource};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -37,11 +37,11 @@ pub(crate) fn chunks(source: SnapshotSource) -> mpsc::Receiver<Result<Bytes, Str
     receiver
 }
 
-/// Asks the state writer for an image.
+/// Pins the state for an image.
 pub(crate) async fn open_source(engine: &Engine) -> Result<SnapshotSource, String> {
-    let (reply, source) = oneshot::channel();
-    engine.state_jobs.send(StateJob::OpenSource { reply }).map_err(|_| "the node stops")?;
-    source.await.map_err(|_| "the node stops")?
+    let view = engine.view.clone();
+    let opening = tokio::task::spawn_blocking(move || view.snapshot().map_err(|error| error.to_string()));
+    opening.await.map_err(|panic| panic.to_string())?
 }
 
 /// Sends an image to `to` and tells the node how that ended.
@@ -88,7 +88,7 @@ pub(crate) async fn receive(engine: Arc<Engine>, from: NodeId, term: Term) -> Re
     let only_one =
         Arc::clone(&engine.receiving).try_acquire_owned().map_err(|_| "another snapshot is being received")?;
     let (reply, sink) = oneshot::channel();
-    engine.state_jobs.send(StateJob::OpenSink { reply }).map_err(|_| "the node stops")?;
+    engine.state_jobs.send(StateJob::OpenSink { expected: engine.identity.cluster_id, reply }).map_err(|_| "the node stops")?;
     let sink = sink.await.map_err(|_| "the node stops")??;
     Ok(Receiving { engine, from, term, sink: Some(sink), _only_one: only_one })
 }
@@ -97,7 +97,7 @@ pub(crate) async fn receive(engine: Arc<Engine>, from: NodeId, term: Term) -> Re
 impl ImageSink for Receiving {
     async fn write(&mut self, data: Bytes) -> Result<(), String> {
         let mut sink = self.sink.take().ok_or("the snapshot was given up")?;
-        let writing = tokio::task::spawn_blocking(move || sink.write(data).map(|()| sink));
+        let writing = tokio::task::spawn_blocking(move || sink.push(&data).map(|()| sink));
         self.sink = Some(writing.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?);
         Ok(())
     }
@@ -106,7 +106,7 @@ impl ImageSink for Receiving {
         let sink = self.sink.take().ok_or("the snapshot was given up")?;
         let verifying = tokio::task::spawn_blocking(move || sink.finish());
         let image = verifying.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let meta: SnapshotMeta = image.meta().clone();
+        let meta = image.meta();
         let index = meta.index;
         tracing::info!(peer = %self.from, index = index.0, "snapshot received");
         self.engine.state_jobs.send(StateJob::Keep { image }).map_err(|_| "the node stops")?;

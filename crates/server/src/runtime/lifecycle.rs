@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quorate_node::{AppliedState, Admitted, Barred, InitAccepted, Lifecycle, NodeConfig, Restored, Retention};
+use quorate_node::{Admitted, AppliedState, Barred, InitAccepted, Lifecycle, NodeConfig, Restored, Retention};
 use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Term};
 use quorate_store::{NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions, StoreOptions};
 use quorate_wire::peer::{Hello, HelloRefused, NodeState};
@@ -30,8 +30,7 @@ const SET_ASIDE: &str = "set-aside-";
 /// Opens the folder and the port; runs the node if it belongs to a cluster.
 pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError> {
     let ReplicaConfig { data_dir, peer_listener, metrics, .. } = config;
-    let data_dir_error =
-        |problem: String| StartError::DataDir { path: data_dir.display().to_string(), problem };
+    let data_dir_error = |problem: String| StartError::DataDir { path: data_dir.display().to_string(), problem };
     let disk = RealDisk::new(&data_dir).map_err(|error| data_dir_error(error.to_string()))?;
     let settings = Settings {
         data_dir: data_dir.clone(),
@@ -44,6 +43,7 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
             ..quorate_raft::Config::default()
         },
         snapshot_count: config.snapshot_count,
+        keep_log_entries: config.keep_log_entries,
         quota_bytes: config.quota_bytes,
         state_cache_bytes: config.state_cache_bytes,
         max_pending_requests: config.max_pending_requests,
@@ -75,12 +75,8 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
         failed: watch::Sender::new(None),
         port: Mutex::new(None),
     });
-    let links = Links::new(
-        Arc::clone(&core) as Arc<dyn Host>,
-        core.dialer,
-        Arc::clone(&core.metrics),
-        core.runtime.clone(),
-    );
+    let links =
+        Links::new(Arc::clone(&core) as Arc<dyn Host>, core.dialer, Arc::clone(&core.metrics), core.runtime.clone());
     *core.links.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(links));
     match open(&core).await {
         Ok(()) => {}
@@ -119,7 +115,7 @@ async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
         ..StoreOptions::default()
     };
     let incarnation = Incarnation(random_u128().map_err(|error| system(error))?);
-    let opened = tokio::task::spawn_blocking(move || options.open(disk, incarnation)).await;
+    let opened = tokio::task::spawn_blocking(move || options.open(&disk, incarnation)).await;
     let opened = opened.map_err(|panic| system(std::io::Error::other(panic)))??;
     let recovered = &opened.recovered;
     let committed = committed_membership(recovered);
@@ -135,7 +131,10 @@ async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
     core.set_phase(Phase::Idle(Some(opened)));
     match identity {
         None => {
-            tracing::info!(incarnation = format!("{:032x}", core.incarnation().0), "empty: waiting to be initialised or joined");
+            tracing::info!(
+                incarnation = format!("{:032x}", core.incarnation().0),
+                "empty: waiting to be initialised or joined"
+            );
             Ok(())
         }
         Some(identity) => run(core, identity).await.map_err(system),
@@ -169,7 +168,7 @@ fn node_config(core: &Core) -> NodeConfig {
     config.request_timeout = core.settings.request_timeout;
     config.limits.max_pending_writes = core.settings.max_pending_requests;
     config.retention = Retention {
-        keep_entries: core.settings.snapshot_count.max(Retention::default().keep_entries),
+        keep_entries: core.settings.keep_log_entries,
         step_entries: core.settings.snapshot_count.max(1),
         ..Retention::default()
     };

@@ -155,9 +155,11 @@ impl<R: LogReports> Writer<'_, R> {
         self.seqs.clear();
         let storage = &self.metrics.storage;
         storage.log_sync_seconds.observe(begun.elapsed().as_secs_f64());
-        let (entries, bytes) = self.batch.iter().flat_map(|write| &write.entries).fold((0_u64, 0), |(count, bytes), entry| {
-            (count + 1, bytes + entry.size() as u64)
-        });
+        let (entries, bytes) = self
+            .batch
+            .iter()
+            .flat_map(|write| &write.entries)
+            .fold((0_u64, 0), |(count, bytes), entry| (count + 1, bytes + entry.size() as u64));
         storage.log_batch_entries.observe(entries as f64);
         storage.log_appended_bytes_total.inc_by(bytes);
         self.batch.clear();

@@ -37,4 +37,4 @@ pub use admin::{
 };
 pub use config::ReplicaConfig;
 pub use replica::Replica;
-pub use status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, StatusChange};
+pub use status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, Stamp, StatusChange};

@@ -16,6 +16,7 @@ pub(crate) struct Published {
     /// End of the lease of `lease_term` in microseconds; 0 = none.
     lease_until: AtomicU64,
     commit: AtomicU64,
+    term: AtomicU64,
     /// The log writer waits for room.
     log_full: AtomicBool,
     status: RwLock<Arc<Seen>>,
@@ -34,6 +35,7 @@ impl Published {
             lease_term: AtomicU64::new(0),
             lease_until: AtomicU64::new(0),
             commit: AtomicU64::new(0),
+            term: AtomicU64::new(seen.status.raft.term.0),
             log_full: AtomicBool::new(false),
             status: RwLock::new(Arc::new(seen)),
         }
@@ -74,7 +76,13 @@ impl Published {
         self.log_full.load(Ordering::Relaxed)
     }
 
+    /// The term as of the last published status; changes of the term are published at once.
+    pub(crate) fn term(&self) -> Term {
+        Term(self.term.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn set_status(&self, seen: Seen) {
+        self.term.store(seen.status.raft.term.0, Ordering::Relaxed);
         *self.status.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(seen);
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use quorate_node::{AppliedResult, AppliedState, AppliedSummary};
 use quorate_raft::{Entry, LogIndex, SnapshotMeta};
-use quorate_store::{ReceivedSnapshot, SnapshotSink, SnapshotSource, StateStore, StateView};
+use quorate_store::{ReceivedSnapshot, SnapshotSink, StateStore, StateView};
 use tokio::sync::oneshot;
 
 use super::mailbox::{Mailbox, Wake};
@@ -30,6 +30,9 @@ const COMPACT_STEP_KEYS: usize = 2_000;
 /// Under constant load one compaction step is squeezed in after this many wakes.
 const COMPACT_EVERY_WAKES: u32 = 16;
 
+/// A received image that consensus has not asked for by now was not wanted.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the state writer is asked to do.
 #[derive(Debug)]
 pub(crate) enum StateJob {
@@ -39,10 +42,8 @@ pub(crate) enum StateJob {
     Install { meta: SnapshotMeta, installed: mpsc::Sender<AppliedState> },
     /// A whole, verified image to install later; replaces one that was not installed.
     Keep { image: ReceivedSnapshot },
-    /// Begin to read an image of the state.
-    OpenSource { reply: oneshot::Sender<Result<SnapshotSource, String>> },
-    /// Begin to receive an image.
-    OpenSink { reply: oneshot::Sender<Result<SnapshotSink, String>> },
+    /// Begin to receive an image of this cluster.
+    OpenSink { expected: u128, reply: oneshot::Sender<Result<SnapshotSink, String>> },
 }
 
 /// What the state writer reports.
@@ -104,7 +105,7 @@ struct Writer<'a, R> {
     view: StateView,
     reports: &'a R,
     metrics: &'a Arc<Metrics>,
-    kept: Option<ReceivedSnapshot>,
+    kept: Option<(ReceivedSnapshot, Instant)>,
     dirty_bytes: usize,
     dirty: bool,
     /// Last checkpoint.
@@ -121,21 +122,24 @@ impl<R: StateReports> Writer<'_, R> {
             StateJob::Apply { entries } => self.apply(&entries),
             StateJob::Install { meta, installed } => self.install(&meta, &installed),
             StateJob::Keep { image } => {
-                self.kept = Some(image);
+                self.kept = Some((image, Instant::now()));
                 Ok(())
             }
-            StateJob::OpenSource { reply } => {
+            StateJob::OpenSink { expected, reply } => {
                 // Whoever asked may have given up.
-                let _ = reply.send(self.store.snapshot().map_err(|error| error.to_string()));
-                Ok(())
-            }
-            StateJob::OpenSink { reply } => {
-                // An image on its way replaces one that was kept: both have the same place on the disk.
-                self.kept = None;
-                let _ = reply.send(self.store.receive_snapshot().map_err(|error| error.to_string()));
+                let _ = reply.send(self.open_sink(expected));
                 Ok(())
             }
         }
+    }
+
+    /// An image on its way in takes the place on the disk of one that was kept: the kept one must be out of use.
+    fn open_sink(&mut self, expected: u128) -> Result<SnapshotSink, String> {
+        if self.kept.as_ref().is_some_and(|(_, kept_at)| kept_at.elapsed() < INSTALL_TIMEOUT) {
+            return Err("another snapshot waits to be installed".to_owned());
+        }
+        self.kept = None;
+        self.store.receive_snapshot(expected).map_err(|error| error.to_string())
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), String> {
@@ -168,7 +172,7 @@ impl<R: StateReports> Writer<'_, R> {
     }
 
     fn install(&mut self, meta: &SnapshotMeta, installed: &mpsc::Sender<AppliedState>) -> Result<(), String> {
-        let image = self.kept.take().ok_or("an image is to be installed that was never received")?;
+        let (image, _) = self.kept.take().ok_or("an image is to be installed that was never received")?;
         self.store.install(image).map_err(|error| error.to_string())?;
         let state = self.applied_state();
         assert_eq!(state.index, meta.index, "the installed image is the one consensus knows");

@@ -39,6 +39,17 @@ pub struct ReplicaStatus {
     pub quota_bytes: u64,
 }
 
+/// Who answers, and in which term. Zeros while the node runs in no cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stamp {
+    /// Its cluster.
+    pub cluster_id: u128,
+    /// Its id.
+    pub node_id: u64,
+    /// Its term.
+    pub term: u64,
+}
+
 /// The consensus side of a [`ReplicaStatus`], at most a heartbeat old except for `applied`.
 #[derive(Debug, Clone)]
 pub struct RaftView {

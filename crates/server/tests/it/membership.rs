@@ -1,0 +1,121 @@
+//! Resizing, replacing and catching up, under writes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use quorate_server::runtime::{Replica, VoterSpec};
+use quorate_wire::peer::NodeState;
+use tokio::task::JoinHandle;
+
+use crate::cluster::{Cluster, put};
+
+/// Writes one key after the other until told to stop; answers how many were acknowledged.
+fn writer(replica: Replica, prefix: &'static str, stop: Arc<AtomicBool>) -> (Arc<AtomicUsize>, JoinHandle<usize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let acknowledged = Arc::clone(&count);
+    let task = tokio::spawn(async move {
+        while !stop.load(Ordering::Relaxed) {
+            let number = acknowledged.load(Ordering::Relaxed);
+            put(&replica, &format!("{prefix}-{number}"), &number.to_string()).await;
+            acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        acknowledged.load(Ordering::Relaxed)
+    });
+    (count, task)
+}
+
+async fn check_written(cluster: &Cluster, node: usize, prefix: &str, count: usize) {
+    for number in 0..count {
+        let value = cluster.get(node, &format!("{prefix}-{number}")).await;
+        assert_eq!(value.as_deref(), Some(number.to_string().as_bytes()), "{prefix}-{number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resize_from_three_to_five_and_back_loses_no_write() {
+    let mut cluster = Cluster::running(3).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (_, writing) = writer(cluster.replica(0).clone(), "resize", Arc::clone(&stop));
+    cluster.add().await;
+    cluster.add().await;
+    let five: Vec<VoterSpec> = (0..5).map(|node| cluster.at(node)).collect();
+    cluster.set_voters(1, &five).await.expect("grows");
+    assert_eq!(cluster.voters(1).len(), 5);
+    for node in 3..5 {
+        cluster.until(node, "is a member", |status| status.state == NodeState::Member).await;
+    }
+    let three: Vec<VoterSpec> = (0..3).map(|node| VoterSpec::Id(cluster.id(node))).collect();
+    cluster.set_voters(0, &three).await.expect("shrinks");
+    assert_eq!(cluster.voters(0).len(), 3);
+    stop.store(true, Ordering::Relaxed);
+    let written = writing.await.expect("the writer ends");
+    assert!(written > 0, "nothing was written meanwhile");
+    check_written(&cluster, 2, "resize", written).await;
+    for node in 3..5 {
+        cluster.until(node, "knows it was removed", |status| status.state == NodeState::Removed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_leaves_and_writes_go_on() {
+    let mut cluster = Cluster::running(3).await;
+    let leaving = cluster.leader().await;
+    let stays: Vec<usize> = (0..3).filter(|node| *node != leaving).collect();
+    let new = cluster.add().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (_, writing) = writer(cluster.replica(stays[0]).clone(), "leave", Arc::clone(&stop));
+    let target = [cluster.at(stays[0]), cluster.at(stays[1]), cluster.at(new)];
+    cluster.set_voters(leaving, &target).await.expect("is replaced");
+    stop.store(true, Ordering::Relaxed);
+    let written = writing.await.expect("the writer ends");
+    cluster.until(leaving, "knows it was removed", |status| status.state == NodeState::Removed).await;
+    assert!(!cluster.voters(stays[0]).contains(&cluster.id(leaving)));
+    check_written(&cluster, new, "leave", written).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_member_is_replaced_while_it_is_down() {
+    let mut cluster = Cluster::running(3).await;
+    cluster.put(0, "key", "value").await;
+    let dead = (cluster.leader().await + 1) % 3;
+    let stays: Vec<usize> = (0..3).filter(|node| *node != dead).collect();
+    cluster.halt(dead).await;
+    let new = cluster.add().await;
+    let target = [cluster.at(stays[0]), cluster.at(stays[1]), cluster.at(new)];
+    cluster.set_voters(stays[0], &target).await.expect("is replaced");
+    assert_eq!(cluster.get(new, "key").await.as_deref(), Some(&b"value"[..]));
+    // What comes back is told that it has left.
+    cluster.restart(dead).await;
+    cluster.until(dead, "knows it was removed", |status| status.state == NodeState::Removed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_member_far_behind_is_sent_a_snapshot() {
+    let mut cluster = Cluster::adjusted(1, |config| {
+        config.snapshot_count = 50;
+        config.keep_log_entries = 10;
+    })
+    .await;
+    cluster.init_all().await;
+    for number in 0..400 {
+        cluster.put(0, &format!("key-{number}"), "value").await;
+    }
+    cluster.until(0, "the log was cut", |status| status.raft.as_ref().is_some_and(|raft| raft.first.0 > 100)).await;
+    let new = cluster.add().await;
+    cluster.set_voters(0, &[cluster.at(0), cluster.at(new)]).await.expect("grows");
+    let base = cluster.replica(new).status().raft.expect("runs").first;
+    assert!(base.0 > 100, "the new member was sent the whole log from {base}");
+    for number in 0..400 {
+        let value = cluster.get(new, &format!("key-{number}")).await;
+        assert_eq!(value.as_deref(), Some(&b"value"[..]), "key-{number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_target_that_is_reached_succeeds_again() {
+    let cluster = Cluster::running(3).await;
+    let target: Vec<VoterSpec> = (0..3).map(|node| cluster.at(node)).collect();
+    let first = cluster.set_voters(0, &target).await.expect("nothing to do");
+    let second = cluster.set_voters(1, &target).await.expect("nothing to do");
+    assert_eq!(first, second);
+}

@@ -1,0 +1,66 @@
+//! Strangers on the peer port.
+
+use quorate_proto::quorate::peer::v1 as proto;
+use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
+use quorate_wire::identity::derive_node_id;
+use quorate_wire::peer::{Hello, HelloRefused};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::cluster::{CLUSTER, Cluster, PATIENCE};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_closed_and_the_node_goes_on() {
+    let cluster = Cluster::running(1).await;
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\ngarbage after it"] {
+        let mut stream = TcpStream::connect(cluster.nodes[0].address).await.expect("listens");
+        stream.write_all(garbage).await.expect("takes bytes");
+        let mut rest = Vec::new();
+        // Closed politely or reset, but closed.
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("is closed");
+    }
+    cluster.put(0, "key", "value").await;
+}
+
+/// Greets node 0 and answers how it was refused.
+async fn greet(cluster: &Cluster, adjust: impl Fn(&mut Hello)) -> Option<HelloRefused> {
+    let own = cluster.replica(0).own_identity();
+    let identity = own.identity.expect("initialised");
+    let mut member = own.member.clone();
+    member.incarnation.0 ^= 1;
+    let mut hello = Hello {
+        cluster_id: identity.cluster_id,
+        from: derive_node_id(identity.cluster_id, member.incarnation),
+        member,
+        to: identity.node_id,
+        to_incarnation: own.member.incarnation,
+        format_version: 1,
+        refused: None,
+    };
+    adjust(&mut hello);
+    let address = format!("http://{}", cluster.nodes[0].address);
+    let mut client = PeerClient::connect(address).await.expect("listens");
+    let frame = proto::Frame { hello: Some(hello.to_wire()), messages: Vec::new() };
+    let mut answers = client.stream(tokio_stream::once(frame)).await.expect("answers").into_inner();
+    let answer = answers.message().await.expect("a frame").expect("a greeting").hello.expect("a greeting");
+    Hello::from_wire(answer).expect("sound").refused
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_refused_by_name_of_the_reason() {
+    let cluster = Cluster::running(1).await;
+    let refused = greet(&cluster, |hello| {
+        hello.cluster_id = CLUSTER + 1;
+        hello.from = derive_node_id(CLUSTER + 1, hello.member.incarnation);
+    })
+    .await;
+    assert!(matches!(refused, Some(HelloRefused::WrongCluster(_))), "{refused:?}");
+    let refused = greet(&cluster, |hello| hello.to_incarnation.0 ^= 1).await;
+    assert!(matches!(refused, Some(HelloRefused::WrongNode(_))), "{refused:?}");
+    let refused = greet(&cluster, |hello| hello.from.0 ^= 1).await;
+    assert!(matches!(refused, Some(HelloRefused::Malformed(_))), "{refused:?}");
+    let refused = greet(&cluster, |hello| hello.format_version = 99).await;
+    assert!(matches!(refused, Some(HelloRefused::UnknownVersion(_))), "{refused:?}");
+    cluster.put(0, "key", "value").await;
+}
