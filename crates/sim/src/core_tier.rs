@@ -183,8 +183,8 @@ impl Tier for CoreTier {
         process.raft.next_deadline()
     }
 
-    fn status(process: &Process) -> Status {
-        process.raft.status()
+    fn status(process: &Process) -> Option<Status> {
+        Some(process.raft.status())
     }
 
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Disk, &Process)]) {

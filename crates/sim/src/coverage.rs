@@ -93,6 +93,8 @@ reached! {
     SnapshotSent => "snapshot sent",
     /// A snapshot got lost on its way.
     SnapshotLost => "snapshot lost",
+    /// A bit of a snapshot was flipped on its way.
+    ImageDamaged => "snapshot damaged",
     /// A snapshot was installed.
     SnapshotInstalled => "snapshot installed",
     /// A write was acknowledged.

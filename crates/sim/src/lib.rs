@@ -13,6 +13,7 @@ mod clock;
 mod context;
 mod core_tier;
 mod coverage;
+mod full_tier;
 mod load;
 mod log_model;
 mod nemesis;

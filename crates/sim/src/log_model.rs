@@ -74,6 +74,20 @@ impl LogImage {
         }
     }
 
+    /// A log that was read from a disk.
+    pub(crate) fn read(
+        hard_state: HardState,
+        base: (LogIndex, Term),
+        base_chain: Chain,
+        base_membership: (LogIndex, Arc<Membership>),
+        entries: Vec<Entry>,
+    ) -> LogImage {
+        let empty = LogImage::empty(Arc::default());
+        let mut image = LogImage { hard_state, base, base_chain, base_membership, ..empty };
+        image.write(&LogWrite::Append { seq: WriteSeq(0), hard_state, entries });
+        image
+    }
+
     /// Index of the last entry.
     pub(crate) fn last(&self) -> LogIndex {
         LogIndex(self.base.0.0 + self.slots.len() as u64)
@@ -156,7 +170,11 @@ impl LogImage {
                 self.base = (meta.index, meta.term);
                 self.base_chain = *chain;
                 self.base_membership = (meta.membership_index, Arc::clone(&meta.membership));
-                self.hard_state.commit = self.hard_state.commit.max(meta.index);
+                self.hard_state.commit = meta.index;
+                if self.hard_state.term < meta.term {
+                    self.hard_state.term = meta.term;
+                    self.hard_state.vote = None;
+                }
                 false
             }
             LogWrite::Truncate { up_to } => {
@@ -253,6 +271,15 @@ impl LogModel {
         let write = self.pending.pop_front()?;
         self.durable.write(&write);
         Some(write)
+    }
+
+    /// What the durable log will be once the first `writes` pending ones are on the disk.
+    pub(crate) fn after(&self, writes: usize) -> LogImage {
+        let mut image = self.durable.clone();
+        for write in self.pending.iter().take(writes) {
+            image.write(write);
+        }
+        image
     }
 
     /// Forgets writes after the first `keep` of those pending: the process died before it asked for them.

@@ -40,12 +40,15 @@ struct Arguments {
 enum Tier {
     /// The consensus core on a model of a disk.
     Core,
+    /// The whole replica on its real stores.
+    Full,
 }
 
 impl Tier {
     fn choice(self) -> TierChoice {
         match self {
             Tier::Core => TierChoice::Core,
+            Tier::Full => TierChoice::Full,
         }
     }
 }
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let tiers: Vec<TierChoice> = match arguments.tier {
         Some(tier) => vec![tier.choice()],
-        None => vec![TierChoice::Core],
+        None => vec![TierChoice::Core, TierChoice::Full],
     };
     if let Some(seed) = arguments.seed {
         return run_one(seed, &tiers, &arguments);

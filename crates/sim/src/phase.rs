@@ -146,7 +146,7 @@ impl<T: Tier> World<T> {
         let members = self.live_members(&status);
         for &host in &members {
             let process = self.hosts[host.0].process.as_ref().expect("live");
-            let other = T::status(process);
+            let Some(other) = T::status(process) else { return Some(format!("host {} has no replica", host.0)) };
             let agrees = other.last == status.last && other.commit == status.last && other.applied == status.last;
             if !agrees {
                 return Some(format!(
@@ -263,8 +263,7 @@ impl<T: Tier> World<T> {
             match &it.process {
                 None => text.push_str(&format!("host {host} node {}: down\n", it.node)),
                 Some(process) => {
-                    let status = T::status(process);
-                    text.push_str(&format!("host {host} paused={} {status:?}\n", it.paused));
+                    text.push_str(&format!("host {host} paused={} {:?}\n", it.paused, T::status(process)));
                 }
             }
         }

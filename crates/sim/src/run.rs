@@ -8,6 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use crate::core_tier::CoreTier;
+use crate::full_tier::FullTier;
 use crate::plan::Plan;
 use crate::world::{Verdict, World};
 
@@ -16,12 +17,15 @@ use crate::world::{Verdict, World};
 pub enum TierChoice {
     /// The consensus core on a model of a disk.
     Core,
+    /// The whole replica on its real stores.
+    Full,
 }
 
 impl fmt::Display for TierChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             TierChoice::Core => "core",
+            TierChoice::Full => "full",
         })
     }
 }
@@ -73,6 +77,7 @@ pub fn run_seed(seed: u64, tier: TierChoice, verbose: bool) -> Result<Verdict, F
         }
         match tier {
             TierChoice::Core => World::<CoreTier>::new(plan, verbose).run(),
+            TierChoice::Full => World::<FullTier>::new(plan, verbose).run(),
         }
     });
     panic::catch_unwind(run).map_err(|_| {

@@ -87,8 +87,8 @@ pub(crate) trait Tier: Sized {
     fn crash(context: &mut Context<Self>, disk: &mut Self::Disk, process: Option<Self::Process>);
     /// When the process wants its next tick, on its own clock.
     fn deadline(process: &Self::Process) -> Time;
-    /// Status of the consensus core.
-    fn status(process: &Self::Process) -> Status;
+    /// Status of the consensus core; none if no cluster has taken the process in yet.
+    fn status(process: &Self::Process) -> Option<Status>;
     /// Checks a healed and quiet world: everything acknowledged is there, on every one of `nodes`.
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Self::Disk, &Self::Process)]);
 }

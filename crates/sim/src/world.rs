@@ -358,7 +358,7 @@ impl<T: Tier> World<T> {
         let mut newest: Option<(HostId, Status)> = None;
         for (host, it) in self.hosts.iter().enumerate() {
             let Some(process) = &it.process else { continue };
-            let status = T::status(process);
+            let Some(status) = T::status(process) else { continue };
             if status.role == quorate_raft::RoleKind::Leader
                 && newest.as_ref().is_none_or(|(_, other)| other.term < status.term)
             {

@@ -3,6 +3,7 @@
 //! A broken property is a panic whose text starts with its number in the list of invariants. Checkers decide nothing in a
 //! run: they hold no randomness and change no event, so a run is the same with and without them.
 
+pub(crate) mod black_box;
 mod commit;
 mod history;
 mod lease;

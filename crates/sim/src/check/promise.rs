@@ -1,6 +1,6 @@
 //! I-8: a message that promises durability leaves only when what it promises is on the sender's disk.
 
-use quorate_raft::{LogIndex, NodeId, Term};
+use quorate_raft::{AppendResult, Body, LogIndex, Message, NodeId, Term};
 
 use super::Cluster;
 use super::one_leader::OneLeader;
@@ -22,6 +22,18 @@ pub(crate) enum Promise {
         /// Last index stored.
         up_to: LogIndex,
     },
+}
+
+impl Promise {
+    /// What a message of the core promises, if anything.
+    pub(crate) fn of(message: &Message) -> Option<Promise> {
+        let term = message.term;
+        match message.body {
+            Body::VoteReply { pre: false, granted: true } => Some(Promise::Vote { term, candidate: message.to }),
+            Body::AppendReply { result: AppendResult::Matched { up_to }, .. } => Some(Promise::Stored { term, up_to }),
+            _ => None,
+        }
+    }
 }
 
 pub(super) fn check(node: NodeId, promise: &Promise, cluster: &Cluster, leaders: &OneLeader) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use quorate_raft::{
-    AppendResult, Body, Effect, Entry, Input, LogIndex, Message, Payload, ReadId, SnapshotMeta, WriteSeq,
+    Effect, Entry, Input, LogIndex, Message, Payload, ReadId, SnapshotMeta, WriteSeq,
 };
 
 use super::transfer::Packet;
@@ -54,6 +54,7 @@ impl Process {
                     context.issue(LogWrite::Append { seq: *seq, hard_state: *hard_state, entries: entries.clone() })
                 }
                 Effect::InstallSnapshot { seq, meta } => self.issue_reset(context, *seq, meta),
+                Effect::TruncatePrefix { up_to } => context.issue(LogWrite::Truncate { up_to: *up_to }),
                 _ => {}
             }
         }
@@ -68,7 +69,7 @@ impl Process {
             }
             tracing::effect(&mut context.trace, &effect);
             context.trace.line(context.now(), || format!("host {} -> {effect:?}", context.host.0));
-            performed_writes += usize::from(matches!(effect, Effect::Persist { .. } | Effect::InstallSnapshot { .. }));
+            performed_writes += usize::from(matches!(effect, Effect::Persist { .. } | Effect::InstallSnapshot { .. } | Effect::TruncatePrefix { .. }));
             self.perform(context, effect);
         }
         let _ = disk;
@@ -114,9 +115,8 @@ impl Process {
                 context.later(delay, Event::EntriesRead { to, from, max_bytes });
             }
             Effect::SendSnapshot { to } => self.send_image(context, to),
-            Effect::TruncatePrefix { up_to } => {
+            Effect::TruncatePrefix { .. } => {
                 context.coverage.hit(Reached::PrefixTruncated);
-                context.issue(LogWrite::Truncate { up_to });
                 self.start_writing(context);
             }
             Effect::ReadReady { read, index } => self.read_ready(context, read, index),
@@ -315,15 +315,8 @@ fn read_back(context: &mut Context<CoreTier>, from: LogIndex, max_bytes: usize) 
 
 /// Sends a message of the core, after a look at what it promises.
 fn send(context: &mut Context<CoreTier>, message: Message) {
-    let term = message.term;
-    match message.body {
-        Body::VoteReply { pre: false, granted: true } => {
-            context.promised(&Promise::Vote { term, candidate: message.to });
-        }
-        Body::AppendReply { result: AppendResult::Matched { up_to }, .. } => {
-            context.promised(&Promise::Stored { term, up_to });
-        }
-        _ => {}
+    if let Some(promise) = Promise::of(&message) {
+        context.promised(&promise);
     }
     context.send(message.to, &Packet::Raft(message));
 }

@@ -1,0 +1,207 @@
+//! The full tier: the whole replica on its real stores, with encoded messages on the network.
+//!
+//! Owns the duties of the runtime, done one at a time in virtual time: it performs effects in order, writes the log in
+//! batches, applies, checkpoints, streams images, admits peers and answers clients. Disks keep only what was synced.
+
+mod clients;
+mod config;
+mod effects;
+mod images;
+mod model;
+mod peers;
+mod storage;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_node::{AppliedState, Input, Lifecycle, Node};
+use quorate_raft::{
+    Entry, Incarnation, LogIndex, Membership, NodeId, RequestId, SnapshotMeta, Status, Term, Time, WriteSeq,
+};
+use quorate_store::testing::FaultyDisk;
+use quorate_store::{LogStore, ReceivedSnapshot, SnapshotSource, StateStore};
+use quorate_wire::peer::Hello;
+use quorate_wire::derive_node_id;
+
+use crate::context::Context;
+use crate::log_model::LogImage;
+use crate::plan::Plan;
+use crate::tier::{Killed, NodeEvent, Tier};
+
+use clients::{Clients, FinishedRead, Pending};
+
+/// The one cluster of a run.
+const CLUSTER: u128 = 0x5155_4f52_4154_4500;
+
+/// The tier.
+pub(crate) enum FullTier {}
+
+/// What survives a process.
+pub(crate) struct Disk {
+    node: NodeId,
+    incarnation: Incarnation,
+    files: FaultyDisk,
+    /// The log as it is if the write that was under way when the power went is on the disk after all.
+    torn: Option<LogImage>,
+}
+
+/// A running process.
+pub(crate) struct Process {
+    /// None until a cluster has taken this process in.
+    node: Option<Node>,
+    lifecycle: Lifecycle,
+    log: LogStore,
+    state: StateStore,
+    log_jobs: VecDeque<LogJob>,
+    state_jobs: VecDeque<StateJob>,
+    writing: bool,
+    applying: bool,
+    /// A whole image beside the state.
+    received: Option<ReceivedSnapshot>,
+    sending: BTreeMap<NodeId, Sending>,
+    images: u64,
+    membership: Arc<Membership>,
+    /// Incarnations of nodes that this one has heard of.
+    peers: BTreeMap<NodeId, Incarnation>,
+    requests: u64,
+    pending: BTreeMap<RequestId, Pending>,
+}
+
+/// Work for the log file.
+#[derive(Debug)]
+enum LogJob {
+    Write { seq: WriteSeq, write: quorate_store::LogWrite },
+    /// The log starts over behind an image, once the state has switched to it.
+    Reset { seq: WriteSeq, meta: SnapshotMeta, state: Option<AppliedState> },
+    Truncate { up_to: LogIndex },
+    Mark(quorate_store::NodeMark),
+}
+
+/// Work for the state file.
+#[derive(Debug)]
+enum StateJob {
+    Apply { entries: Vec<Entry> },
+    Install { meta: SnapshotMeta },
+}
+
+/// An image on its way out.
+struct Sending {
+    number: u64,
+    term: Term,
+    source: Option<SnapshotSource>,
+    chunks: Vec<Bytes>,
+}
+
+/// What a process waits for.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// The first so many jobs of the log are done.
+    LogDone(usize),
+    /// A completion that was held up is reported.
+    LogWritten(WriteSeq),
+    /// The first job of the state is done.
+    StateDone,
+    /// The state shall become durable.
+    Checkpoint,
+    /// Entries shall be read back.
+    EntriesRead { to: NodeId, from: LogIndex, max_bytes: usize },
+    /// The next part of an image shall be read.
+    ImageChunk { to: NodeId, number: u64 },
+    /// An image that was sent got no answer.
+    ImageTimedOut { to: NodeId, number: u64 },
+    /// A read was made a while ago and is answered now.
+    ReadFinished(FinishedRead),
+}
+
+/// What travels between hosts.
+#[derive(Debug, Clone)]
+pub(crate) enum Packet {
+    /// An encoded message, with the greeting of the stream it came on.
+    Message { hello: Arc<Hello>, bytes: Bytes },
+    /// A whole image.
+    Image { hello: Arc<Hello>, term: Term, chunks: Arc<Vec<Bytes>>, number: u64 },
+    /// It arrived whole.
+    ImageReceived { from: NodeId, index: LogIndex, number: u64 },
+}
+
+impl Tier for FullTier {
+    type Disk = Disk;
+    type Process = Process;
+    type Event = Event;
+    type Message = Packet;
+    type Clients = Clients;
+
+    fn clients(_plan: &Plan) -> Clients {
+        Clients::default()
+    }
+
+    fn node_id(incarnation: Incarnation) -> NodeId {
+        derive_node_id(CLUSTER, incarnation)
+    }
+
+    fn disk(
+        _context: &mut Context<Self>,
+        node: NodeId,
+        incarnation: Incarnation,
+        bootstrap: Option<&Membership>,
+    ) -> Disk {
+        let disk = Disk { node, incarnation, files: FaultyDisk::new(), torn: None };
+        if let Some(membership) = bootstrap {
+            storage::bootstrap(&disk, membership);
+        }
+        disk
+    }
+
+    fn start(context: &mut Context<Self>, disk: &mut Disk) -> Option<Process> {
+        let mut process = storage::open(context, disk)?;
+        let delay = context.plan.disk.checkpoint_us;
+        context.later(delay, Event::Checkpoint);
+        if process.lifecycle.identity().is_some() && process.start_node(context).is_err() {
+            storage::crash(context, disk, Some(process));
+            return None;
+        }
+        Some(process)
+    }
+
+    fn handle(
+        context: &mut Context<Self>,
+        disk: &mut Disk,
+        process: &mut Process,
+        event: NodeEvent<Self>,
+    ) -> Result<(), Killed> {
+        match event {
+            NodeEvent::Tick => {
+                let jitter = jitter(context);
+                process.check_answers(context);
+                process.step(context, Input::Tick { jitter })
+            }
+            NodeEvent::Message(packet) => process.receive(context, disk, packet),
+            NodeEvent::Own(event) => process.own(context, event),
+            NodeEvent::Ask(ask) => process.ask(context, ask),
+        }
+    }
+
+    fn crash(context: &mut Context<Self>, disk: &mut Disk, process: Option<Process>) {
+        storage::crash(context, disk, process);
+    }
+
+    fn deadline(process: &Process) -> Time {
+        process.node.as_ref().map_or(Time::NEVER, Node::next_deadline)
+    }
+
+    fn status(process: &Process) -> Option<Status> {
+        process.node.as_ref().map(|node| node.status(Time(0)).raft)
+    }
+
+    fn check_durable(context: &mut Context<Self>, nodes: &[(&Disk, &Process)]) {
+        let views: Vec<_> = nodes.iter().map(|(disk, process)| (disk.node, process.state.view())).collect();
+        context.clients.check_durable(&views);
+    }
+}
+
+fn jitter(context: &mut Context<FullTier>) -> Duration {
+    let timeout = context.plan.timeout_us();
+    Duration::from_micros(context.random.below(timeout))
+}

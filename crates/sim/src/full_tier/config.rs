@@ -1,0 +1,48 @@
+//! What each replica of a run is told at its start: the plan's timing, and limits that are often small.
+
+use std::time::Duration;
+
+use quorate_node::{Limits, NodeConfig, Retention};
+use quorate_raft::Incarnation;
+
+use crate::network::HostId;
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::world::member;
+
+/// Time a request may take beyond its own timeout before the liveness rule L-7 is broken, in election timeouts.
+pub(super) const ANSWER_SLACK_TIMEOUTS: u32 = 3;
+
+/// The configuration of the node on a host; the same for all but the member record.
+pub(super) fn node_config(plan: &Plan, host: HostId, incarnation: Incarnation) -> NodeConfig {
+    let mut random = Random::new(plan.seed ^ 0x4c49_4d49_5453);
+    let mut config = NodeConfig::new(plan.raft.clone(), member(host, incarnation));
+    let timeout_us = plan.timeout_us();
+    config.request_timeout = Duration::from_micros(timeout_us * random.between(2, 10));
+    config.retention = Retention {
+        keep_entries: plan.load.keep_entries,
+        step_entries: plan.load.compact_entries,
+        max_log_bytes: *random.pick(&[1_000, 100_000, 512 << 20]).expect("choices"),
+    };
+    config.digest_every_entries = *random.pick(&[1, 7, 512]).expect("choices");
+    if random.chance(300_000) {
+        config.limits = small_limits(&mut random);
+    }
+    config
+}
+
+fn small_limits(random: &mut Random) -> Limits {
+    let defaults = Limits::default();
+    let mut small = |usual: usize, least: u64, most: u64| {
+        if random.coin() { usual } else { random.between(least, most) as usize }
+    };
+    Limits {
+        max_pending_writes: small(defaults.max_pending_writes, 1, 20),
+        max_pending_write_bytes: small(defaults.max_pending_write_bytes, 5_000, 20_000),
+        max_unapplied_proposals: small(defaults.max_unapplied_proposals, 1, 20),
+        max_unapplied_proposal_bytes: small(defaults.max_unapplied_proposal_bytes, 5_000, 20_000),
+        max_waiting_reads: small(defaults.max_waiting_reads, 1, 10),
+        max_forward_bytes: small(defaults.max_forward_bytes, 1, 1_000),
+        ..defaults
+    }
+}

@@ -1,0 +1,292 @@
+//! Performs a replica's effects in order, and brings it what its stores have finished.
+
+use quorate_node::{AppliedResult, AppliedSummary, Effect, Input};
+use quorate_raft::{Entry, LogIndex, RoleKind};
+use quorate_store::{LogWrite as StoreWrite, NodeMark};
+use quorate_wire::peer::NodeState;
+
+use super::{Event, FullTier, LogJob, Process, StateJob, storage};
+use crate::context::Context;
+use crate::coverage::Reached;
+use crate::log_model::LogWrite;
+use crate::tier::Killed;
+
+/// Keys looked at by one step of a physical compaction.
+const COMPACT_STEP_KEYS: usize = 5;
+
+impl Process {
+    /// One step of the replica, with everything that follows from it.
+    pub(super) fn step(&mut self, context: &mut Context<FullTier>, input: Input) -> Result<(), Killed> {
+        context.trace.line(context.now(), || format!("host {} <- {input:?}", context.host.0));
+        let local = context.local();
+        let Some(node) = self.node.as_mut() else { return Ok(()) };
+        let effects = node.step(local, input);
+        node.check();
+        let status = node.status(local).raft;
+        let pending = context.log().pending();
+        for effect in &effects {
+            match effect {
+                Effect::WriteLog { seq, hard_state, entries } => context.issue(LogWrite::Append {
+                    seq: *seq,
+                    hard_state: *hard_state,
+                    entries: entries.clone(),
+                }),
+                Effect::InstallSnapshot { seq, meta } => {
+                    let (_, chain) = context.oracle.committed_at(meta.index).expect("checked when it was received");
+                    context.issue(LogWrite::Reset { seq: *seq, meta: meta.clone(), chain });
+                }
+                Effect::TruncateLog { up_to } => context.issue(LogWrite::Truncate { up_to: *up_to }),
+                _ => {}
+            }
+        }
+        context.stepped(&status);
+        let mut performed_writes = 0;
+        for effect in effects {
+            if let Err(killed) = context.survive() {
+                // What the process had not asked its disk for yet never reaches it.
+                context.log().forget_after(pending + performed_writes);
+                return Err(killed);
+            }
+            context.trace.line(context.now(), || format!("host {} -> {effect:?}", context.host.0));
+            performed_writes += usize::from(matches!(effect, Effect::WriteLog { .. } | Effect::InstallSnapshot { .. } | Effect::TruncateLog { .. }));
+            self.perform(context, effect)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, context: &mut Context<FullTier>, effect: Effect) -> Result<(), Killed> {
+        match effect {
+            Effect::WriteLog { seq, hard_state, entries } => {
+                context.trace.record(&[50, seq.0, hard_state.term.0, entries.len() as u64]);
+                self.log_jobs.push_back(LogJob::Write { seq, write: StoreWrite { hard_state, entries } });
+                self.start_writing(context);
+            }
+            Effect::Send { to, message } => self.send(context, to, &message),
+            Effect::Apply { entries } => {
+                self.state_jobs.push_back(StateJob::Apply { entries });
+                self.start_applying(context);
+            }
+            Effect::Answer { request, answer } => {
+                context.trace.bytes(format!("{answer:?}").as_bytes());
+                self.answered(context, request, answer)?;
+            }
+            Effect::ReadEntries { to, from, max_bytes } => {
+                let delay = 1 + context.random.exponential(context.plan.disk.write_mean_us);
+                context.later(delay, Event::EntriesRead { to, from, max_bytes });
+            }
+            Effect::SendSnapshot { to, term } => self.send_image(context, to, term),
+            Effect::InstallSnapshot { seq, meta } => {
+                context.coverage.hit(Reached::SnapshotInstalled);
+                self.state_jobs.push_back(StateJob::Install { meta: meta.clone() });
+                self.log_jobs.push_back(LogJob::Reset { seq, meta, state: None });
+                self.start_applying(context);
+            }
+            Effect::TruncateLog { up_to } => {
+                context.coverage.hit(Reached::PrefixTruncated);
+                self.log_jobs.push_back(LogJob::Truncate { up_to });
+                self.start_writing(context);
+            }
+            Effect::MembershipChanged { membership, committed, .. } => {
+                if committed {
+                    self.lifecycle.configuration_committed(&membership);
+                    let reached = if membership.is_joint() { Reached::JointCommitted } else { Reached::JointLeft };
+                    context.coverage.hit(reached);
+                }
+                self.membership = membership;
+            }
+            Effect::RoleChanged { role, .. } => {
+                if role == RoleKind::Leader {
+                    context.coverage.hit(Reached::Elected);
+                }
+            }
+            Effect::StateChanged { state, reason } => {
+                assert!(state != NodeState::Fenced, "I-14: node {} is fenced: {reason}", context.node);
+                self.lifecycle.bar(state, reason);
+                self.log_jobs.push_back(LogJob::Mark(NodeMark::Removed));
+                self.start_writing(context);
+            }
+            Effect::Stopped => {}
+        }
+        Ok(())
+    }
+
+    fn start_writing(&mut self, context: &mut Context<FullTier>) {
+        if self.writing {
+            return;
+        }
+        // A log that starts over waits for the state to switch first.
+        if matches!(self.log_jobs.front(), None | Some(LogJob::Reset { state: None, .. })) {
+            return;
+        }
+        self.writing = true;
+        let latency = context.write_latency_us();
+        context.later(latency, Event::LogDone(self.log_jobs.len()));
+    }
+
+    fn start_applying(&mut self, context: &mut Context<FullTier>) {
+        if self.applying || self.state_jobs.is_empty() {
+            return;
+        }
+        self.applying = true;
+        let latency = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
+        context.later(latency, Event::StateDone);
+    }
+
+    /// Something that the process waited for has happened.
+    pub(super) fn own(&mut self, context: &mut Context<FullTier>, event: Event) -> Result<(), Killed> {
+        match event {
+            Event::LogDone(jobs) => self.log_done(context, jobs),
+            Event::LogWritten(seq) => self.step(context, Input::LogWritten { seq }),
+            Event::StateDone => self.state_done(context),
+            Event::Checkpoint => self.checkpoint(context),
+            Event::EntriesRead { to, from, max_bytes } => {
+                let entries = self.log.entries(from, max_bytes).expect("a healthy disk can be read");
+                self.step(context, Input::EntriesRead { to, from, entries })
+            }
+            Event::ImageChunk { to, number } => {
+                self.image_chunk(context, to, number);
+                Ok(())
+            }
+            Event::ImageTimedOut { to, number } => self.image_timed_out(context, to, number),
+            Event::ReadFinished(read) => self.finish_read(context, read),
+        }
+    }
+
+    /// Carries out the first `jobs` of the log: consecutive writes share a sync.
+    fn log_done(&mut self, context: &mut Context<FullTier>, mut jobs: usize) -> Result<(), Killed> {
+        let mut reports = Vec::new();
+        while jobs > 0 && !matches!(self.log_jobs.front(), Some(LogJob::Reset { state: None, .. })) {
+            let (mut writes, mut seqs) = (Vec::new(), Vec::new());
+            while jobs > 0 {
+                let Some(LogJob::Write { .. }) = self.log_jobs.front() else { break };
+                let Some(LogJob::Write { seq, write }) = self.log_jobs.pop_front() else { unreachable!() };
+                jobs -= 1;
+                writes.push(write);
+                seqs.push(seq);
+            }
+            if !writes.is_empty() {
+                self.log.append(&writes).expect("a healthy disk takes a write");
+                seqs.iter().for_each(|_| drop(context.sync_one()));
+                reports.extend(seqs.into_iter().map(|seq| Input::LogWritten { seq }));
+                continue;
+            }
+            jobs -= 1;
+            match self.log_jobs.pop_front() {
+                Some(LogJob::Reset { seq, meta, state: Some(state) }) => {
+                    context.survive()?;
+                    self.log.reset_to(&meta).expect("a healthy disk takes a write");
+                    context.sync_one();
+                    reports.push(Input::SnapshotInstalled { seq, state });
+                }
+                Some(LogJob::Truncate { up_to }) => {
+                    while self.log.truncate_prefix(up_to).expect("a healthy disk takes a write") {}
+                    context.sync_one();
+                }
+                Some(LogJob::Mark(mark)) => self.log.set_mark(mark).expect("a healthy disk takes a write"),
+                other => unreachable!("{other:?} is no job that is done here"),
+            }
+        }
+        self.log.check();
+        self.writing = false;
+        self.start_writing(context);
+        self.report(context, reports)
+    }
+
+    /// Tells the replica what is durable, some of it late and some of it out of order.
+    fn report(&mut self, context: &mut Context<FullTier>, mut reports: Vec<Input>) -> Result<(), Killed> {
+        if context.plan.disk.late_report > 0 {
+            context.random.shuffle(&mut reports);
+        }
+        for report in reports {
+            match report {
+                Input::LogWritten { seq } if self.is_late(context) => {
+                    let delay = context.random.below(context.plan.timeout_us() / 2);
+                    context.later(delay, Event::LogWritten(seq));
+                }
+                report => self.step(context, report)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn is_late(&self, context: &mut Context<FullTier>) -> bool {
+        let late = context.faulty && context.random.chance(context.plan.disk.late_report);
+        if late {
+            context.coverage.hit(Reached::CompletionReordered);
+        }
+        late
+    }
+
+    fn state_done(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {
+        self.applying = false;
+        let job = self.state_jobs.pop_front().expect("a job was under way");
+        let result = match job {
+            StateJob::Apply { entries } => self.apply(context, &entries),
+            StateJob::Install { meta } => {
+                let image = self.received.take().expect("an image is installed that was received");
+                let installed = self.state.install(image).expect("a healthy disk takes an image");
+                assert_eq!(installed, meta, "I-15: another image is installed than was announced");
+                self.state.check();
+                context.clients.check_state(context.node, meta.index, meta.term, &self.state.view());
+                self.switched(meta.index);
+                self.start_writing(context);
+                Ok(())
+            }
+        };
+        self.start_applying(context);
+        result
+    }
+
+    /// The state is an image's: the log may follow.
+    fn switched(&mut self, index: LogIndex) {
+        let applied = storage::applied_state(&self.state);
+        for job in &mut self.log_jobs {
+            if let LogJob::Reset { meta, state, .. } = job
+                && meta.index == index
+                && state.is_none()
+            {
+                *state = Some(applied);
+                return;
+            }
+        }
+        unreachable!("the state switched to an image that the log knows nothing of");
+    }
+
+    fn apply(&mut self, context: &mut Context<FullTier>, entries: &[Entry]) -> Result<(), Killed> {
+        for entry in entries {
+            let committed = context.oracle.committed_at(entry.index).map(|(term, _)| term);
+            assert!(
+                committed == Some(entry.term),
+                "I-14: node {} applies {} of term {}; committed there: {committed:?}",
+                context.node,
+                entry.index,
+                entry.term
+            );
+            context.clients.committed(entry);
+        }
+        let batch = self.state.apply(entries).expect("committed entries apply");
+        let mut results = Vec::new();
+        for result in batch.results {
+            let Some(outcome) = result.outcome else { continue };
+            context.clients.check_outcome(context.node, result.index, &outcome, &mut context.coverage);
+            if let Some((origin, session, sequence)) = result.origin {
+                results.push(AppliedResult { index: result.index, origin, session, sequence, outcome });
+            }
+        }
+        context.clients.check_state(context.node, batch.last, batch.term, &self.state.view());
+        let state = storage::applied_state(&self.state);
+        self.step(context, Input::Applied(AppliedSummary { state, results }))
+    }
+
+    fn checkpoint(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {
+        let delay = context.plan.disk.checkpoint_us;
+        context.later(delay, Event::Checkpoint);
+        self.state.compact_step(COMPACT_STEP_KEYS).expect("a healthy disk takes a write");
+        let durable_applied = self.state.checkpoint().expect("a healthy disk takes a write");
+        context.coverage.hit(Reached::Checkpointed);
+        if context.random.chance(50_000) {
+            self.state.view().write_index_image().expect("a healthy disk takes an image");
+        }
+        self.step(context, Input::CheckpointDone { durable_applied })
+    }
+}

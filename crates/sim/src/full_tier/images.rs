@@ -1,0 +1,138 @@
+//! Images on their way between nodes: read in chunks while writes go on, sent whole, verified by the receiver.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_node::Input;
+use quorate_raft::{LogIndex, NodeId, Term};
+
+use super::{CLUSTER, Event, FullTier, Packet, Process, Sending, StateJob};
+use crate::context::{Context, Event as WorldEvent};
+use crate::coverage::Reached;
+use crate::tier::Killed;
+
+impl Process {
+    /// Begins to read an image for a node.
+    pub(super) fn send_image(&mut self, context: &mut Context<FullTier>, to: NodeId, term: Term) {
+        context.coverage.hit(Reached::SnapshotSent);
+        self.images += 1;
+        let number = self.images;
+        let source = self.state.snapshot().expect("a state of a cluster gives images");
+        self.sending.insert(to, Sending { number, term, source: Some(source), chunks: Vec::new() });
+        let timeout = context.plan.timeout_us();
+        context.later(timeout * 4, Event::ImageTimedOut { to, number });
+        context.later(1, Event::ImageChunk { to, number });
+    }
+
+    /// Reads the next chunk, or sends the image that is whole.
+    pub(super) fn image_chunk(&mut self, context: &mut Context<FullTier>, to: NodeId, number: u64) {
+        let Some(sending) = self.sending.get_mut(&to).filter(|sending| sending.number == number) else { return };
+        let Some(source) = &mut sending.source else { return };
+        if let Some(chunk) = source.next() {
+            sending.chunks.push(chunk.expect("a healthy disk can be read"));
+            let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
+            context.later(delay, Event::ImageChunk { to, number });
+            return;
+        }
+        sending.source = None;
+        let mut chunks = std::mem::take(&mut sending.chunks);
+        let term = sending.term;
+        if context.faulty && context.random.chance(50_000) {
+            damage(context, &mut chunks);
+        }
+        let (Some(hello), Some(&host)) = (self.hello(context, to), context.cluster.directory.get(&to)) else { return };
+        let extra = context.random.below(context.plan.timeout_us());
+        match context.network.transfer(context.now(), context.host, host, extra) {
+            Some(at) => {
+                let image = Packet::Image { hello, term, chunks: Arc::new(chunks), number };
+                context.queue.at(at, WorldEvent::Arrive { host, node: to, message: image });
+            }
+            None => context.coverage.hit(Reached::SnapshotLost),
+        }
+    }
+
+    /// Takes an image in and tells the sender, unless it is damaged.
+    pub(super) fn receive_image(
+        &mut self,
+        context: &mut Context<FullTier>,
+        own: NodeId,
+        from: NodeId,
+        term: Term,
+        chunks: &[Bytes],
+        number: u64,
+    ) -> Result<(), Killed> {
+        // An image that the state is about to switch to keeps its place on the disk.
+        if self.state_jobs.iter().any(|job| matches!(job, StateJob::Install { .. })) {
+            return Ok(());
+        }
+        self.received = None;
+        context.survive()?;
+        let mut sink = self.state.receive_snapshot(CLUSTER).expect("a healthy disk takes an image");
+        for chunk in chunks {
+            if let Err(error) = sink.push(chunk) {
+                context.trace.line(context.now(), || format!("image refused: {error}"));
+                return Ok(());
+            }
+        }
+        let received = match sink.finish() {
+            Ok(received) => received,
+            Err(error) => {
+                context.trace.line(context.now(), || format!("image refused: {error}"));
+                return Ok(());
+            }
+        };
+        let meta = received.meta();
+        let index = meta.index;
+        assert!(
+            context.oracle.committed_at(index).is_some_and(|(term, _)| term == meta.term),
+            "I-15: an image at {index} of term {} was accepted and is of no committed entry",
+            meta.term
+        );
+        self.received = Some(received);
+        self.step(context, Input::SnapshotReceived { from, term, meta })?;
+        context.send(from, &Packet::ImageReceived { from: own, index, number });
+        Ok(())
+    }
+
+    /// The receiver of an image has it whole.
+    pub(super) fn image_received(
+        &mut self,
+        context: &mut Context<FullTier>,
+        from: NodeId,
+        index: LogIndex,
+        number: u64,
+    ) -> Result<(), Killed> {
+        if self.sending.get(&from).is_none_or(|sending| sending.number != number) {
+            return Ok(());
+        }
+        self.sending.remove(&from);
+        self.step(context, Input::SnapshotSent { to: from, result: Ok(index) })
+    }
+
+    /// No answer came for an image.
+    pub(super) fn image_timed_out(
+        &mut self,
+        context: &mut Context<FullTier>,
+        to: NodeId,
+        number: u64,
+    ) -> Result<(), Killed> {
+        if self.sending.get(&to).is_none_or(|sending| sending.number != number) {
+            return Ok(());
+        }
+        self.sending.remove(&to);
+        self.step(context, Input::SnapshotSent { to, result: Err(()) })
+    }
+}
+
+/// Flips one bit of an image on its way.
+fn damage(context: &mut Context<FullTier>, chunks: &mut [Bytes]) {
+    let Some(victim) = context.random.pick(&(0..chunks.len()).collect::<Vec<_>>()).copied() else { return };
+    let mut bytes = chunks[victim].to_vec();
+    if bytes.is_empty() {
+        return;
+    }
+    let at = context.random.below(bytes.len() as u64) as usize;
+    bytes[at] ^= 1 << context.random.below(8);
+    chunks[victim] = Bytes::from(bytes);
+    context.coverage.hit(Reached::ImageDamaged);
+}

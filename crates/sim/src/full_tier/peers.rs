@@ -1,0 +1,118 @@
+//! Talking to other nodes: greetings, admission, encoded messages.
+
+use std::sync::Arc;
+
+use quorate_node::{Admitted, Input, Node, Restored};
+use quorate_raft::NodeId;
+use quorate_wire::peer::Hello;
+use quorate_wire::{FORMAT_VERSION, PeerMessage, decode_peer, encode_peer};
+
+use super::{CLUSTER, Disk, FullTier, Packet, Process, config, jitter, storage};
+use crate::check::Promise;
+use crate::context::Context;
+use crate::tier::Killed;
+use crate::world::member;
+
+impl Process {
+    /// Starts the replica of a process that a cluster has taken in.
+    pub(super) fn start_node(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {
+        let identity = self.lifecycle.identity().expect("a replica has an identity");
+        self.state.set_cluster_id(identity.cluster_id).map_err(|_| Killed)?;
+        let recovered = self.log.recovered();
+        let first = storage::first_unapplied(&self.state);
+        let tail = self.log.entries(first, usize::MAX).expect("an opened log can be read");
+        let applied = storage::applied_state(&self.state);
+        let restored = Restored {
+            raft: quorate_raft::Restored {
+                hard_state: recovered.hard_state,
+                base: recovered.base,
+                base_membership: recovered.base_membership,
+                terms: recovered.terms,
+                last: recovered.last,
+                memberships: recovered.memberships,
+                tail,
+                applied: applied.index,
+            },
+            applied,
+            log_bytes: 0,
+            barred: storage::barred(&recovered.mark),
+            session: storage::session(context),
+        };
+        let config = config::node_config(&context.plan, context.host, recovered.incarnation);
+        let jitter = jitter(context);
+        self.node = Some(Node::new(config, identity, restored, context.local(), jitter));
+        self.step(context, Input::Tick { jitter })
+    }
+
+    /// Takes in what the network brings.
+    pub(super) fn receive(
+        &mut self,
+        context: &mut Context<FullTier>,
+        disk: &mut Disk,
+        packet: Packet,
+    ) -> Result<(), Killed> {
+        match packet {
+            Packet::Message { hello, bytes } => {
+                context.trace.record(&[40, hello.from.0]);
+                context.trace.bytes(&bytes);
+                if !self.admit(context, &hello)? {
+                    return Ok(());
+                }
+                let message = decode_peer(bytes).expect("what a node sends, a node can read");
+                self.step(context, Input::Peer { from: hello.from, message })
+            }
+            Packet::Image { hello, term, chunks, number } => {
+                if !self.admit(context, &hello)? {
+                    return Ok(());
+                }
+                self.receive_image(context, disk.node, hello.from, term, &chunks, number)
+            }
+            Packet::ImageReceived { from, index, number } => self.image_received(context, from, index, number),
+        }
+    }
+
+    /// Whether what comes with this greeting is taken; an empty node takes the identity that the greeting offers.
+    fn admit(&mut self, context: &mut Context<FullTier>, hello: &Hello) -> Result<bool, Killed> {
+        let membership = (!self.membership.is_empty()).then_some(&*self.membership);
+        match self.lifecycle.admit(hello, membership) {
+            Ok(Admitted::Welcome) => {}
+            Ok(Admitted::Adopt(identity)) => {
+                context.survive()?;
+                self.log.set_identity(identity).map_err(|_| Killed)?;
+                self.start_node(context)?;
+            }
+            Err(refused) => {
+                context.trace.line(context.now(), || format!("host {} refuses a stream: {refused}", context.host.0));
+                return Ok(false);
+            }
+        }
+        self.peers.insert(hello.from, hello.member.incarnation);
+        Ok(true)
+    }
+
+    /// The first frame of a stream to a node, if its incarnation is known.
+    pub(super) fn hello(&self, context: &Context<FullTier>, to: NodeId) -> Option<Arc<Hello>> {
+        let known = self.membership.members.get(&to).map(|member| member.incarnation);
+        let to_incarnation = known.or_else(|| self.peers.get(&to).copied())?;
+        Some(Arc::new(Hello {
+            cluster_id: CLUSTER,
+            from: context.node,
+            member: member(context.host, self.lifecycle.incarnation()),
+            to,
+            to_incarnation,
+            format_version: FORMAT_VERSION,
+            refused: None,
+        }))
+    }
+
+    /// Encodes a message and sends it.
+    pub(super) fn send(&mut self, context: &mut Context<FullTier>, to: NodeId, message: &PeerMessage) {
+        if let PeerMessage::Raft(message) = message
+            && let Some(promise) = Promise::of(message)
+        {
+            context.promised(&promise);
+        }
+        let Some(hello) = self.hello(context, to) else { return };
+        context.send(to, &Packet::Message { hello, bytes: encode_peer(message) });
+    }
+}

@@ -1,0 +1,191 @@
+//! Opening the real stores, comparing them with the model of the log, and losing power over them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use quorate_node::{AppliedState, Barred, Lifecycle};
+use quorate_raft::{Incarnation, LogIndex, Membership};
+use quorate_store::{LogOptions, LogStore, NodeMark, OpenedStores, StateOptions, StateStore, StoreOptions};
+use quorate_wire::Identity;
+use quorate_wire::peer::NodeState;
+
+use super::{CLUSTER, Disk, FullTier, LogJob, Process};
+use crate::context::Context;
+use crate::coverage::Reached;
+use crate::log_model::{LogImage, LogModel};
+use crate::random::Random;
+
+/// Small caches: a run opens thousands of stores.
+const CACHE_BYTES: usize = 1 << 20;
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        log: LogOptions { cache_bytes: CACHE_BYTES, ..LogOptions::default() },
+        state: StateOptions { cache_bytes: CACHE_BYTES, ..StateOptions::default() },
+    }
+}
+
+/// Accepts the bootstrap configuration on an empty disk, durably.
+pub(super) fn bootstrap(disk: &Disk, membership: &Membership) {
+    let files: Arc<dyn quorate_store::Disk> = Arc::new(disk.files.clone());
+    let mut opened = options().open(&files, disk.incarnation).expect("an empty disk opens");
+    let identity = Identity { cluster_id: CLUSTER, node_id: disk.node };
+    opened.log.bootstrap(identity, Arc::new(membership.clone())).expect("an empty disk takes a configuration");
+    opened.state.set_cluster_id(CLUSTER).expect("an empty disk takes a cluster");
+}
+
+/// Opens the stores of a starting process; none if the power goes meanwhile.
+pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<Process> {
+    let files: Arc<dyn quorate_store::Disk> = Arc::new(disk.files.clone());
+    if context.faulty && context.random.chance(50_000) {
+        // A crash in recovery.
+        disk.files.cut_power_after(context.random.between(1, 40));
+    }
+    let opened = options().open(&files, disk.incarnation);
+    if disk.files.is_power_cut() {
+        return None;
+    }
+    let OpenedStores { log, recovered, state } =
+        opened.unwrap_or_else(|error| panic!("I-16: node {} cannot start: {error}", disk.node));
+    // A cut that did not come is called off by a clean restart of the files, which needs them closed; so is this.
+    disk.files.cut_power_after(u64::MAX / 2);
+    adopt_log(context, disk, &log, &state);
+    let position = state.position();
+    context.clients.check_state(disk.node, position.index, position.term, &state.view());
+    let committed = recovered.memberships.iter().rev().find(|(index, _)| *index <= recovered.hard_state.commit);
+    let committed = committed.map_or(&recovered.base_membership.1, |(_, membership)| membership);
+    let committed = (!committed.is_empty()).then_some(&**committed);
+    let lifecycle =
+        Lifecycle::new(recovered.incarnation, recovered.identity, None, barred(&recovered.mark), committed);
+    let membership = recovered.memberships.last().map_or(&recovered.base_membership.1, |(_, membership)| membership);
+    Some(Process {
+        node: None,
+        lifecycle,
+        membership: Arc::clone(membership),
+        log,
+        state,
+        log_jobs: VecDeque::new(),
+        state_jobs: VecDeque::new(),
+        writing: false,
+        applying: false,
+        received: None,
+        sending: BTreeMap::new(),
+        images: 0,
+        peers: BTreeMap::new(),
+        requests: 0,
+        pending: BTreeMap::new(),
+    })
+}
+
+pub(super) fn barred(mark: &NodeMark) -> Option<Barred> {
+    let (state, reason) = match mark {
+        NodeMark::None => return None,
+        NodeMark::Removed => (NodeState::Removed, "it was removed".to_owned()),
+        NodeMark::Fenced { reason } => (NodeState::Fenced, reason.clone()),
+        NodeMark::Damaged { reason } => (NodeState::Damaged, reason.clone()),
+    };
+    Some(Barred { state, reason })
+}
+
+/// I-16: the opened log is the one that was durable, or that with the one write under way; the model goes on from it.
+fn adopt_log(context: &mut Context<FullTier>, disk: &mut Disk, log: &LogStore, state: &StateStore) {
+    let recovered = log.recovered();
+    let entries = log.entries(recovered.base.0.next(), usize::MAX).expect("an opened log can be read");
+    let base_chain = match context.oracle.committed_at(recovered.base.0) {
+        Some((term, chain)) if term == recovered.base.1 => chain,
+        other => panic!("I-16: the log of node {} begins at {:?}, committed there: {other:?}", disk.node, recovered.base),
+    };
+    let real =
+        LogImage::read(recovered.hard_state, recovered.base, base_chain, recovered.base_membership.clone(), entries);
+    let position = state.position();
+    let reset = recovered.base == (position.index, position.term) && real.last() == position.index;
+    let durable = context.log().durable().clone();
+    let agrees = agree(&real, &durable) || disk.torn.as_ref().is_some_and(|torn| agree(&real, torn)) || reset;
+    assert!(
+        agrees,
+        "I-16: node {} comes back with a log from {:?} to {} and {:?}; durable was {:?} to {} and {:?}",
+        disk.node,
+        real.base,
+        real.last(),
+        real.hard_state,
+        durable.base,
+        durable.last(),
+        durable.hard_state
+    );
+    disk.torn = None;
+    context.cluster.logs[context.host.0] = LogModel::new(real);
+    context.oracle.synced(context.node, &context.cluster.logs[context.host.0]);
+}
+
+/// The same log, but for how much of its prefix is still there: cutting that costs no sync.
+fn agree(real: &LogImage, model: &LogImage) -> bool {
+    let (a, b) = (real.hard_state, model.hard_state);
+    real.last() == model.last()
+        && real.at(real.last()) == model.at(model.last())
+        && (a.term, a.vote, a.commit) == (b.term, b.vote, b.commit)
+        && real.base.0 <= model.base.0
+}
+
+/// Where a state store stands, as the replica counts it.
+pub(super) fn applied_state(state: &StateStore) -> AppliedState {
+    let position = state.position();
+    let view = state.view();
+    AppliedState { index: position.index, term: position.term, revision: view.revision(), digest: view.digest().1 }
+}
+
+/// The process dies: by a kill, which leaves the disk all that was written, or by a loss of power, which does not.
+pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: Option<Process>) {
+    let mut choices = context.random.fork(7);
+    if let Some(mut process) = process {
+        for pending in std::mem::take(&mut process.pending).into_values() {
+            context.clients.lost(pending, &mut context.coverage);
+        }
+        tear_write(context, disk, &mut process, &mut choices);
+    }
+    if choices.chance(300_000) {
+        disk.files.kill();
+    } else {
+        disk.files.crash(&mut |bound| choices.below(bound));
+    }
+    let log = context.log();
+    let lost = log.pending();
+    log.forget_after(0);
+    if lost > 0 {
+        context.coverage.hit(Reached::UnsyncedLost);
+    }
+}
+
+/// Lets the power go in the middle of the write that would come next.
+fn tear_write(context: &mut Context<FullTier>, disk: &mut Disk, process: &mut Process, choices: &mut Random) {
+    let mut batch = Vec::new();
+    for job in &process.log_jobs {
+        match job {
+            LogJob::Write { write, .. } => batch.push(write.clone()),
+            _ => break,
+        }
+    }
+    batch.truncate(choices.below(batch.len() as u64 + 1) as usize);
+    if batch.is_empty() {
+        return;
+    }
+    disk.torn = Some(context.log().after(batch.len()));
+    disk.files.cut_power_after(choices.between(1, 12));
+    if process.log.append(&batch).is_ok() {
+        // It was done before the power went, and nobody heard of it.
+        for _ in 0..batch.len() {
+            context.sync_one();
+        }
+        disk.torn = None;
+        context.coverage.hit(Reached::UnsyncedKept);
+    }
+}
+
+/// Names nothing but this run of a process.
+pub(super) fn session(context: &mut Context<FullTier>) -> Incarnation {
+    Incarnation((u128::from(context.random.next()) << 64) | u128::from(context.random.next()))
+}
+
+/// First index that the state does not reflect.
+pub(super) fn first_unapplied(state: &StateStore) -> LogIndex {
+    state.position().index.next()
+}
