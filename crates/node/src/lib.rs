@@ -8,20 +8,26 @@
 //! done, and a run is a function of its inputs. The state machine itself lives with the caller, who applies entries and tells
 //! what came of them.
 
+mod admin;
 mod config;
+mod divergence;
 mod effect;
 mod error;
+mod forward;
+mod held;
 mod input;
 mod lifecycle;
 mod node;
+mod proposals;
+mod reads;
+mod retention;
+mod snapshots;
 mod status;
 
 pub use config::{Limits, NodeConfig, Retention};
 pub use effect::{Answer, Effect, Lease, LeaseFence, ReadGrant};
 pub use error::NodeError;
-pub use input::{
-    AppliedResult, AppliedState, AppliedSummary, ClientOp, Consistency, Input, OnStale, ReadOptions,
-};
+pub use input::{AppliedResult, AppliedState, AppliedSummary, ClientOp, Consistency, Input, OnStale, ReadOptions};
 pub use lifecycle::{Admitted, Barred, InitAccepted, InitRefused, Lifecycle, ResetRefused};
 pub use node::{Node, Restored};
 pub use quorate_wire::peer::{AdminOperation, NodeState};

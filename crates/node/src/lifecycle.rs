@@ -116,8 +116,7 @@ impl Lifecycle {
             let derived = derive_node_id(identity.cluster_id, incarnation);
             assert_eq!(identity.node_id, derived, "the stored id follows from cluster and incarnation");
         }
-        let mut lifecycle =
-            Lifecycle { incarnation, identity, bootstrap, seen_in_configuration: false, barred };
+        let mut lifecycle = Lifecycle { incarnation, identity, bootstrap, seen_in_configuration: false, barred };
         if let Some(committed) = committed {
             lifecycle.configuration_committed(committed);
         }
@@ -165,13 +164,8 @@ impl Lifecycle {
         if let Some(identity) = self.identity {
             return match &self.bootstrap {
                 Some(accepted) if accepted == bootstrap => Ok(InitAccepted::Again(identity)),
-                Some(accepted) => {
-                    Err(InitRefused::OtherBootstrap { cluster_id: accepted.cluster_id })
-                }
-                None => Err(InitRefused::AlreadyMember {
-                    cluster_id: identity.cluster_id,
-                    node_id: identity.node_id,
-                }),
+                Some(accepted) => Err(InitRefused::OtherBootstrap { cluster_id: accepted.cluster_id }),
+                None => Err(InitRefused::AlreadyMember { cluster_id: identity.cluster_id, node_id: identity.node_id }),
             };
         }
         let node_id = derive_node_id(bootstrap.cluster_id, self.incarnation);
@@ -221,9 +215,7 @@ impl Lifecycle {
             return Err(HelloRefused::WrongNode(format!("this is node {}", identity.node_id)));
         }
         match &self.barred {
-            Some(barred) => {
-                Err(HelloRefused::NotServing(format!("{:?}: {}", barred.state, barred.reason)))
-            }
+            Some(barred) => Err(HelloRefused::NotServing(format!("{:?}: {}", barred.state, barred.reason))),
             None => Ok(()),
         }
     }
@@ -235,12 +227,9 @@ impl Lifecycle {
             return Err(HelloRefused::Removed(text));
         }
         match membership.members.get(&hello.from) {
-            Some(known) if known.incarnation != hello.member.incarnation => {
-                Err(HelloRefused::WrongIncarnation(format!(
-                    "node {} is incarnation {:032x}",
-                    hello.from, known.incarnation.0
-                )))
-            }
+            Some(known) if known.incarnation != hello.member.incarnation => Err(HelloRefused::WrongIncarnation(
+                format!("node {} is incarnation {:032x}", hello.from, known.incarnation.0),
+            )),
             _ => Ok(()),
         }
     }
@@ -269,10 +258,7 @@ impl Lifecycle {
     /// The node was removed, fenced or found damaged, as [`Effect::StateChanged`](crate::Effect::StateChanged) or the store
     /// tells. The first reason stays, except that removal is final.
     pub fn bar(&mut self, state: NodeState, reason: String) {
-        assert!(
-            matches!(state, NodeState::Removed | NodeState::Fenced | NodeState::Damaged),
-            "{state:?} bars nobody"
-        );
+        assert!(matches!(state, NodeState::Removed | NodeState::Fenced | NodeState::Damaged), "{state:?} bars nobody");
         if self.barred.is_none() || state == NodeState::Removed {
             self.barred = Some(Barred { state, reason });
         }
@@ -291,10 +277,7 @@ impl Lifecycle {
     ) -> Result<(), ResetRefused> {
         let Some(identity) = self.identity else { return Err(ResetRefused::Empty) };
         if (identity.cluster_id, identity.node_id) != (cluster_id, node_id) {
-            return Err(ResetRefused::OtherNode {
-                cluster_id: identity.cluster_id,
-                node_id: identity.node_id,
-            });
+            return Err(ResetRefused::OtherNode { cluster_id: identity.cluster_id, node_id: identity.node_id });
         }
         let listed = committed.is_some_and(|committed| committed.members.contains_key(&node_id));
         // A fenced or damaged node is still listed, but its data is what has to go.

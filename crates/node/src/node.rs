@@ -1,12 +1,40 @@
-//! Placeholder until the first compile.
+//! The replica: takes in what happened, lets each duty do its part, says what must be done.
+//!
+//! Owns the order of work within a step: inputs first, one after the other, then what they made possible together: expired
+//! requests, one proposal or forward for all new writes, one ReadIndex for all new reads, grants, announcements, housekeeping.
+//! The duties live in the files below `node/`, their state in the files beside this one.
+
+mod administration;
+mod admission;
+mod consensus;
+mod housekeeping;
+mod reading;
+mod standing;
+mod writing;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
-use quorate_raft::{Incarnation, Time};
+
+use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Raft, RequestId, RoleKind, Term, Time};
 use quorate_wire::Identity;
+use quorate_wire::peer::{NodeState, PeerMessage};
+
+use crate::admin::Admins;
 use crate::config::NodeConfig;
-use crate::effect::{Effect, Lease};
-use crate::input::{AppliedState, Input};
+use crate::divergence::Divergence;
+use crate::effect::{Answer, Effect, Lease};
+use crate::error::NodeError;
+use crate::forward::Intake;
+use crate::held::Held;
+use crate::input::{AppliedState, AppliedSummary, ClientOp, Input};
+use crate::lifecycle::Barred;
+use crate::proposals::Proposals;
+use crate::reads::Reads;
+use crate::retention::LogSize;
+use crate::snapshots::Streams;
 use crate::status::NodeStatus;
-use quorate_wire::peer::NodeState;
+use standing::Stopping;
 
 /// What a replica finds on its disk when it starts.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,47 +45,351 @@ pub struct Restored {
     pub applied: AppliedState,
     /// Bytes the log takes, about.
     pub log_bytes: u64,
-    /// The durable mark, if the node was removed or fenced: its state and why.
-    pub barred: Option<(NodeState, String)>,
+    /// The durable mark of a node that was removed or fenced.
+    pub barred: Option<Barred>,
     /// Random name of this run, drawn by the caller at every start.
     pub session: Incarnation,
 }
 
-/// One replica.
+/// One replica. A value: a run is a function of its inputs.
 #[derive(Debug)]
-pub struct Node {}
+pub struct Node {
+    config: NodeConfig,
+    id: NodeId,
+    raft: Raft,
+    role: RoleKind,
+    term: Term,
+    leader: Option<NodeId>,
+    /// When this node last lost sight of a leader: tells a client why its request timed out.
+    leader_lost_at: Option<Time>,
+    membership: Arc<Membership>,
+    committed_membership: Arc<Membership>,
+    membership_settled: bool,
+    applied: AppliedState,
+    durable_applied: LogIndex,
+    /// Commit index of the last run: a node that has not applied that far has less to offer than it once had.
+    restored_commit: LogIndex,
+    /// Batches handed to the state machine and not applied yet: last index and bytes.
+    applying: VecDeque<(LogIndex, usize)>,
+    applying_bytes: usize,
+    handed: LogIndex,
+    held: Held,
+    proposals: Proposals,
+    intake: Intake,
+    /// Proposals of this leader that are not applied yet: last index, count, bytes.
+    unapplied: VecDeque<(LogIndex, usize, usize)>,
+    unapplied_writes: usize,
+    unapplied_bytes: usize,
+    /// Consensus takes no proposal for now: leadership is being handed over.
+    proposals_blocked: bool,
+    last_proposal: Option<Result<(LogIndex, Term), quorate_raft::Refused>>,
+    reads: Reads,
+    admins: Admins,
+    announce_at: Time,
+    log_size: LogSize,
+    streams: Streams,
+    divergence: Divergence,
+    barred: Option<Barred>,
+    /// Removed nodes that were told so, and when.
+    told_removed: BTreeMap<NodeId, Time>,
+    disk_full: bool,
+    stopping: Option<Stopping>,
+    now: Time,
+    effects: Vec<Effect>,
+}
 
 impl Node {
     /// A replica as its disk describes it.
-    pub fn new(_config: NodeConfig, _identity: Identity, _restored: Restored, _now: Time, _jitter: Duration) -> Node {
-        unimplemented!()
+    ///
+    /// # Panics
+    /// If `restored` contradicts itself, or the configuration cannot work.
+    pub fn new(config: NodeConfig, identity: Identity, restored: Restored, now: Time, jitter: Duration) -> Node {
+        assert_eq!(restored.applied.index, restored.raft.applied, "state and log name different applied indexes");
+        let commit = restored.raft.hard_state.commit;
+        let (base, last) = (restored.raft.base.0, restored.raft.last);
+        let raft = Raft::new(config.raft.clone(), identity.node_id, restored.raft, now, jitter);
+        let status = raft.status();
+        let mut node = Node {
+            id: identity.node_id,
+            role: status.role,
+            term: status.term,
+            leader: status.leader,
+            leader_lost_at: None,
+            membership: status.membership,
+            committed_membership: status.committed_membership,
+            membership_settled: status.membership_index == status.committed_membership_index,
+            applied: restored.applied,
+            durable_applied: restored.applied.index,
+            restored_commit: commit,
+            applying: VecDeque::new(),
+            applying_bytes: 0,
+            handed: restored.applied.index,
+            held: Held::default(),
+            proposals: Proposals::new(restored.session),
+            intake: Intake::default(),
+            unapplied: VecDeque::new(),
+            unapplied_writes: 0,
+            unapplied_bytes: 0,
+            proposals_blocked: false,
+            last_proposal: None,
+            reads: Reads::new(restored.session.0 as u64),
+            admins: Admins::new(restored.session),
+            announce_at: now,
+            log_size: LogSize::new(base, last, restored.log_bytes),
+            streams: Streams::default(),
+            divergence: Divergence::new(config.digest_every_entries),
+            barred: restored.barred,
+            told_removed: BTreeMap::new(),
+            disk_full: false,
+            stopping: None,
+            now,
+            effects: Vec::new(),
+            raft,
+            config,
+        };
+        if node.barred.is_some() {
+            node.consent_to_nothing();
+        }
+        node
     }
+
     /// Takes in what happened at `now` and says what must be done, in order.
     pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
         self.step_batch(now, [input])
     }
-    /// The same for several inputs at one moment: writes among them share a proposal, reads an index.
-    pub fn step_batch(&mut self, _now: Time, _inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
-        unimplemented!()
+
+    /// The same for everything that happened by one moment: writes among it share a proposal, reads share an index.
+    ///
+    /// # Panics
+    /// If an input answers an effect that was never asked for, or a client's handle is used twice.
+    pub fn step_batch(&mut self, now: Time, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        assert!(now >= self.now, "time goes back from {} to {now}", self.now);
+        self.now = now;
+        for input in inputs {
+            self.take(input);
+        }
+        self.settle();
+        std::mem::take(&mut self.effects)
     }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Tick { jitter } => {
+                self.proposals_blocked = false;
+                self.raft(quorate_raft::Input::Tick { jitter });
+            }
+            Input::Peer { from, message } => self.peer(from, message),
+            Input::PeerLost { id } => self.peer_lost(id),
+            Input::Client { request, op } => self.client(request, op),
+            Input::Cancel { request } => self.cancel(request),
+            Input::LogWritten { seq } => {
+                for message in self.held.written(seq) {
+                    self.send_raft(message);
+                }
+                self.raft(quorate_raft::Input::Persisted { seq });
+            }
+            Input::SnapshotInstalled { seq, state } => self.snapshot_installed(seq, state),
+            Input::Applied(summary) => self.applied(summary),
+            Input::EntriesRead { to, from, entries } => {
+                self.raft(quorate_raft::Input::EntriesRead { to, from, entries });
+            }
+            Input::SnapshotReceived { from, term, meta } => {
+                self.raft(quorate_raft::Input::SnapshotReceived { from, term, meta });
+            }
+            Input::SnapshotSent { to, result } => {
+                self.streams.ended(to);
+                self.raft(quorate_raft::Input::SnapshotReport { to, sent: result });
+            }
+            Input::CheckpointDone { durable_applied } => {
+                assert!(durable_applied <= self.applied.index, "more is durable than was applied");
+                self.durable_applied = self.durable_applied.max(durable_applied);
+            }
+            Input::DiskFull { yes } => self.disk_full = yes,
+            Input::Stop => self.begin_stop(),
+        }
+    }
+
+    /// What the inputs of a step made possible together.
+    fn settle(&mut self) {
+        self.expire();
+        self.move_writes();
+        self.move_reads();
+        self.move_admin_requests();
+        self.announce();
+        self.begin_streams();
+        self.cut_log();
+        self.end_stop();
+    }
+
+    fn client(&mut self, request: RequestId, op: ClientOp) {
+        let result = match op {
+            ClientOp::Write { command } => self.write(request, command),
+            ClientOp::Read(options) => self.read(request, options),
+            ClientOp::Admin(operation) => self.administrate(request, operation),
+        };
+        if let Err(error) = result {
+            self.answer(request, Answer::Refused(error));
+        }
+    }
+
+    fn cancel(&mut self, request: RequestId) {
+        if !self.proposals.cancel(request) && !self.reads.remove(request) {
+            self.admins.cancel(request);
+        }
+    }
+
+    /// Answers everybody whose time is over.
+    fn expire(&mut self) {
+        for given_up in self.proposals.expire(self.now) {
+            let error = self.write_given_up(&given_up);
+            self.answer(given_up.request, Answer::Refused(error));
+        }
+        for given_up in self.reads.expire(self.now) {
+            let error = match (given_up.for_leader, self.leader) {
+                (true, None) => NodeError::NoLeader,
+                _ => self.timed_out(given_up.started),
+            };
+            self.answer(given_up.request, Answer::Refused(error));
+        }
+        for (request, asked) in self.admins.expire(self.now) {
+            let error = if asked || self.leader.is_some() { NodeError::Timeout } else { NodeError::NoLeader };
+            self.answer(request, Answer::Refused(error));
+        }
+    }
+
+    fn timed_out(&self, started: Time) -> NodeError {
+        match self.leader_lost_at {
+            Some(lost) if lost >= started => NodeError::TimeoutLeaderFailure,
+            _ => NodeError::Timeout,
+        }
+    }
+
+    /// The state machine applied a batch.
+    fn applied(&mut self, summary: AppliedSummary) {
+        let state = summary.state;
+        assert!(state.index > self.applied.index, "entry {} was applied twice", state.index);
+        assert!(state.index <= self.handed, "entry {} was never handed out", state.index);
+        self.applied = state;
+        while let Some((_, bytes)) = self.applying.front().copied().filter(|(last, _)| *last <= state.index) {
+            self.applying.pop_front();
+            self.applying_bytes -= bytes;
+        }
+        while let Some((_, writes, bytes)) = self.unapplied.front().copied().filter(|(last, ..)| *last <= state.index) {
+            self.unapplied.pop_front();
+            self.unapplied_writes -= writes;
+            self.unapplied_bytes -= bytes;
+        }
+        for result in summary.results {
+            self.result_applied(result);
+        }
+        self.proposals.term_applied(state.term);
+        self.raft(quorate_raft::Input::Applied { index: state.index });
+        self.compare_digest(state);
+    }
+
+    fn answer(&mut self, request: RequestId, answer: Answer) {
+        self.effects.push(Effect::Answer { request, answer });
+    }
+
+    fn send(&mut self, to: NodeId, message: PeerMessage) {
+        assert_ne!(to, self.id, "a message to itself");
+        self.effects.push(Effect::Send { to, message });
+    }
+
+    fn is_leader(&self) -> bool {
+        self.role == RoleKind::Leader
+    }
+
+    fn deadline(&self) -> Time {
+        self.now + self.config.deadline()
+    }
+
+    /// After how long a message that was not answered is sent again. Heartbeats find a lost leader about as fast.
+    fn resend_after(&self) -> Duration {
+        self.config.raft.election_timeout
+    }
+
     /// When the next [`Input::Tick`] is wanted.
     pub fn next_deadline(&self) -> Time {
-        unimplemented!()
+        let resend = self.resend_after();
+        let stop = self.stopping.as_ref().map_or(Time::NEVER, |stopping| stopping.deadline);
+        // An announcement that is due and cannot be made waits for another event, not for a time.
+        let announce = if self.announce_at > self.now { self.announce_at } else { Time::NEVER };
+        self.raft
+            .next_deadline()
+            .min(self.proposals.next_deadline())
+            .min(self.reads.next_deadline(resend / 2))
+            .min(self.admins.next_deadline(resend))
+            .min(announce)
+            .min(stop)
     }
-    /// A copy of what the replica knows about itself.
-    pub fn status(&self, _now: Time) -> NodeStatus {
-        unimplemented!()
-    }
-    /// The lease this node holds as a leader, also if it has run out.
+
+    /// The lease this node holds as a leader; None = it may not serve reads on its own word.
     pub fn lease(&self) -> Option<Lease> {
-        unimplemented!()
+        if !self.is_leader() || !self.raft.lease_valid(self.now) {
+            return None;
+        }
+        let until = self.raft.status().lease_until?;
+        Some(Lease { term: self.term, until })
     }
+
     /// Whether a read may be served at `now` without asking anybody.
-    pub fn lease_valid(&self, _now: Time) -> bool {
-        unimplemented!()
+    pub fn lease_valid(&self, now: Time) -> bool {
+        self.barred.is_none() && self.is_leader() && self.raft.lease_valid(now)
     }
-    /// Panics if an invariant is broken.
+
+    /// What the node is to its cluster.
+    pub fn state(&self) -> NodeState {
+        match &self.barred {
+            Some(barred) => barred.state,
+            None if self.committed_membership.is_member(self.id) => NodeState::Member,
+            None => NodeState::Joining,
+        }
+    }
+
+    /// A copy of what the replica knows about itself.
+    pub fn status(&self, now: Time) -> NodeStatus {
+        NodeStatus {
+            raft: self.raft.status(),
+            state: self.state(),
+            state_reason: self.barred.as_ref().map(|barred| barred.reason.clone()).unwrap_or_default(),
+            applied: self.applied,
+            durable_applied: self.durable_applied,
+            staleness: self.raft.staleness(now),
+            lease_valid: self.lease_valid(now),
+            pending_writes: self.proposals.len(),
+            pending_write_bytes: self.proposals.bytes(),
+            waiting_reads: self.reads.len(),
+            pending_admin: self.admins.len(),
+            apply_backlog_entries: self.apply_backlog(),
+            held_messages: self.held.len(),
+            dropped_messages: self.held.dropped(),
+            log_bytes: self.log_size.bytes(),
+            snapshot_streams: self.streams.len(),
+            verified: self.divergence.verified(),
+            disk_full: self.disk_full,
+            stopping: self.stopping.is_some(),
+        }
+    }
+
+    /// Panics if an invariant is broken. For tests and the simulator, after every step.
     pub fn check(&self) {
-        unimplemented!()
+        self.raft.check();
+        self.held.check();
+        self.proposals.check(self.applied.term);
+        self.intake.check(self.config.limits.max_forward_span);
+        self.reads.check();
+        self.log_size.check();
+        let limits = &self.config.limits;
+        assert!(self.proposals.len() <= limits.max_pending_writes, "too many pending writes");
+        assert!(self.reads.len() <= limits.max_waiting_reads, "too many waiting reads");
+        assert!(self.applied.index <= self.handed, "more was applied than handed out");
+        assert!(self.durable_applied <= self.applied.index, "more is durable than was applied");
+        assert_eq!(self.applying_bytes, self.applying.iter().map(|(_, bytes)| bytes).sum::<usize>());
+        assert_eq!(self.unapplied_writes, self.unapplied.iter().map(|(_, writes, _)| writes).sum::<usize>());
+        let status = self.raft.status();
+        assert_eq!((self.role, self.term), (status.role, status.term), "the role changed without a word");
+        assert_eq!(self.leader, status.leader, "the leader changed without a word");
+        assert!(self.effects.is_empty(), "effects were left behind by a step");
     }
 }

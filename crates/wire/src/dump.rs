@@ -24,10 +24,7 @@ pub fn line(entry: &Entry, revision: i64) -> Result<String, DecodeError> {
         Payload::Command(command) => request(&decode_envelope(command)?.command),
     };
     // Built by hand so that the position comes first: people read these lines too.
-    Ok(format!(
-        r#"{{"index":{},"term":{},"revision":{revision},"request":{request}}}"#,
-        entry.index.0, entry.term.0
-    ))
+    Ok(format!(r#"{{"index":{},"term":{},"revision":{revision},"request":{request}}}"#, entry.index.0, entry.term.0))
 }
 
 fn conf_change(membership: &Membership) -> Value {

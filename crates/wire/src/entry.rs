@@ -28,8 +28,8 @@ pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
 /// Any [`DecodeError`]; [`DecodeError::Damaged`] also if the record was written for another index.
 pub fn decode_entry(index: LogIndex, record: Bytes) -> Result<Entry, DecodeError> {
     let place = Place::Entry(index.0);
-    let entry = pb::Entry::decode(unseal(place, record)?)
-        .map_err(|error| DecodeError::malformed(place.name(), error))?;
+    let entry =
+        pb::Entry::decode(unseal(place, record)?).map_err(|error| DecodeError::malformed(place.name(), error))?;
     from_entry(index, entry)
 }
 
@@ -37,11 +37,7 @@ pub fn decode_entry(index: LogIndex, record: Bytes) -> Result<Entry, DecodeError
 pub fn encode_hard_state(state: &HardState) -> Vec<u8> {
     let mut out = Vec::with_capacity(48);
     seal(Place::HardState, &mut out, |body| {
-        let state = pb::HardState {
-            term: state.term.0,
-            vote: state.vote.map_or(0, |id| id.0),
-            commit: state.commit.0,
-        };
+        let state = pb::HardState { term: state.term.0, vote: state.vote.map_or(0, |id| id.0), commit: state.commit.0 };
         state.encode(body).expect("a vector grows");
     });
     out
@@ -54,11 +50,7 @@ pub fn encode_hard_state(state: &HardState) -> Vec<u8> {
 pub fn decode_hard_state(record: Bytes) -> Result<HardState, DecodeError> {
     let state = pb::HardState::decode(unseal(Place::HardState, record)?)
         .map_err(|error| DecodeError::malformed(Place::HardState.name(), error))?;
-    Ok(HardState {
-        term: Term(state.term),
-        vote: to_node(state.vote),
-        commit: LogIndex(state.commit),
-    })
+    Ok(HardState { term: Term(state.term), vote: to_node(state.vote), commit: LogIndex(state.commit) })
 }
 
 pub(crate) fn to_node(id: u64) -> Option<NodeId> {
@@ -82,9 +74,7 @@ pub(crate) fn from_entry(index: LogIndex, entry: pb::Entry) -> Result<Entry, Dec
             return Err(DecodeError::TooLarge { what, size: command.len(), limit: MAX_COMMAND_BYTES });
         }
         pb::entry::Payload::Command(command) => Payload::Command(command),
-        pb::entry::Payload::Membership(membership) => {
-            Payload::Membership(Arc::new(from_membership(membership)?))
-        }
+        pb::entry::Payload::Membership(membership) => Payload::Membership(Arc::new(from_membership(membership)?)),
     };
     Ok(Entry { term: Term(entry.term), index, payload })
 }

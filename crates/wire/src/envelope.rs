@@ -8,9 +8,9 @@ use quorate_kv::Command;
 use quorate_proto::quorate::log::v1 as pb;
 use quorate_raft::{Incarnation, NodeId};
 
+use crate::DecodeError;
 use crate::entry::MAX_COMMAND_BYTES;
 use crate::identity::check_version;
-use crate::DecodeError;
 
 pub use command::MAX_TXN_DEPTH;
 

@@ -49,10 +49,7 @@ impl Bootstrap {
     ///
     /// # Errors
     /// [`DecodeError::Malformed`] if there is no member, too many, or one twice.
-    pub fn new(
-        cluster_id: u128,
-        members: impl IntoIterator<Item = Member>,
-    ) -> Result<Bootstrap, DecodeError> {
+    pub fn new(cluster_id: u128, members: impl IntoIterator<Item = Member>) -> Result<Bootstrap, DecodeError> {
         const WHAT: &str = "bootstrap configuration";
         let mut by_id = BTreeMap::new();
         for member in members {
@@ -101,8 +98,8 @@ pub fn encode_bootstrap(bootstrap: &Bootstrap) -> Vec<u8> {
 /// Any [`DecodeError`].
 pub fn decode_bootstrap(record: Bytes) -> Result<Bootstrap, DecodeError> {
     let body = unseal(Place::Bootstrap, record)?;
-    let bootstrap = pb::Bootstrap::decode(body)
-        .map_err(|error| DecodeError::malformed(Place::Bootstrap.name(), error))?;
+    let bootstrap =
+        pb::Bootstrap::decode(body).map_err(|error| DecodeError::malformed(Place::Bootstrap.name(), error))?;
     from_bootstrap(bootstrap)
 }
 
@@ -110,10 +107,7 @@ pub fn decode_bootstrap(record: Bytes) -> Result<Bootstrap, DecodeError> {
 pub fn encode_identity(identity: &Identity) -> Vec<u8> {
     let mut out = Vec::new();
     seal(Place::Identity, &mut out, |body| {
-        let identity = pb::Identity {
-            cluster_id: to_id_bytes(identity.cluster_id),
-            node_id: identity.node_id.0,
-        };
+        let identity = pb::Identity { cluster_id: to_id_bytes(identity.cluster_id), node_id: identity.node_id.0 };
         identity.encode(body).expect("a vector grows");
     });
     out
@@ -125,15 +119,12 @@ pub fn encode_identity(identity: &Identity) -> Vec<u8> {
 /// Any [`DecodeError`].
 pub fn decode_identity(record: Bytes) -> Result<Identity, DecodeError> {
     let what = Place::Identity.name();
-    let identity = pb::Identity::decode(unseal(Place::Identity, record)?)
-        .map_err(|error| DecodeError::malformed(what, error))?;
+    let identity =
+        pb::Identity::decode(unseal(Place::Identity, record)?).map_err(|error| DecodeError::malformed(what, error))?;
     if identity.node_id == 0 {
         return Err(DecodeError::malformed(what, "the node id is 0"));
     }
-    Ok(Identity {
-        cluster_id: from_id_bytes(what, &identity.cluster_id)?,
-        node_id: NodeId(identity.node_id),
-    })
+    Ok(Identity { cluster_id: from_id_bytes(what, &identity.cluster_id)?, node_id: NodeId(identity.node_id) })
 }
 
 /// The message for the peer service's Bootstrap call.
@@ -155,7 +146,10 @@ pub fn from_bootstrap(bootstrap: pb::Bootstrap) -> Result<Bootstrap, DecodeError
     for member in bootstrap.members.into_iter().take(MAX_BOOTSTRAP_MEMBERS + 1) {
         let (id, member) = from_member(what, member)?;
         if id != derive_node_id(cluster_id, member.incarnation) {
-            return Err(DecodeError::malformed(what, format_args!("node id {id} does not follow from its incarnation")));
+            return Err(DecodeError::malformed(
+                what,
+                format_args!("node id {id} does not follow from its incarnation"),
+            ));
         }
         members.push(member);
     }

@@ -51,11 +51,7 @@ pub(crate) fn to_membership(membership: &Membership) -> pb::Membership {
 
 pub(crate) fn from_membership(membership: pb::Membership) -> Result<Membership, DecodeError> {
     if membership.members.len() > MAX_MEMBERSHIP_IDS {
-        return Err(DecodeError::TooLarge {
-            what: WHAT,
-            size: membership.members.len(),
-            limit: MAX_MEMBERSHIP_IDS,
-        });
+        return Err(DecodeError::TooLarge { what: WHAT, size: membership.members.len(), limit: MAX_MEMBERSHIP_IDS });
     }
     let mut members = BTreeMap::new();
     for member in membership.members {

@@ -160,9 +160,7 @@ fn to_message(message: &PeerMessage) -> pb::Message {
         PeerMessage::Diverged { index, digest } => {
             Body::Diverged(pb::Diverged { index: index.0, digest: to_digest(*digest) })
         }
-        PeerMessage::Removed { config_index } => {
-            Body::Removed(pb::Removed { config_index: config_index.0 })
-        }
+        PeerMessage::Removed { config_index } => Body::Removed(pb::Removed { config_index: config_index.0 }),
         PeerMessage::Outcome(outcome) => Body::Outcome(outcome.to_wire()),
     };
     pb::Message { body: Some(body) }
@@ -180,17 +178,13 @@ fn from_message(message: pb::Message) -> Result<Option<PeerMessage>, DecodeError
         },
         Body::Admin(admin) => PeerMessage::Admin(Admin::from_wire(admin)?),
         Body::AdminReply(reply) => PeerMessage::AdminReply(AdminReply::from_wire(reply)?),
-        Body::Digest(message) => PeerMessage::Digest {
-            index: LogIndex(message.index),
-            digest: from_digest(&message.digest)?,
-        },
-        Body::Diverged(message) => PeerMessage::Diverged {
-            index: LogIndex(message.index),
-            digest: from_digest(&message.digest)?,
-        },
-        Body::Removed(message) => {
-            PeerMessage::Removed { config_index: LogIndex(message.config_index) }
+        Body::Digest(message) => {
+            PeerMessage::Digest { index: LogIndex(message.index), digest: from_digest(&message.digest)? }
         }
+        Body::Diverged(message) => {
+            PeerMessage::Diverged { index: LogIndex(message.index), digest: from_digest(&message.digest)? }
+        }
+        Body::Removed(message) => PeerMessage::Removed { config_index: LogIndex(message.config_index) },
         Body::Outcome(outcome) => PeerMessage::Outcome(Outcome::from_wire(outcome)?),
     };
     Ok(Some(message))

@@ -175,13 +175,7 @@ impl Default for ImageDecoder {
 impl ImageDecoder {
     /// At the start of an image.
     pub fn new() -> ImageDecoder {
-        ImageDecoder {
-            buffer: BytesMut::new(),
-            sum: Xxh3::new(),
-            records: 0,
-            last: None,
-            stage: Stage::Magic,
-        }
+        ImageDecoder { buffer: BytesMut::new(), sum: Xxh3::new(), records: 0, last: None, stage: Stage::Magic }
     }
 
     /// Takes the next bytes of the stream.
@@ -261,8 +255,7 @@ impl ImageDecoder {
         self.sum.update(&body);
         let header = pb::SnapshotHeader::decode(body).map_err(|error| DecodeError::malformed(WHAT, error))?;
         check_version(WHAT, header.format_version)?;
-        let membership =
-            header.membership.ok_or_else(|| DecodeError::missing(WHAT, "the configuration"))?;
+        let membership = header.membership.ok_or_else(|| DecodeError::missing(WHAT, "the configuration"))?;
         if header.membership_index > header.index {
             return Err(DecodeError::malformed(WHAT, "its configuration is newer than its state"));
         }

@@ -125,9 +125,7 @@ impl Admin {
             AdminOperation::UpdateMember { id, member } => {
                 Operation::UpdateMember(pb::UpdateMember { member: Some(to_member(*id, member)) })
             }
-            AdminOperation::RaiseVersion { version } => {
-                Operation::RaiseVersion(pb::RaiseVersion { version: *version })
-            }
+            AdminOperation::RaiseVersion { version } => Operation::RaiseVersion(pb::RaiseVersion { version: *version }),
             AdminOperation::TransferLeader { to } => {
                 Operation::TransferLeader(pb::TransferLeader { to: to.map_or(0, |id| id.0) })
             }
@@ -149,9 +147,7 @@ impl Admin {
                 AdminOperation::UpdateMember { id, member }
             }
             Operation::RaiseVersion(raise) => AdminOperation::RaiseVersion { version: raise.version },
-            Operation::TransferLeader(transfer) => {
-                AdminOperation::TransferLeader { to: to_node(transfer.to) }
-            }
+            Operation::TransferLeader(transfer) => AdminOperation::TransferLeader { to: to_node(transfer.to) },
         };
         let session = join_session(admin.session_high, admin.session_low);
         Ok(Admin { session, request: admin.request, operation })
@@ -173,9 +169,9 @@ fn from_targets(targets: Vec<pb::VoterTarget>) -> Result<Vec<VoterTarget>, Decod
     let mut out = Vec::with_capacity(targets.len());
     for target in targets {
         out.push(match target.voter.ok_or_else(|| DecodeError::missing(WHAT, "a voter"))? {
-            pb::voter_target::Voter::Existing(id) => VoterTarget::Existing(
-                to_node(id).ok_or_else(|| DecodeError::malformed(WHAT, "a node id is 0"))?,
-            ),
+            pb::voter_target::Voter::Existing(id) => {
+                VoterTarget::Existing(to_node(id).ok_or_else(|| DecodeError::malformed(WHAT, "a node id is 0"))?)
+            }
             pb::voter_target::Voter::NewMember(member) => {
                 let (id, member) = from_member(WHAT, member)?;
                 VoterTarget::New { id, member }

@@ -184,12 +184,9 @@ impl PeerIdentity {
     /// [`DecodeError::Malformed`], also for a state this build does not know.
     pub fn from_wire(response: pb::IdentifyResponse) -> Result<PeerIdentity, DecodeError> {
         const WHAT: &str = "answer to identify";
-        let state = from_state(response.state())
-            .ok_or_else(|| DecodeError::malformed(WHAT, "an unknown state"))?;
+        let state = from_state(response.state()).ok_or_else(|| DecodeError::malformed(WHAT, "an unknown state"))?;
         let identity = match to_node(response.node_id) {
-            Some(node_id) => {
-                Some(Identity { cluster_id: from_id_bytes(WHAT, &response.cluster_id)?, node_id })
-            }
+            Some(node_id) => Some(Identity { cluster_id: from_id_bytes(WHAT, &response.cluster_id)?, node_id }),
             None => None,
         };
         Ok(PeerIdentity {

@@ -75,11 +75,7 @@ impl Outcome {
         Ok(Outcome {
             session: join_session(outcome.session_high, outcome.session_low),
             sequence: outcome.sequence,
-            outcome: quorate_kv::Outcome {
-                result,
-                revision: Revision(outcome.revision),
-                changes: Vec::new(),
-            },
+            outcome: quorate_kv::Outcome { result, revision: Revision(outcome.revision), changes: Vec::new() },
         })
     }
 }
@@ -148,17 +144,11 @@ fn from_put(put: pb::PutOutcome) -> PutResponse {
 }
 
 fn to_delete(delete: &DeleteRangeResponse) -> pb::DeleteRangeOutcome {
-    pb::DeleteRangeOutcome {
-        deleted: delete.deleted,
-        prev_kvs: delete.prev_kvs.iter().map(to_kv).collect(),
-    }
+    pb::DeleteRangeOutcome { deleted: delete.deleted, prev_kvs: delete.prev_kvs.iter().map(to_kv).collect() }
 }
 
 fn from_delete(delete: pb::DeleteRangeOutcome) -> DeleteRangeResponse {
-    DeleteRangeResponse {
-        deleted: delete.deleted,
-        prev_kvs: delete.prev_kvs.into_iter().map(from_kv).collect(),
-    }
+    DeleteRangeResponse { deleted: delete.deleted, prev_kvs: delete.prev_kvs.into_iter().map(from_kv).collect() }
 }
 
 fn to_txn(txn: &TxnResponse) -> pb::TxnOutcome {

@@ -1,9 +1,7 @@
 //! Consensus messages. Entries of an append carry no index: it follows from their place.
 
 use quorate_proto::quorate::peer::v1 as pb;
-use quorate_raft::{
-    AppendResult, Body, Echo, LogIndex, Message, NodeId, ReadId, Round, Term, Time,
-};
+use quorate_raft::{AppendResult, Body, Echo, LogIndex, Message, NodeId, ReadId, Round, Term, Time};
 
 use crate::DecodeError;
 use crate::entry::{from_entry, to_entry};
@@ -14,12 +12,7 @@ const WHAT: &str = "consensus message";
 const MAX_APPEND_ENTRIES: usize = 65_536;
 
 pub(super) fn to_raft(message: &Message) -> pb::Raft {
-    pb::Raft {
-        from: message.from.0,
-        to: message.to.0,
-        term: message.term.0,
-        body: Some(to_body(&message.body)),
-    }
+    pb::Raft { from: message.from.0, to: message.to.0, term: message.term.0, body: Some(to_body(&message.body)) }
 }
 
 fn to_body(body: &Body) -> pb::raft::Body {
@@ -31,9 +24,7 @@ fn to_body(body: &Body) -> pb::raft::Body {
             last_term: last_term.0,
             transfer: *transfer,
         }),
-        Body::VoteReply { pre, granted } => {
-            Wire::VoteReply(pb::VoteReply { pre: *pre, granted: *granted })
-        }
+        Body::VoteReply { pre, granted } => Wire::VoteReply(pb::VoteReply { pre: *pre, granted: *granted }),
         Body::Append { round, prev_index, prev_term, entries, commit, echo } => Wire::Append(pb::Append {
             round: round.0,
             prev_index: prev_index.0,
@@ -73,12 +64,7 @@ pub(super) fn from_raft(message: pb::Raft) -> Result<Message, DecodeError> {
         return Err(DecodeError::malformed(WHAT, "a node id is 0"));
     }
     let body = message.body.ok_or_else(|| DecodeError::missing(WHAT, "the body"))?;
-    Ok(Message {
-        from: NodeId(message.from),
-        to: NodeId(message.to),
-        term: Term(message.term),
-        body: from_body(body)?,
-    })
+    Ok(Message { from: NodeId(message.from), to: NodeId(message.to), term: Term(message.term), body: from_body(body)? })
 }
 
 fn from_body(body: pb::raft::Body) -> Result<Body, DecodeError> {

@@ -1,0 +1,172 @@
+//! Writes that other nodes forwarded to this one as the leader: each is appended once in its term, or never.
+//!
+//! The leader remembers which sequences of which run it has seen in its term and drops further copies. What it refuses it
+//! also remembers, so a refusal is final: a late copy is not appended behind the origin's back.
+//!
+//! Invariant: a window never holds more than the origin's span, and everything below its floor was seen or is settled.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use quorate_kv::{Command, RequestOp, TxnRequest};
+use quorate_raft::{Incarnation, NodeId, Term};
+use quorate_wire::decode_envelope;
+use quorate_wire::peer::{Forward, ForwardRefused, ForwardReply};
+
+/// Runs of one origin that are remembered within a term. The stream of a run that many restarts ago is long gone, and no
+/// copy of its writes with it.
+const MAX_RUNS_OF_AN_ORIGIN: usize = 16;
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Intake {
+    term: Term,
+    windows: BTreeMap<NodeId, VecDeque<(Incarnation, Window)>>,
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    /// Every sequence below was seen, or is settled at the origin.
+    floor: u64,
+    /// Those from `floor` on that were seen.
+    seen: BTreeSet<u64>,
+}
+
+/// What the leader can take at the moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) writes: usize,
+    pub(crate) bytes: usize,
+    /// Only deletes and compactions.
+    pub(crate) disk_full: bool,
+}
+
+impl Intake {
+    /// This node leads `term`, or no longer leads: what was taken for an earlier term is void.
+    pub(crate) fn begin(&mut self, term: Term) {
+        if self.term != term {
+            *self = Intake { term, ..Intake::default() };
+        }
+    }
+
+    /// Queues what is new. Gives the refusals to send back to `from`.
+    pub(crate) fn take(&mut self, from: NodeId, forward: Forward, room: Room, max_span: u64) -> Vec<ForwardReply> {
+        assert_eq!(forward.term, self.term, "a forward of another term was let in");
+        let (term, session) = (forward.term, forward.session);
+        let mut too_many = Vec::new();
+        let mut no_space = Vec::new();
+        let window = self.windows.entry(from).or_default();
+        let window = open_window(window, session);
+        window.settle(forward.settled_below);
+        for (sequence, envelope) in forward.writes {
+            // A write beyond the span, a copy, or one whose envelope tells another story than the message: nothing a sound
+            // origin sends, so nothing to answer.
+            if !window.is_new(sequence, max_span) {
+                continue;
+            }
+            let Some(command) = open_envelope(from, session, sequence, &envelope) else { continue };
+            window.mark(sequence);
+            if room.disk_full && grows(&command) {
+                no_space.push(sequence);
+            } else if self.queue.len() >= room.writes || self.bytes + envelope.len() > room.bytes {
+                too_many.push(sequence);
+            } else {
+                self.bytes += envelope.len();
+                self.queue.push_back(envelope);
+            }
+        }
+        let refusals = [(too_many, ForwardRefused::TooManyRequests), (no_space, ForwardRefused::NoSpace)];
+        refusals
+            .into_iter()
+            .filter(|(sequences, _)| !sequences.is_empty())
+            .map(|(sequences, reason)| ForwardReply { term, session, sequences, reason })
+            .collect()
+    }
+
+    /// Writes to propose next, in order of arrival, at most `count` of them.
+    pub(crate) fn pop(&mut self, count: usize) -> Vec<Bytes> {
+        let count = count.min(self.queue.len());
+        let out: Vec<Bytes> = self.queue.drain(..count).collect();
+        self.bytes -= out.iter().map(Bytes::len).sum::<usize>();
+        out
+    }
+
+    /// Puts back what could not be proposed yet.
+    pub(crate) fn push_front(&mut self, commands: Vec<Bytes>) {
+        for command in commands.into_iter().rev() {
+            self.bytes += command.len();
+            self.queue.push_front(command);
+        }
+    }
+
+    pub(crate) fn check(&self, max_span: u64) {
+        assert_eq!(self.bytes, self.queue.iter().map(Bytes::len).sum::<usize>(), "the byte count is off");
+        for (_, window) in self.windows.values().flatten() {
+            assert!(window.seen.len() as u64 <= max_span, "a window holds {} sequences", window.seen.len());
+            assert!(window.seen.iter().all(|sequence| *sequence > window.floor), "a window was not drawn up");
+        }
+    }
+}
+
+fn open_window(windows: &mut VecDeque<(Incarnation, Window)>, session: Incarnation) -> &mut Window {
+    let known = windows.iter().position(|(of, _)| *of == session);
+    let position = known.unwrap_or_else(|| {
+        if windows.len() >= MAX_RUNS_OF_AN_ORIGIN {
+            windows.pop_front();
+        }
+        windows.push_back((session, Window::default()));
+        windows.len() - 1
+    });
+    &mut windows[position].1
+}
+
+impl Window {
+    fn settle(&mut self, below: u64) {
+        if below > self.floor {
+            self.floor = below;
+            self.seen = self.seen.split_off(&below);
+        }
+        self.draw_up();
+    }
+
+    fn is_new(&self, sequence: u64, max_span: u64) -> bool {
+        sequence >= self.floor && sequence - self.floor < max_span && !self.seen.contains(&sequence)
+    }
+
+    fn mark(&mut self, sequence: u64) {
+        self.seen.insert(sequence);
+        self.draw_up();
+    }
+
+    fn draw_up(&mut self) {
+        while self.seen.remove(&self.floor) {
+            self.floor += 1;
+        }
+    }
+}
+
+/// The command, if the envelope is readable and says what the message says.
+fn open_envelope(from: NodeId, session: Incarnation, sequence: u64, envelope: &Bytes) -> Option<Command> {
+    let envelope = decode_envelope(envelope).ok()?;
+    let fits = envelope.origin == from && envelope.incarnation == session && envelope.sequence == sequence;
+    fits.then_some(envelope.command)
+}
+
+/// Whether a command may need more space than it frees: refused on a full disk.
+pub(crate) fn grows(command: &Command) -> bool {
+    match command {
+        Command::Put(_) => true,
+        Command::Txn(txn) => puts(txn),
+        Command::DeleteRange(_) | Command::Compact(_) => false,
+    }
+}
+
+fn puts(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match op {
+        RequestOp::Put(_) => true,
+        RequestOp::Txn(txn) => puts(txn),
+        RequestOp::Range(_) | RequestOp::DeleteRange(_) => false,
+    })
+}

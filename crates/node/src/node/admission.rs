@@ -1,0 +1,88 @@
+//! What is let in: limits, full disks, barred and stopping nodes. Everything refused here did not happen.
+
+use quorate_kv::Command;
+use quorate_raft::{NodeId, Term};
+use quorate_wire::entry::MAX_COMMAND_BYTES;
+use quorate_wire::peer::NodeState;
+
+use super::Node;
+use crate::error::NodeError;
+use crate::forward::{Room, grows};
+
+impl Node {
+    /// Entries committed and not applied yet.
+    pub(super) fn apply_backlog(&self) -> u64 {
+        self.handed.0 - self.applied.index.0
+    }
+
+    /// Whether this node may serve anything at all.
+    pub(super) fn admit(&self) -> Result<(), NodeError> {
+        if self.stopping.is_some() {
+            return Err(NodeError::Stopping);
+        }
+        match &self.barred {
+            Some(barred) if barred.state == NodeState::Removed => Err(NodeError::NodeRemoved),
+            Some(barred) => Err(NodeError::Fenced(barred.reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn admit_write(&self, command: &Command) -> Result<(), NodeError> {
+        match self.admit() {
+            // A node that left passes on what its clients still send, as long as it knows to whom.
+            Err(NodeError::NodeRemoved) if self.forward_to().is_some() => {}
+            other => other?,
+        }
+        let limits = &self.config.limits;
+        if self.proposals.len() >= limits.max_pending_writes {
+            return Err(NodeError::TooManyRequests);
+        }
+        if self.is_leader() {
+            if self.disk_full && grows(command) {
+                return Err(NodeError::NoSpace);
+            }
+            if self.apply_backlog() > limits.max_apply_backlog_entries {
+                return Err(NodeError::TooManyRequests);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn admit_size(&self, bytes: usize) -> Result<(), NodeError> {
+        if bytes > MAX_COMMAND_BYTES {
+            return Err(NodeError::TooLarge);
+        }
+        // One write always fits, whatever the limit.
+        if self.proposals.len() > 0 && self.proposals.bytes() + bytes > self.config.limits.max_pending_write_bytes {
+            return Err(NodeError::TooManyRequests);
+        }
+        Ok(())
+    }
+
+    pub(super) fn admit_read(&self) -> Result<(), NodeError> {
+        self.admit()?;
+        if self.reads.len() >= self.config.limits.max_waiting_reads {
+            return Err(NodeError::TooManyRequests);
+        }
+        Ok(())
+    }
+
+    /// What this leader can take from others at the moment.
+    pub(super) fn room(&self) -> Room {
+        let limits = &self.config.limits;
+        let behind = self.apply_backlog() > limits.max_apply_backlog_entries;
+        Room {
+            writes: if behind { 0 } else { limits.max_unapplied_proposals.saturating_sub(self.unapplied_writes) },
+            bytes: limits.max_unapplied_proposal_bytes.saturating_sub(self.unapplied_bytes),
+            disk_full: self.disk_full,
+        }
+    }
+
+    /// The leader to forward to.
+    pub(super) fn forward_to(&self) -> Option<(NodeId, Term)> {
+        match &self.barred {
+            Some(barred) if barred.state != NodeState::Removed => None,
+            _ => self.leader.filter(|leader| *leader != self.id).map(|leader| (leader, self.term)),
+        }
+    }
+}

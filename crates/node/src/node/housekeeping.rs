@@ -1,0 +1,95 @@
+//! What a replica does for itself: image streams, the length of its log, the comparison of state hashes.
+
+use quorate_kv::Digest;
+use quorate_raft::{LogIndex, NodeId, ReplicationState};
+use quorate_wire::peer::{NodeState, PeerMessage};
+
+use super::Node;
+use crate::effect::Effect;
+use crate::input::AppliedState;
+
+impl Node {
+    pub(super) fn begin_streams(&mut self) {
+        while let Some(to) = self.streams.begin(self.applied.index, self.config.limits.max_snapshot_streams) {
+            self.effects.push(Effect::SendSnapshot { to, term: self.term });
+        }
+    }
+
+    /// Lets go of the part of the log that nobody needs.
+    pub(super) fn cut_log(&mut self) {
+        // The followers' needs cost a copy of the status: looked up only when there may be something to cut.
+        let retention = &self.config.retention;
+        let applied = self.applied.index;
+        if !self.log_size.may_cut(retention, applied, self.durable_applied) {
+            return;
+        }
+        let needed = self.needed_after();
+        if let Some(up_to) = self.log_size.cut(&self.config.retention, applied, self.durable_applied, needed) {
+            self.raft(quorate_raft::Input::Compact { up_to });
+        }
+    }
+
+    /// The log after this index is still needed by a follower that is alive: without it an image would be sent again and
+    /// again, each outdated when it arrives (hashicorp/consul#9609).
+    fn needed_after(&self) -> Option<LogIndex> {
+        if !self.is_leader() {
+            return None;
+        }
+        let status = self.raft.status();
+        let alive = status.peers.iter().filter(|(_, peer)| peer.recently_active);
+        alive
+            .map(|(id, peer)| match peer.state {
+                ReplicationState::Snapshot => self.streams.needed_after(*id).unwrap_or(self.applied.index),
+                ReplicationState::Probe | ReplicationState::Replicate => peer.matched,
+            })
+            // A follower at 0 is new and will get an image.
+            .filter(|index| index.0 > 0)
+            .min()
+    }
+
+    /// The state machine stands at a new place: if it is one to compare, tell the leader, or judge.
+    pub(super) fn compare_digest(&mut self, state: AppliedState) {
+        if !self.divergence.applied(state.index, state.digest) {
+            return;
+        }
+        if self.is_leader() {
+            self.judge(self.id, state.index, state.digest);
+        } else if let Some(leader) = self.leader {
+            self.send(leader, PeerMessage::Digest { index: state.index, digest: state.digest });
+        }
+    }
+
+    /// A node tells this one as the leader what its state hash is.
+    pub(super) fn digest_reported(&mut self, from: NodeId, index: LogIndex, digest: Digest) {
+        if self.is_leader() {
+            self.judge(from, index, digest);
+        }
+    }
+
+    fn judge(&mut self, from: NodeId, index: LogIndex, digest: Digest) {
+        let Some(verdict) = self.divergence.report(from, index, digest, &self.membership) else { return };
+        for id in verdict.divergent {
+            if id == self.id {
+                self.fence(verdict.index, verdict.digest);
+            } else {
+                let message = PeerMessage::Diverged { index: verdict.index, digest: verdict.digest };
+                self.send(id, message);
+            }
+        }
+    }
+
+    /// The leader says that a quorum has another state hash. This node's own record decides.
+    pub(super) fn diverged(&mut self, from: NodeId, index: LogIndex, digest: Digest) {
+        if self.leader == Some(from) && self.divergence.contradicts(index, digest) {
+            self.fence(index, digest);
+        }
+    }
+
+    fn fence(&mut self, index: LogIndex, digest: Digest) {
+        let reason = format!(
+            "its state differs from the quorum's at log index {index}, where that has the hash {digest}: \
+             reset this node and let it be seeded again"
+        );
+        self.bar(NodeState::Fenced, reason);
+    }
+}

@@ -1,0 +1,149 @@
+//! The path of a write: queued at its origin, proposed here or forwarded, answered when this node applies it.
+
+use bytes::Bytes;
+use quorate_kv::Command;
+use quorate_raft::{LogIndex, NodeId, Refused, RequestId};
+use quorate_wire::peer::{Forward, ForwardRefused, ForwardReply, Outcome, PeerMessage};
+use quorate_wire::{Envelope, encode_envelope};
+
+use super::Node;
+use crate::effect::Answer;
+use crate::error::NodeError;
+use crate::input::AppliedResult;
+use crate::proposals::GivenUp;
+
+/// Consensus echoes a handle with each proposal; there is one at a time, so any will do. The handles of administrators'
+/// requests start above it.
+const PROPOSAL: RequestId = RequestId(0);
+
+impl Node {
+    /// Takes a client's write.
+    pub(super) fn write(&mut self, request: RequestId, command: Command) -> Result<(), NodeError> {
+        self.admit_write(&command)?;
+        let envelope = encode_envelope(&Envelope {
+            origin: self.id,
+            incarnation: self.proposals.session(),
+            sequence: self.proposals.next_sequence(),
+            command,
+        });
+        self.admit_size(envelope.len())?;
+        let deadline = self.deadline();
+        self.proposals.push(request, envelope, self.now, deadline);
+        Ok(())
+    }
+
+    /// Proposes or forwards what is queued. Without a leader writes wait: a change of leaders refuses nobody.
+    pub(super) fn move_writes(&mut self) {
+        if self.is_leader() {
+            while self.propose() {}
+        } else if let Some((leader, term)) = self.forward_to() {
+            let resend_after = self.resend_after();
+            for forward in self.proposals.forward(term, self.now, resend_after, &self.config.limits) {
+                self.send(leader, PeerMessage::Forward(forward));
+            }
+        }
+    }
+
+    /// Proposes one batch; whether there may be another.
+    fn propose(&mut self) -> bool {
+        if self.proposals_blocked {
+            return false;
+        }
+        let limits = &self.config.limits;
+        let room = limits.max_unapplied_proposals.saturating_sub(self.unapplied_writes);
+        if room == 0 || self.unapplied_bytes >= limits.max_unapplied_proposal_bytes {
+            return false;
+        }
+        let count = room.min(self.config.raft.max_append_entries);
+        let foreign = self.intake.pop(count);
+        let (own, own_commands): (Vec<u64>, Vec<Bytes>) = self
+            .proposals
+            .queued()
+            .take(count - foreign.len())
+            .map(|(sequence, envelope)| (sequence, envelope.clone()))
+            .unzip();
+        let commands: Vec<Bytes> = foreign.iter().cloned().chain(own_commands).collect();
+        if commands.is_empty() {
+            return false;
+        }
+        let (writes, bytes) = (commands.len(), commands.iter().map(Bytes::len).sum());
+        self.last_proposal = None;
+        self.raft(quorate_raft::Input::Propose { request: PROPOSAL, commands });
+        match self.last_proposal.take().expect("consensus answers a proposal at once") {
+            Ok((first, term)) => {
+                self.proposals.appended(&own, term);
+                let last = LogIndex(first.0 + writes as u64 - 1);
+                self.unapplied.push_back((last, writes, bytes));
+                self.unapplied_writes += writes;
+                self.unapplied_bytes += bytes;
+                true
+            }
+            // Leadership may be gone, and with it what was taken for others: their origins know what to do.
+            Err(Refused::NotLeader { .. }) => false,
+            Err(_) => {
+                self.intake.push_front(foreign);
+                self.proposals_blocked = true;
+                false
+            }
+        }
+    }
+
+    /// Takes what another node forwarded to this leader.
+    pub(super) fn take_forward(&mut self, from: NodeId, forward: Forward) {
+        if !self.is_leader() || forward.term != self.term || self.barred.is_some() {
+            // No answer: the origin learns of the next leader from the log, and of this one's silence by the clock.
+            return;
+        }
+        let room = self.room();
+        let max_span = self.config.limits.max_forward_span;
+        for reply in self.intake.take(from, forward, room, max_span) {
+            self.send(from, PeerMessage::ForwardReply(reply));
+        }
+    }
+
+    /// The leader will never append these.
+    pub(super) fn forward_refused(&mut self, reply: ForwardReply) {
+        if reply.session != self.proposals.session() {
+            return;
+        }
+        for sequence in reply.sequences {
+            if let Some(request) = self.proposals.refused(sequence, reply.term) {
+                let error = match reply.reason {
+                    ForwardRefused::TooManyRequests => NodeError::TooManyRequests,
+                    ForwardRefused::NoSpace => NodeError::NoSpace,
+                };
+                self.answer(request, Answer::Refused(error));
+            }
+        }
+    }
+
+    /// A command was applied here: its origin answers, and a leader answers for an origin that no longer sees the log.
+    pub(super) fn result_applied(&mut self, result: AppliedResult) {
+        if result.origin == self.id {
+            if result.session == self.proposals.session()
+                && let Some(request) = self.proposals.applied(result.sequence)
+            {
+                self.answer(request, Answer::Written(result.outcome));
+            }
+        } else if self.is_leader() && !self.membership.is_member(result.origin) {
+            let outcome = Outcome { session: result.session, sequence: result.sequence, outcome: result.outcome };
+            self.send(result.origin, PeerMessage::Outcome(outcome));
+        }
+    }
+
+    /// The leader says what became of a write of this node, which has left the cluster.
+    pub(super) fn outcome_told(&mut self, outcome: Outcome) {
+        if outcome.session == self.proposals.session()
+            && let Some(request) = self.proposals.applied(outcome.sequence)
+        {
+            self.answer(request, Answer::Written(outcome.outcome));
+        }
+    }
+
+    pub(super) fn write_given_up(&self, given_up: &GivenUp) -> NodeError {
+        if !given_up.in_flight && self.leader.is_none() {
+            return NodeError::NoLeader;
+        }
+        self.timed_out(given_up.started)
+    }
+}
