@@ -15,21 +15,23 @@ pub(crate) struct Pass {
     after: Option<Box<[u8]>>,
 }
 
-/// Keeps records that a snapshot in progress still has to read. Given back with [`KeySpace::unpin`].
+/// Keeps every record that a snapshot in progress still has to read. Given back with [`KeySpace::unpin`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a pin that is not given back holds up compaction for ever"]
-pub struct Pin {
-    compact_revision: Revision,
-}
+pub struct Pin(());
 
 impl KeySpace {
     /// Removes what the compact revision hides for up to `max_keys` keys of the index, with their records.
     ///
-    /// To be called only when every applied change is visible to readers: then no reader needs what goes.
+    /// To be called only when every applied change is visible to readers: then no reader needs what goes. Does nothing, and is done, while
+    /// there is a pin.
     ///
     /// # Errors
     /// The storage's; key space and records are then of no use any more.
     pub fn compact_step<W: WriteRecords>(&mut self, records: &mut W, max_keys: usize) -> Result<Step, W::Error> {
+        if self.pins > 0 {
+            return Ok(Step::Done);
+        }
         let Some(pass) = self.pass.take().or_else(|| self.next_pass()) else { return Ok(Step::Done) };
         self.meta.pruning = self.meta.pruning.max(pass.target);
         let (gone, walked) = self.index.prune(pass.after.as_deref(), pass.target.0, max_keys);
@@ -49,29 +51,24 @@ impl KeySpace {
         self.meta.pruned
     }
 
-    /// Holds physical compaction where the compact revision is now: a snapshot taken now names that revision, so it may miss what
-    /// is hidden already but not what a later compaction hides.
+    /// Stops physical compaction, also a pass under way: a snapshot reads record by record in many transactions, and if a tombstone went before
+    /// it was read while the put before it had been, the snapshot would bring the key back.
     pub fn pin(&mut self) -> Pin {
-        let compact_revision = self.meta.compact_revision;
-        *self.pins.entry(compact_revision).or_default() += 1;
-        Pin { compact_revision }
+        self.pins += 1;
+        Pin(())
     }
 
     /// Ends a pin.
     ///
     /// # Panics
-    /// If it is not of this key space.
+    /// If there is none.
     pub fn unpin(&mut self, pin: Pin) {
-        let pins = self.pins.get_mut(&pin.compact_revision).expect("a pin is given back to the key space that gave it");
-        *pins -= 1;
-        if *pins == 0 {
-            self.pins.remove(&pin.compact_revision);
-        }
+        let Pin(()) = pin;
+        self.pins = self.pins.checked_sub(1).expect("a pin is given back to the key space that gave it");
     }
 
     fn next_pass(&self) -> Option<Pass> {
-        let pinned = self.pins.keys().next().copied();
-        let target = pinned.map_or(self.meta.compact_revision, |pinned| pinned.min(self.meta.compact_revision));
+        let target = self.meta.compact_revision;
         (target > self.meta.pruned).then_some(Pass { target, after: None })
     }
 

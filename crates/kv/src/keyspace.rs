@@ -3,8 +3,6 @@
 //! Invariants, checked by [`KeySpace::check`]: `compact_revision <= revision`; `pruned <= pruning <= compact_revision`; no record lies after
 //! `revision`.
 
-use std::collections::BTreeMap;
-
 use crate::compact::Pass;
 use crate::digest::Digest;
 use crate::error::KvError;
@@ -91,8 +89,8 @@ pub struct KeySpace {
     pub(crate) meta: KeySpaceMeta,
     /// Physical compaction in progress.
     pub(crate) pass: Option<Pass>,
-    /// Compact revisions that snapshots in progress were taken at, with their number.
-    pub(crate) pins: BTreeMap<Revision, usize>,
+    /// Snapshots in progress: while there is one, nothing is pruned.
+    pub(crate) pins: usize,
 }
 
 impl KeySpace {
