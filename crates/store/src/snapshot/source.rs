@@ -55,6 +55,11 @@ impl SnapshotSource {
         self.state.rows.snapshot_meta()
     }
 
+    /// The store revision the image is of.
+    pub fn revision(&self) -> quorate_kv::Revision {
+        self.state.rows.position.key_space.revision
+    }
+
     /// About how many bytes the whole image will have: for showing progress.
     pub fn expected_bytes(&self) -> u64 {
         self.state.rows.position.totals.bytes

@@ -115,8 +115,10 @@ impl StateStore {
             remove_if_present(&*disk, leftover).map_err(|error| OpenError::io(STATE_FILE, error))?;
         }
         let transaction = database.read()?;
-        let rows = StateRows::read(&transaction)?;
+        let mut rows = StateRows::read(&transaction)?;
         let key_space = index_image::load(&*disk, &rows, &RecordReader::new(&transaction)?)?;
+        // An index from an older image has to be pruned again.
+        rows.position.key_space = key_space.meta();
         drop(transaction);
         let durable_applied = rows.position.applied;
         let inner = Inner { database: Arc::new(database), key_space, rows, generation: 0 };

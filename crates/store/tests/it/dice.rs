@@ -1,6 +1,11 @@
-//! Numbers from a seed.
+//! Numbers from a seed, and how many seeds a crash test tries.
 
 use quorate_store::testing::Choices;
+
+/// `usual` seeds, or as many as the environment asks for: `STORE_CRASH_SEEDS=5000 cargo test --release -p quorate-store`.
+pub fn seeds(usual: u64) -> u64 {
+    std::env::var("STORE_CRASH_SEEDS").map_or(usual, |seeds| seeds.parse().expect("STORE_CRASH_SEEDS is a number"))
+}
 
 /// The same seed rolls the same numbers (splitmix64).
 pub struct Dice(u64);

@@ -1,0 +1,305 @@
+//! Power cuts at any storage call of a whole node: log, state, checkpoints, index images, compaction, installs.
+//!
+//! What must hold after each: the state is as of one index, no older than its last checkpoint; it is the state that
+//! history has at that index; the log takes over where it ends; together they bring back all that was acknowledged.
+
+use std::sync::Arc;
+
+use quorate_kv::{Digest, Revision};
+use quorate_raft::LogIndex;
+use quorate_store::testing::{Choices, FaultyDisk};
+use quorate_store::{Disk, OpenedStores, SnapshotSink, WriteError};
+
+use crate::dice::{Dice, seeds};
+use crate::fixture::{CLUSTER, INCARNATION, Reference, entries, identity, member, membership, options, write};
+
+const SEEDS: u64 = 60;
+const CRASHES_A_SEED: u32 = 10;
+
+/// What was promised to the world outside.
+#[derive(Debug, Default)]
+struct Promised {
+    logged: u64,
+    checkpointed: u64,
+}
+
+struct Run {
+    seed: u64,
+    dice: Dice,
+    disk: FaultyDisk,
+    node: Option<OpenedStores>,
+    reference: Reference,
+    promised: Promised,
+    /// Another member, a little ahead, on a disk without faults.
+    peer: OpenedStores,
+    installs: u64,
+}
+
+type Stopped = Box<dyn std::error::Error>;
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let disk = FaultyDisk::new();
+        let node = Some(member(&disk));
+        Self {
+            seed,
+            dice: Dice::new(seed),
+            disk,
+            node,
+            reference: Reference::new(seed),
+            promised: Promised::default(),
+            peer: member(&FaultyDisk::new()),
+            installs: 0,
+        }
+    }
+
+    fn node(&mut self) -> &mut OpenedStores {
+        self.node.as_mut().expect("open")
+    }
+
+    fn step(&mut self) -> Result<(), Stopped> {
+        match self.dice.below(16) {
+            0..6 => self.append(),
+            6..10 => self.apply(),
+            10 => {
+                let durable = self.node().state.checkpoint()?;
+                self.promised.checkpointed = durable.0;
+                Ok(())
+            }
+            11 => {
+                let keys = 1 + self.dice.below(20) as usize;
+                self.node().state.compact_step(keys)?;
+                Ok(())
+            }
+            12 => Ok(self.node().state.view().write_index_image()?),
+            13 => {
+                let durable = self.node().state.stats().durable_applied;
+                self.node().log.truncate_prefix(durable)?;
+                Ok(())
+            }
+            14 => self.install(),
+            _ => self.restart(),
+        }
+    }
+
+    fn append(&mut self) -> Result<(), Stopped> {
+        let first = self.node().log.stats().last.0 + 1;
+        let last = first + self.dice.below(8);
+        self.reference.advance(last);
+        let write = write(entries(self.seed, first..=last));
+        self.node().log.append(&[write])?;
+        self.promised.logged = last;
+        Ok(())
+    }
+
+    fn apply(&mut self) -> Result<(), Stopped> {
+        let max_bytes = 1 + self.dice.below(8000) as usize;
+        let node = self.node();
+        let next = LogIndex(node.state.position().index.0 + 1);
+        let entries = node.log.entries(next, max_bytes)?;
+        if !entries.is_empty() {
+            node.state.apply(&entries)?;
+        }
+        Ok(())
+    }
+
+    fn install(&mut self) -> Result<(), Stopped> {
+        let target = self.node().log.stats().last.0 + self.dice.below(5);
+        let ahead = self.peer.state.position().index.0;
+        if target > ahead {
+            self.peer.state.apply(&entries(self.seed, ahead + 1..=target))?;
+            self.peer.state.compact_step(15)?;
+        }
+        let target = self.peer.state.position().index.0;
+        self.reference.advance(target);
+        let source = self.peer.state.snapshot()?;
+        let mut sink: SnapshotSink = self.node().state.receive_snapshot(CLUSTER)?;
+        for chunk in source {
+            sink.push(&chunk?)?;
+        }
+        let received = sink.finish()?;
+        let meta = self.node().state.install(received)?;
+        self.promised.checkpointed = meta.index.0;
+        self.node().log.reset_to(&meta)?;
+        self.promised.logged = meta.index.0;
+        self.installs += 1;
+        Ok(())
+    }
+
+    /// A clean stop and start, with its index image.
+    fn restart(&mut self) -> Result<(), Stopped> {
+        let OpenedStores { state, log, .. } = self.node.take().expect("open");
+        let applied = state.position().index.0;
+        let closed = state.close();
+        drop(log);
+        closed?;
+        self.promised.checkpointed = applied;
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        self.node = Some(options().open(&disk, INCARNATION)?);
+        Ok(())
+    }
+
+    /// Loses power and starts again, with the power failing now and then during the start.
+    fn crash(&mut self) {
+        self.disk.crash(&mut self.dice);
+        self.node = None;
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        loop {
+            if self.dice.chance(3) {
+                self.disk.cut_power_after(1 + self.dice.below(25));
+            }
+            let opened = options().open(&disk, INCARNATION);
+            if self.disk.is_power_cut() {
+                drop(opened);
+                self.disk.crash(&mut self.dice);
+                continue;
+            }
+            self.node = Some(opened.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed)));
+            break;
+        }
+        self.disk.cut_power_after(u64::MAX / 2);
+    }
+
+    fn assert_recovered(&mut self) {
+        let seed = self.seed;
+        let node = self.node.as_mut().expect("open");
+        let recovered = node.log.recovered();
+        let applied = node.state.position().index;
+        assert_eq!(recovered.identity, Some(identity()), "seed {seed}");
+        assert_eq!(node.recovered.base, recovered.base, "seed {seed}");
+        assert!(applied.0 >= self.promised.checkpointed, "seed {seed}: {applied} {:?}", self.promised);
+        assert!(recovered.base.0 <= applied, "seed {seed}: entries between state and log are gone");
+        assert!(recovered.last.0 >= self.promised.logged, "seed {seed}: {} {:?}", recovered.last, self.promised);
+        let (digest, revision): (Digest, Revision) = self.reference.after(applied);
+        assert_eq!(node.state.view().digest(), (applied, digest), "seed {seed}");
+        assert_eq!(node.state.view().revision(), revision, "seed {seed}");
+        node.state.check();
+        node.log.check();
+        // What was in flight and got lost is written again; then everything must be there.
+        let missing = recovered.last.0 + 1..=self.reference.last();
+        if !missing.is_empty() {
+            node.log.append(&[write(entries(seed, missing))]).expect("no fault");
+        }
+        let rest = node.log.entries(LogIndex(applied.0 + 1), usize::MAX).expect("sound");
+        if !rest.is_empty() {
+            node.state.apply(&rest).expect("sound");
+        }
+        self.reference.assert_same(&node.state.view());
+        self.promised.logged = self.reference.last();
+        self.promised.checkpointed = node.state.stats().durable_applied.0;
+    }
+}
+
+#[test]
+fn after_a_power_cut_state_and_log_bring_back_what_was_acknowledged() {
+    let mut installs = 0;
+    let seeds = seeds(SEEDS);
+    for seed in 0..seeds {
+        let mut run = Run::new(seed);
+        for _ in 0..CRASHES_A_SEED {
+            let calls = 1 + run.dice.below(400);
+            run.disk.cut_power_after(calls);
+            loop {
+                if let Err(error) = run.step() {
+                    assert!(run.disk.is_power_cut(), "seed {seed}: {error}");
+                    break;
+                }
+            }
+            run.crash();
+            run.assert_recovered();
+        }
+        installs += run.installs;
+    }
+    assert!(installs > seeds, "snapshots were installed {installs} times");
+}
+
+/// Each storage call of one install in turn is the last.
+#[test]
+fn an_install_that_is_cut_short_leaves_the_old_state_or_the_new() {
+    let (mut old, mut new) = (0, 0);
+    for cut_after in 1.. {
+        let mut run = Run::new(1);
+        for _ in 0..6 {
+            run.append().expect("no fault");
+            run.apply().expect("no fault");
+        }
+        run.promised.checkpointed = run.node().state.checkpoint().expect("no fault").0;
+        let before = run.node().state.position().index;
+        run.disk.cut_power_after(cut_after);
+        let ended = run.install().is_ok();
+        let after = run.peer.state.position().index;
+        assert!(after > before);
+        run.crash();
+        let found = run.node().state.position().index;
+        assert!(found == before || found == after, "cut after {cut_after}: {found}");
+        if found == before {
+            old += 1
+        } else {
+            new += 1
+        }
+        run.assert_recovered();
+        if ended {
+            break;
+        }
+    }
+    assert!(old > 3 && new > 3, "old {old}, new {new}");
+}
+
+#[test]
+fn a_start_that_finds_the_state_ahead_finishes_the_reset_of_the_log() {
+    let mut run = Run::new(2);
+    run.append().expect("no fault");
+    let peer_last = run.node().log.stats().last.0 + 50;
+    run.peer.state.apply(&entries(2, 1..=peer_last)).expect("no fault");
+    let mut sink = run.node().state.receive_snapshot(CLUSTER).expect("no fault");
+    for chunk in run.peer.state.snapshot().expect("a member") {
+        sink.push(&chunk.expect("sound")).expect("no fault");
+    }
+    let received = sink.finish().expect("whole");
+    let meta = run.node().state.install(received).expect("no fault");
+    // The process dies before it can reset the log.
+    run.node = None;
+    run.disk.kill();
+    let disk: Arc<dyn Disk> = Arc::new(run.disk.clone());
+    let opened = options().open(&disk, INCARNATION).expect("sound");
+    assert_eq!(opened.recovered.base, (meta.index, meta.term));
+    assert_eq!(opened.recovered.last, meta.index);
+    assert_eq!(opened.recovered.base_membership, (meta.membership_index, meta.membership));
+    assert_eq!(opened.recovered.hard_state.commit, meta.index);
+}
+
+#[test]
+fn a_failed_sync_of_a_checkpoint_ends_the_state() {
+    let disk = FaultyDisk::new();
+    let mut node = member(&disk);
+    node.state.apply(&entries(3, 1..=5)).expect("no fault");
+    disk.fail_sync(1);
+    assert!(matches!(node.state.checkpoint(), Err(WriteError::Failed { .. })));
+    assert!(matches!(node.state.checkpoint(), Err(WriteError::Poisoned { .. })));
+    assert!(node.state.apply(&entries(3, 6..=7)).is_err());
+    assert_eq!(node.state.position().index, LogIndex(5));
+}
+
+#[test]
+fn a_full_disk_puts_a_checkpoint_off() {
+    let disk = FaultyDisk::new();
+    let mut node = member(&disk);
+    node.state.apply(&entries(3, 1..=5)).expect("no fault");
+    disk.set_limit_bytes(Some(disk.used_bytes() + 4096));
+    assert!(matches!(node.state.checkpoint(), Err(WriteError::DiskFull { .. })));
+    node.state.apply(&entries(3, 6..=7)).expect("what is committed is applied");
+    node.state.view().range(&crate::fixture::everything(0)).expect("sound").expect("reads go on");
+    disk.set_limit_bytes(None);
+    assert_eq!(node.state.checkpoint().expect("there is room"), LogIndex(7));
+}
+
+#[test]
+fn a_bootstrap_is_kept_with_the_identity() {
+    let disk = FaultyDisk::new();
+    let node = member(&disk);
+    drop(node);
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let opened = options().open(&disk, INCARNATION).expect("sound");
+    assert_eq!(opened.recovered.identity, Some(identity()));
+    assert_eq!(opened.recovered.base_membership, (LogIndex(0), membership()));
+}
