@@ -1,24 +1,22 @@
 //! The one place that says whether a caller may do what it asks.
 //!
-//! Every protocol comes here with the decoded request before anything is done with it. Today one rule exists: calls of
-//! the `Admin` service need the token, if one is configured. Users, roles and key permissions belong here, too: an
-//! [`Action`] carries what such a rule has to look at.
+//! Every protocol comes here with each decoded request before anything is done with it. One rule exists: calls of the
+//! `Admin` service need the token, if one is configured. Rules about users and keys have no other place.
 //! Never talks to the network, and never answers a request itself.
 
 use std::hint::black_box;
 use std::path::PathBuf;
 
-use quorate_kv::{Command, RangeRequest};
 use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::AUTHORIZATION;
 
 /// What a caller asks for, decoded.
 #[derive(Debug, Clone, Copy)]
-pub enum Action<'a> {
+pub(crate) enum Action {
     /// Reads keys.
-    Read(&'a RangeRequest),
-    /// Changes keys, or forgets history. Transactions that only read are among them.
-    Write(&'a Command),
+    Read,
+    /// Changes keys, or forgets history.
+    Write,
     /// Looks at the cluster or at one node by an etcd call.
     Observe,
     /// Changes the cluster or one node by an etcd call.
@@ -31,7 +29,7 @@ pub enum Action<'a> {
 
 /// Why a caller may not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
+pub(crate) enum Denied {
     /// No token, or not in the form `authorization: Bearer TOKEN`.
     #[error("this call needs the admin token: send it as the metadata `authorization: Bearer TOKEN`")]
     NoToken,
@@ -50,13 +48,13 @@ pub enum Denied {
 
 /// The rules of this node.
 #[derive(Debug, Clone, Default)]
-pub struct Access {
+pub(crate) struct Access {
     admin_token_file: Option<PathBuf>,
 }
 
 impl Access {
     /// With no file everybody may do everything.
-    pub fn new(admin_token_file: Option<PathBuf>) -> Self {
+    pub(crate) fn new(admin_token_file: Option<PathBuf>) -> Self {
         Access { admin_token_file }
     }
 
@@ -64,9 +62,9 @@ impl Access {
     ///
     /// # Errors
     /// [`Denied`], with what the caller has to do.
-    pub fn check(&self, headers: &HeaderMap, action: Action<'_>) -> Result<(), Denied> {
+    pub(crate) fn check(&self, headers: &HeaderMap, action: Action) -> Result<(), Denied> {
         match action {
-            Action::Read(_) | Action::Write(_) | Action::Observe | Action::Maintain | Action::Identify => Ok(()),
+            Action::Read | Action::Write | Action::Observe | Action::Maintain | Action::Identify => Ok(()),
             Action::Administer => self.check_admin_token(headers),
         }
     }

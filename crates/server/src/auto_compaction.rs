@@ -9,6 +9,7 @@ use std::time::Duration;
 use quorate_kv::{Command, CompactRequest};
 use quorate_raft::RoleKind;
 
+use crate::duration::parse_duration;
 use crate::runtime::Replica;
 
 /// How often the revision is looked at in revision mode (etcd's interval).
@@ -55,7 +56,7 @@ impl AutoCompaction {
                 // A bare number counts hours, as in etcd.
                 let period = match retention.parse::<u32>() {
                     Ok(hours) => Some(Duration::from_secs(u64::from(hours) * 3600)),
-                    Err(_) => crate::http::query::parse_duration(retention),
+                    Err(_) => parse_duration(retention),
                 };
                 let period = period.ok_or_else(|| bad("a number of hours or a duration such as 30m"))?;
                 Ok((!period.is_zero()).then_some(AutoCompaction::Periodic(period)))

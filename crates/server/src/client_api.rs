@@ -28,7 +28,7 @@ const MAX_LARGE_READS: usize = 64;
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
+pub(crate) enum ApiError {
     /// The key space refuses it.
     #[error("etcdserver: {0}")]
     Kv(#[from] KvError),
@@ -54,7 +54,7 @@ pub enum ApiError {
 
 /// What a read was served under, and how to tell the client.
 #[derive(Debug, Clone)]
-pub struct Served<T> {
+pub(crate) struct Served<T> {
     /// The answer.
     pub answer: T,
     /// What the replica said about its freshness.
@@ -63,7 +63,7 @@ pub struct Served<T> {
 
 /// Serves requests of all protocols from one replica.
 #[derive(Debug)]
-pub struct ClientApi {
+pub(crate) struct ClientApi {
     replica: Replica,
     access: Access,
     limits: quorate_kv::Limits,
@@ -73,23 +73,23 @@ pub struct ClientApi {
 
 impl ClientApi {
     /// Serves from `replica` by the rules of `access`.
-    pub fn new(replica: Replica, access: Access, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(replica: Replica, access: Access, metrics: Arc<Metrics>) -> Self {
         let large_reads = Arc::new(Semaphore::new(MAX_LARGE_READS));
         ClientApi { replica, access, limits: quorate_kv::Limits::default(), metrics, large_reads }
     }
 
     /// The replica behind it.
-    pub fn replica(&self) -> &Replica {
+    pub(crate) fn replica(&self) -> &Replica {
         &self.replica
     }
 
     /// The rules for callers.
-    pub fn access(&self) -> &Access {
+    pub(crate) fn access(&self) -> &Access {
         &self.access
     }
 
     /// The node's metrics.
-    pub fn metrics(&self) -> &Metrics {
+    pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
@@ -97,8 +97,8 @@ impl ClientApi {
     ///
     /// # Errors
     /// [`ApiError`]. After [`NodeError::Timeout`] and its kin the command may still take effect.
-    pub async fn write(&self, headers: &HeaderMap, command: Command) -> Result<Outcome, ApiError> {
-        self.access.check(headers, Action::Write(&command))?;
+    pub(crate) async fn write(&self, headers: &HeaderMap, command: Command) -> Result<Outcome, ApiError> {
+        self.access.check(headers, Action::Write)?;
         quorate_kv::validate(&command, &self.limits)?;
         Ok(self.replica.write(command).await?)
     }
@@ -107,13 +107,13 @@ impl ClientApi {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub async fn range(
+    pub(crate) async fn range(
         &self,
         headers: &HeaderMap,
         request: RangeRequest,
         options: ReadOptions,
     ) -> Result<Served<RangeResponse>, ApiError> {
-        self.access.check(headers, Action::Read(&request))?;
+        self.access.check(headers, Action::Read)?;
         quorate_kv::validate_range(&request)?;
         let small = is_small(&request);
         let request = Arc::new(request);
@@ -128,16 +128,14 @@ impl ClientApi {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub async fn read_txn(
+    pub(crate) async fn read_txn(
         &self,
         headers: &HeaderMap,
         request: TxnRequest,
         options: ReadOptions,
     ) -> Result<Served<(TxnResponse, Revision)>, ApiError> {
-        let command = Command::Txn(request);
-        self.access.check(headers, Action::Write(&command))?;
-        quorate_kv::validate(&command, &self.limits)?;
-        let Command::Txn(request) = command else { unreachable!("made three lines above") };
+        self.access.check(headers, Action::Read)?;
+        quorate_kv::validate_txn(&request, &self.limits)?;
         let request = Arc::new(request);
         self.read(options, || {
             let request = Arc::clone(&request);
@@ -155,13 +153,13 @@ impl ClientApi {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub async fn begin_stream(
+    pub(crate) async fn begin_stream(
         &self,
         headers: &HeaderMap,
         request: RangeRequest,
         options: ReadOptions,
     ) -> Result<Served<StateStream>, ApiError> {
-        self.access.check(headers, Action::Read(&request))?;
+        self.access.check(headers, Action::Read)?;
         quorate_kv::validate_stream(&request)?;
         let request = &request;
         self.read(options, || async move { Ok(self.view()?.stream(request)?) }).await
@@ -171,7 +169,7 @@ impl ClientApi {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub async fn confirm(&self, options: ReadOptions) -> Result<ReadGrant, ApiError> {
+    pub(crate) async fn confirm(&self, options: ReadOptions) -> Result<ReadGrant, ApiError> {
         Ok(self.read(options, || std::future::ready(Ok(()))).await?.grant)
     }
 
@@ -179,7 +177,7 @@ impl ClientApi {
     ///
     /// # Errors
     /// [`ApiError::NotServing`] with what the node waits for.
-    pub fn view(&self) -> Result<StateView, ApiError> {
+    pub(crate) fn view(&self) -> Result<StateView, ApiError> {
         self.replica
             .view()
             .ok_or_else(|| ApiError::NotServing(crate::node_state::why_not_serving(&self.replica.status())))
@@ -262,4 +260,4 @@ fn revision_of(response: &TxnResponse) -> Option<Revision> {
 }
 
 /// How long a check of health may take before it counts as failed.
-pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);

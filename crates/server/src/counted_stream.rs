@@ -11,14 +11,14 @@ use crate::metrics::Metrics;
 
 /// Wraps the stream of one client.
 #[derive(Debug)]
-pub struct CountedStream<I> {
+pub(crate) struct CountedStream<I> {
     stream: I,
     metrics: Arc<Metrics>,
 }
 
 impl<I> CountedStream<I> {
     /// Counts what passes through `stream` into `metrics.network`.
-    pub fn new(stream: I, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(stream: I, metrics: Arc<Metrics>) -> Self {
         CountedStream { stream, metrics }
     }
 

@@ -20,7 +20,7 @@ type Response = http::Response<tonic::body::Body>;
 
 /// What is served on the client port.
 #[derive(Clone)]
-pub struct Dispatch<Kv> {
+pub(crate) struct Dispatch<Kv> {
     kv: Kv,
     grpc: axum::Router,
     http: axum::Router,
@@ -29,7 +29,7 @@ pub struct Dispatch<Kv> {
 
 impl<Kv> Dispatch<Kv> {
     /// `kv` gets the calls of `etcdserverpb.KV`, `grpc` every other gRPC call, `http` the rest.
-    pub fn new(kv: Kv, grpc: axum::Router, http: axum::Router, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(kv: Kv, grpc: axum::Router, http: axum::Router, metrics: Arc<Metrics>) -> Self {
         Dispatch { kv, grpc, http, metrics }
     }
 }
@@ -78,7 +78,7 @@ fn route(router: &mut axum::Router, request: http::Request<Incoming>) -> BoxFutu
 }
 
 /// A call under way. Counts its end, or passes the counting on to the body of a stream.
-pub struct CountedCall {
+pub(crate) struct CountedCall {
     counters: Option<Arc<MethodCounters>>,
     call: BoxFuture<Response, Infallible>,
 }

@@ -20,24 +20,24 @@ use quorate_proto::quorate::v1::admin_server::AdminServer;
 use tonic::service::Routes;
 use tonic_health::server::{HealthReporter, health_reporter};
 
-pub use self::kv::KvService;
+pub(crate) use self::kv::KvService;
 use crate::client_api::ClientApi;
 
 /// The etcd version whose behaviour is offered. Clients choose features by it, so it has to be one they know.
-pub const ETCD_VERSION: &str = "3.7.3";
+pub(crate) const ETCD_VERSION: &str = "3.7.3";
 /// The etcd version of the data format, by major and minor number.
-pub const ETCD_STORAGE_VERSION: &str = "3.7.0";
+pub(crate) const ETCD_STORAGE_VERSION: &str = "3.7.0";
 
 /// Bytes by which a message may be larger than the largest request in it.
 const DECODE_MARGIN: usize = 512 * 1024;
 
 /// The `KV` service.
-pub fn kv_service(api: &Arc<ClientApi>, max_request_bytes: usize) -> KvServer<KvService> {
+pub(crate) fn kv_service(api: &Arc<ClientApi>, max_request_bytes: usize) -> KvServer<KvService> {
     KvServer::new(KvService::new(Arc::clone(api))).max_decoding_message_size(max_request_bytes + DECODE_MARGIN)
 }
 
 /// Every other service, and the handle that turns health around.
-pub async fn other_services(api: &Arc<ClientApi>, max_request_bytes: usize) -> (axum::Router, HealthReporter) {
+pub(crate) async fn other_services(api: &Arc<ClientApi>, max_request_bytes: usize) -> (axum::Router, HealthReporter) {
     let max_message_bytes = max_request_bytes + DECODE_MARGIN;
     let (reporter, health) = health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;

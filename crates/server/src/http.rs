@@ -5,7 +5,7 @@
 mod answer;
 mod health;
 mod kv;
-pub mod query;
+pub(crate) mod query;
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ struct Shared {
 }
 
 /// Everything HTTP on the client port.
-pub fn client_router(api: &Arc<ClientApi>, max_request_bytes: usize) -> Router {
+pub(crate) fn client_router(api: &Arc<ClientApi>, max_request_bytes: usize) -> Router {
     let shared = Shared { api: Arc::clone(api), max_value_bytes: max_request_bytes };
     let keys: MethodRouter<Shared> = get(kv::get).put(kv::put).delete(kv::delete).fallback(answer::wrong_method);
     probes()
@@ -40,7 +40,7 @@ pub fn client_router(api: &Arc<ClientApi>, max_request_bytes: usize) -> Router {
 }
 
 /// Metrics and health alone: for scrapers and probes, which have no credentials.
-pub fn metrics_router(api: &Arc<ClientApi>) -> Router {
+pub(crate) fn metrics_router(api: &Arc<ClientApi>) -> Router {
     let shared = Shared { api: Arc::clone(api), max_value_bytes: 0 };
     probes().fallback(answer::no_such_path).with_state(shared)
 }

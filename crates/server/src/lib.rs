@@ -8,6 +8,7 @@ pub mod auto_compaction;
 mod client_api;
 mod counted_stream;
 mod dispatch;
+pub mod duration;
 mod grpc;
 mod http;
 pub mod listen;
@@ -18,6 +19,5 @@ mod read_choice;
 pub mod runtime;
 pub mod server;
 
-pub use http::query::parse_duration;
 pub use quorate_raft::{Entry, Incarnation, Member, Payload};
 pub use quorate_wire::peer::NodeState;

@@ -5,7 +5,7 @@ use quorate_wire::peer::NodeState;
 use crate::runtime::ReplicaStatus;
 
 /// Every state with its name.
-pub const STATE_NAMES: [(NodeState, &str); 6] = [
+pub(crate) const STATE_NAMES: [(NodeState, &str); 6] = [
     (NodeState::Uninitialised, "uninitialised"),
     (NodeState::Joining, "joining"),
     (NodeState::Member, "member"),
@@ -15,12 +15,12 @@ pub const STATE_NAMES: [(NodeState, &str); 6] = [
 ];
 
 /// The name of a state.
-pub fn state_name(state: NodeState) -> &'static str {
+pub(crate) fn state_name(state: NodeState) -> &'static str {
     STATE_NAMES.iter().find(|(other, _)| *other == state).map_or("unknown", |(_, name)| name)
 }
 
 /// Why a node answers no requests, and what would change that.
-pub fn why_not_serving(status: &ReplicaStatus) -> String {
+pub(crate) fn why_not_serving(status: &ReplicaStatus) -> String {
     match status.state {
         NodeState::Uninitialised => format!(
             "it is empty and waits: `quorate ctl init --voters …` makes a cluster, `set-voters` on a running cluster admits \

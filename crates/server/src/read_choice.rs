@@ -9,7 +9,7 @@ use quorate_node::{Consistency, OnStale, ReadOptions};
 
 /// What was said. Everything may be left unsaid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ReadChoice {
+pub(crate) struct ReadChoice {
     /// The mode by its name.
     pub consistency: Option<Consistency>,
     /// etcd's field of that name: the contacted member alone answers.
@@ -24,7 +24,7 @@ pub struct ReadChoice {
 
 /// A choice that cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadChoice {
+pub(crate) enum BadChoice {
     /// A word or a number that is none of the known ones.
     #[error("{name}: `{value}` is not {expected}")]
     Unknown {
@@ -60,7 +60,7 @@ pub enum BadChoice {
 }
 
 /// The name of a mode, in both directions of both protocols.
-pub fn mode_name(consistency: Consistency) -> &'static str {
+pub(crate) fn mode_name(consistency: Consistency) -> &'static str {
     match consistency {
         Consistency::Default => "default",
         Consistency::Consistent => "consistent",
@@ -72,7 +72,7 @@ pub fn mode_name(consistency: Consistency) -> &'static str {
 ///
 /// # Errors
 /// [`BadChoice::Unknown`].
-pub fn parse_mode(name: &'static str, value: &str) -> Result<Consistency, BadChoice> {
+pub(crate) fn parse_mode(name: &'static str, value: &str) -> Result<Consistency, BadChoice> {
     match value {
         "default" => Ok(Consistency::Default),
         "consistent" => Ok(Consistency::Consistent),
@@ -85,7 +85,7 @@ pub fn parse_mode(name: &'static str, value: &str) -> Result<Consistency, BadCho
 ///
 /// # Errors
 /// [`BadChoice::Unknown`].
-pub fn parse_on_stale(name: &'static str, value: &str) -> Result<OnStale, BadChoice> {
+pub(crate) fn parse_on_stale(name: &'static str, value: &str) -> Result<OnStale, BadChoice> {
     match value {
         "refuse" => Ok(OnStale::Refuse),
         "wait" => Ok(OnStale::Wait),
@@ -98,7 +98,7 @@ pub fn parse_on_stale(name: &'static str, value: &str) -> Result<OnStale, BadCho
 ///
 /// # Errors
 /// [`BadChoice::Unknown`].
-pub fn parse_revision(name: &'static str, value: &str) -> Result<i64, BadChoice> {
+pub(crate) fn parse_revision(name: &'static str, value: &str) -> Result<i64, BadChoice> {
     value.parse().ok().filter(|revision| *revision >= 0).ok_or_else(|| BadChoice::Unknown {
         name,
         value: value.to_string(),
@@ -111,7 +111,7 @@ impl ReadChoice {
     ///
     /// # Errors
     /// [`BadChoice`] if two parts contradict each other.
-    pub fn options(self, unsaid: Consistency) -> Result<ReadOptions, BadChoice> {
+    pub(crate) fn options(self, unsaid: Consistency) -> Result<ReadOptions, BadChoice> {
         let consistency = match (self.consistency, self.serializable) {
             (Some(Consistency::Default), true) => {
                 return Err(BadChoice::TwoModes { first: "serializable", second: "default" });

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_node::{InitRefused, ResetRefused};
 use quorate_proto::quorate::v1 as pb;
 use quorate_proto::quorate::v1::admin_server::Admin;
 use quorate_raft::{Incarnation, LogIndex, Member, Membership, NodeId, RoleKind};
@@ -41,7 +42,7 @@ impl AdminService {
     }
 
     /// The message, if the caller may.
-    fn admit<T>(&self, request: Request<T>, action: Action<'_>) -> Result<T, Status> {
+    fn admit<T>(&self, request: Request<T>, action: Action) -> Result<T, Status> {
         self.api.access().check(request.metadata().as_ref(), action).map_err(ApiError::Denied)?;
         Ok(request.into_inner())
     }
@@ -128,7 +129,7 @@ impl Admin for AdminService {
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         self.admit(request, Action::Administer)?;
-        let (info, chunks) = self.api.replica().snapshot().map_err(|refused| node_status(&refused))?;
+        let (info, chunks) = self.api.replica().snapshot().await.map_err(|refused| node_status(&refused))?;
         let mut info = Some(pb::SnapshotInfo {
             cluster_id: id_bytes(info.cluster_id),
             index: info.index.0,
@@ -194,8 +195,8 @@ fn parse_target(target: pb::Target) -> Result<VoterSpec, Status> {
 
 fn init_status(error: &InitError) -> Status {
     let code = match error {
-        InitError::Invalid(_) | InitError::NotListed(_) => Code::InvalidArgument,
-        InitError::AlreadyInitialised(_) | InitError::NotUsable(_) => Code::FailedPrecondition,
+        InitError::Invalid(_) | InitError::Refused(InitRefused::NotListed { .. }) => Code::InvalidArgument,
+        InitError::Refused(_) => Code::FailedPrecondition,
         InitError::Storage(_) => Code::DataLoss,
     };
     Status::new(code, error.to_string())
@@ -213,8 +214,8 @@ fn set_voters_status(error: &SetVotersError) -> Status {
 
 fn reset_status(error: &ResetError) -> Status {
     let code = match error {
-        ResetError::NotThisNode { .. } => Code::InvalidArgument,
-        ResetError::Empty | ResetError::CurrentMember => Code::FailedPrecondition,
+        ResetError::Refused(ResetRefused::OtherNode { .. }) => Code::InvalidArgument,
+        ResetError::Refused(_) => Code::FailedPrecondition,
         ResetError::Storage(_) => Code::DataLoss,
     };
     Status::new(code, error.to_string())

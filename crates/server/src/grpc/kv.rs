@@ -21,7 +21,7 @@ const CHUNKS_AHEAD: usize = 2;
 
 /// Serves `KV`.
 #[derive(Debug)]
-pub struct KvService {
+pub(crate) struct KvService {
     api: Arc<ClientApi>,
 }
 

@@ -33,7 +33,7 @@ impl MaintenanceService {
         MaintenanceService { api }
     }
 
-    fn check(&self, headers: &HeaderMap, action: Action<'_>) -> Result<(), Status> {
+    fn check(&self, headers: &HeaderMap, action: Action) -> Result<(), Status> {
         Ok(self.api.access().check(headers, action).map_err(ApiError::Denied)?)
     }
 

@@ -69,7 +69,8 @@ impl Check {
 async fn try_read(api: &ClientApi, consistency: Consistency) -> Result<(), ApiError> {
     let request = RangeRequest { key: "health".into(), limit: 1, keys_only: true, ..RangeRequest::default() };
     let options = ReadOptions { consistency, ..ReadOptions::default() };
-    let read = tokio::time::timeout(HEALTH_TIMEOUT, api.range(&HeaderMap::new(), request, options));
+    let headers = HeaderMap::new();
+    let read = tokio::time::timeout(HEALTH_TIMEOUT, api.range(&headers, request, options));
     match read.await {
         Ok(read) => read.map(|_| ()),
         Err(_) => Err(ApiError::Node(NodeError::Timeout)),

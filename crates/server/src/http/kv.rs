@@ -11,15 +11,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_kv::{
     Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyValue, Outcome, PutRequest, RangeRequest,
-    RangeResponse, RequestOp, Response as KvResponse, Revision, TxnRequest,
+    RequestOp, Response as KvResponse, Revision, TxnRequest,
 };
 use quorate_node::{Consistency, ReadGrant, ReadOptions};
 use serde_json::{Value, json};
 
 use super::Shared;
 use super::answer::{bad_request, error};
-use super::query::{Query, decode_path, parse_duration};
+use super::query::{Query, decode_path};
 use crate::client_api::{ApiError, Served};
+use crate::duration::parse_duration;
 use crate::read_choice::{BadChoice, ReadChoice, mode_name, parse_on_stale, parse_revision};
 
 const READ_PARAMETERS: &[&str] = &[

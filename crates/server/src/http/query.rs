@@ -3,11 +3,9 @@
 //! Keys are bytes, so nothing here needs UTF-8. A parameter nobody knows is refused: a misspelt bound that is silently
 //! ignored would serve staler data than was asked for.
 
-use std::time::Duration;
-
 /// A query or a path that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum QueryError {
+pub(crate) enum QueryError {
     /// `%` without two hexadecimal digits.
     #[error("`{0}` has a % that is not followed by two hexadecimal digits")]
     BadEscape(String),
@@ -29,7 +27,7 @@ pub enum QueryError {
 
 /// The parameters of one request, decoded.
 #[derive(Debug, Default)]
-pub struct Query {
+pub(crate) struct Query {
     pairs: Vec<(String, String)>,
 }
 
@@ -38,7 +36,7 @@ impl Query {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub fn parse(text: &str, known: &[&str]) -> Result<Self, QueryError> {
+    pub(crate) fn parse(text: &str, known: &[&str]) -> Result<Self, QueryError> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for part in text.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -56,12 +54,12 @@ impl Query {
     }
 
     /// The value of `name`, empty if it has none; `None` if it is absent.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
     /// Whether the parameter is there, whatever its value: `?stale`, `?raw`.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 }
@@ -70,7 +68,7 @@ impl Query {
 ///
 /// # Errors
 /// [`QueryError::BadEscape`].
-pub fn decode_path(text: &str) -> Result<Vec<u8>, QueryError> {
+pub(crate) fn decode_path(text: &str) -> Result<Vec<u8>, QueryError> {
     let bad = || QueryError::BadEscape(text.to_string());
     let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
     let mut bytes = text.bytes();
@@ -89,21 +87,6 @@ pub fn decode_path(text: &str) -> Result<Vec<u8>, QueryError> {
 
 fn decode_form(text: &str) -> Result<Vec<u8>, QueryError> {
     if text.contains('+') { decode_path(&text.replace('+', " ")) } else { decode_path(text) }
-}
-
-/// A duration as Go and Consul write it with one unit: `500ms`, `1.5s`, `2m`, `1h`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let unit_at = text.find(|character: char| !character.is_ascii_digit() && character != '.')?;
-    let (number, unit) = text.split_at(unit_at);
-    let seconds = match unit {
-        "us" | "µs" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
 }
 
 #[cfg(test)]
@@ -133,15 +116,5 @@ mod tests {
         let unknown = Query::parse("max_stale=1s", &["stale", "max_staleness"]).expect_err("refused");
         assert_eq!(unknown.to_string(), "unknown parameter `max_stale`; known here: stale, max_staleness");
         assert_eq!(Query::parse("a=1&a=2", &["a"]).expect_err("refused"), QueryError::Twice("a".to_string()));
-    }
-
-    #[test]
-    fn durations_have_one_unit() {
-        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("2h"), Some(Duration::from_secs(7200)));
-        for bad in ["", "5", "ms", "-1s", "1d", "1s5ms", "1..5s"] {
-            assert_eq!(parse_duration(bad), None, "{bad}");
-        }
     }
 }
