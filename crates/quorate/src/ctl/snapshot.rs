@@ -1,0 +1,202 @@
+//! `ctl snapshot`: saves an image of a running node's state, verifies it, makes a new cluster's first node of it.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use quorate_proto::quorate::v1::SnapshotRequest;
+use quorate_server::{Incarnation, Member};
+use quorate_store::RealDisk;
+use quorate_store::offline::{NewCluster, restore};
+use quorate_wire::snapshot::{Header, ImageDecoder, Part};
+use serde_json::json;
+
+use super::Context;
+use super::connect::admin;
+use super::output::hex;
+use crate::failure::Failure;
+use crate::random::random_id;
+
+/// Bytes read from an image at a time.
+const READ_BYTES: usize = 1 << 20;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// Writes one consistent state of the node to a file, while writes go on.
+    Save {
+        /// Created; must not exist.
+        file: PathBuf,
+    },
+    /// Makes an empty directory the data of a one-voter cluster that holds what the image holds.
+    Restore(RestoreArgs),
+    /// Verifies an image and says what it holds.
+    Inspect {
+        /// The image.
+        file: PathBuf,
+    },
+}
+
+/// Arguments of `ctl snapshot restore`.
+#[derive(Debug, Args)]
+pub(super) struct RestoreArgs {
+    /// The image.
+    file: PathBuf,
+    /// The directory; created if absent, and empty otherwise.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// The node's name.
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// Where clients will find the node.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2379")]
+    advertise_client: String,
+    /// Where other nodes will find it.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2380")]
+    advertise_peer: String,
+    /// Added to the revision, so that no client takes a new one for one it has seen.
+    #[arg(long, value_name = "REVISIONS", default_value_t = 1_000_000_000)]
+    revision_bump: u64,
+}
+
+pub(super) async fn run(context: &Context, command: SnapshotCommand) -> Result<(), Failure> {
+    match command {
+        SnapshotCommand::Save { file } => save(context, &file).await,
+        SnapshotCommand::Restore(args) => restore_into(context, &args),
+        SnapshotCommand::Inspect { file } => inspect(context, &file),
+    }
+}
+
+async fn save(context: &Context, file: &Path) -> Result<(), Failure> {
+    let failed = |status: tonic::Status| Failure::answered(&context.endpoint, &status);
+    if file.exists() {
+        return Err(Failure::new(format_args!("{} exists", file.display())).advise("another name"));
+    }
+    let admin = admin(&context.endpoint, &context.token).await?;
+    let mut chunks =
+        admin.max_decoding_message_size(usize::MAX).snapshot(SnapshotRequest {}).await.map_err(failed)?.into_inner();
+    // Whole or not at all: a backup that was cut off must not look like one.
+    let partial = file.with_extension("partial");
+    let cannot = |error: io::Error| Failure::new(format_args!("cannot write {}: {error}", partial.display()));
+    let mut out = File::create(&partial).map_err(cannot)?;
+    let mut info = None;
+    let mut bytes = 0;
+    while let Some(chunk) = chunks.message().await.map_err(failed)? {
+        info = info.or(chunk.info);
+        bytes += chunk.data.len();
+        out.write_all(&chunk.data).map_err(cannot)?;
+    }
+    out.sync_all().map_err(cannot)?;
+    // What was written is what will be read: the image carries its own checksums.
+    verify(&partial)?;
+    std::fs::rename(&partial, file).map_err(cannot)?;
+    let info = info.unwrap_or_default();
+    let json = json!({
+        "file": file, "bytes": bytes, "cluster_id": hex(&info.cluster_id), "index": info.index, "term": info.term,
+        "revision": info.revision,
+    });
+    context.output.print(&json, || format!("saved revision {} to {}, {bytes} bytes", info.revision, file.display()));
+    Ok(())
+}
+
+fn inspect(context: &Context, file: &Path) -> Result<(), Failure> {
+    let (header, records) = verify(file)?;
+    let cluster_id = format!("{:032x}", header.cluster_id);
+    let json = json!({
+        "cluster_id": cluster_id, "index": header.meta.index.0, "term": header.meta.term.0,
+        "revision": header.revision.0, "compact_revision": header.compact_revision.0, "records": records,
+        "format_version": header.format_version, "voters": header.meta.membership.voters.len(),
+    });
+    context.output.print(&json, || {
+        format!(
+            "whole and undamaged\ncluster   {cluster_id}\nrevision  {}, compacted {}\nrecords   {records}\nlog       {} in term {}\nformat    {}",
+            header.revision, header.compact_revision, header.meta.index.0, header.meta.term.0, header.format_version
+        )
+    });
+    Ok(())
+}
+
+/// Reads an image from end to end; what it says of itself, and how many records it has.
+fn verify(file: &Path) -> Result<(Header, u64), Failure> {
+    let refused = |problem: &dyn std::fmt::Display| {
+        Failure::new(format_args!("{} is no usable image: {problem}", file.display()))
+    };
+    let mut decoder = ImageDecoder::new();
+    let mut header = None;
+    let mut count = None;
+    for chunk in Chunks::open(file)? {
+        decoder.push(&chunk.map_err(|error| refused(&error))?).map_err(|error| refused(&error))?;
+        while let Some(part) = decoder.next_part().map_err(|error| refused(&error))? {
+            match part {
+                Part::Header(found) => header = Some(*found),
+                Part::Records(_) => {}
+                Part::End { records } => count = Some(records),
+            }
+        }
+    }
+    match (header, count) {
+        (Some(header), Some(records)) => Ok((header, records)),
+        _ => Err(refused(&"it ends too early")),
+    }
+}
+
+fn restore_into(context: &Context, args: &RestoreArgs) -> Result<(), Failure> {
+    let failed = |problem: &dyn std::fmt::Display| {
+        Failure::new(format_args!("cannot restore into {}: {problem}", args.data_dir.display()))
+    };
+    let disk = RealDisk::new(&args.data_dir).map_err(|error| failed(&error))?;
+    let incarnation = Incarnation(random_id()?);
+    let cluster_id = random_id()?;
+    let member = Member {
+        incarnation,
+        name: args.name.clone(),
+        peer_address: args.advertise_peer.clone(),
+        client_addresses: vec![args.advertise_client.clone()],
+        max_version: quorate_wire::FORMAT_VERSION,
+    };
+    let new = NewCluster { cluster_id, member, revision_bump: args.revision_bump };
+    let restored =
+        restore(Arc::new(disk), Chunks::open(&args.file)?, new, incarnation).map_err(|error| failed(&error))?;
+    let cluster_id = format!("{cluster_id:032x}");
+    let json = json!({"cluster_id": cluster_id, "revision": restored.revision.0, "data_dir": args.data_dir});
+    context.output.print(&json, || {
+        format!(
+            "cluster {cluster_id}, revision {}\nquorate server --data-dir {} --name {}",
+            restored.revision,
+            args.data_dir.display(),
+            args.name
+        )
+    });
+    Ok(())
+}
+
+/// The bytes of a file, piece by piece.
+struct Chunks {
+    file: File,
+}
+
+impl Chunks {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let file = File::open(path);
+        file.map(|file| Chunks { file })
+            .map_err(|error| Failure::new(format_args!("cannot read {}: {error}", path.display())))
+    }
+}
+
+impl Iterator for Chunks {
+    type Item = io::Result<Bytes>;
+
+    fn next(&mut self) -> Option<io::Result<Bytes>> {
+        let mut chunk = vec![0; READ_BYTES];
+        match self.file.read(&mut chunk) {
+            Ok(0) => None,
+            Ok(read) => {
+                chunk.truncate(read);
+                Some(Ok(chunk.into()))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The flags that `server` and `dev` share, with etcd's names, meanings and defaults where etcd has them.
+
+use std::net::{TcpListener, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use quorate_server::auto_compaction::AutoCompaction;
+use quorate_server::runtime::ReplicaConfig;
+
+use crate::failure::Failure;
+
+/// An election timeout of fewer heartbeats than this would expire while the leader is well (etcd's rule).
+const LEAST_HEARTBEATS: u64 = 5;
+/// The quota of a node that names none.
+const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
+
+/// How a node behaves.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NodeFlags {
+    /// Time between a leader's heartbeats, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    heartbeat_interval: u64,
+    /// Silence of the leader after which an election begins, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    election_timeout: u64,
+    /// Entries by which the log is cut at a time.
+    #[arg(long, value_name = "ENTRIES", default_value_t = 10_000)]
+    snapshot_count: u64,
+    /// Largest write a client may ask for, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 1_572_864)]
+    max_request_bytes: usize,
+    /// Live bytes above which writes are refused; 0 for 2 GiB, less than 0 for no limit.
+    #[arg(long, value_name = "BYTES", default_value_t = 0, allow_negative_numbers = true)]
+    quota_backend_bytes: i64,
+    /// What --auto-compaction-retention counts: periodic or revision.
+    #[arg(long, value_name = "MODE", default_value = "periodic")]
+    auto_compaction_mode: String,
+    /// History that is kept: a number of hours or a duration, or a number of revisions; 0 keeps all of it.
+    #[arg(long, value_name = "RETENTION", default_value = "0")]
+    auto_compaction_retention: String,
+    /// How often idle watches are told the revision.
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    watch_progress_notify_interval: String,
+    /// File with the token that calls of the admin service need; it may be replaced at any time.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+}
+
+impl NodeFlags {
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// [`Failure`] naming the flag.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.heartbeat_interval == 0 {
+            return Err(Failure::new("--heartbeat-interval is 0"));
+        }
+        if self.election_timeout < self.heartbeat_interval * LEAST_HEARTBEATS {
+            return Err(Failure::new(format_args!(
+                "--election-timeout {} is less than {LEAST_HEARTBEATS} times --heartbeat-interval {}",
+                self.election_timeout, self.heartbeat_interval
+            )));
+        }
+        if self.max_request_bytes == 0 {
+            return Err(Failure::new("--max-request-bytes is 0"));
+        }
+        if quorate_server::duration::parse_duration(&self.watch_progress_notify_interval).is_none() {
+            return Err(Failure::new(format_args!(
+                "--watch-progress-notify-interval {} is no duration such as 10m",
+                self.watch_progress_notify_interval
+            )));
+        }
+        if let Some(file) = &self.admin_token_file {
+            std::fs::metadata(file).map_err(|error| {
+                Failure::new(format_args!("--admin-token-file {}: {error}", file.display()))
+                    .advise("create the file first, with the token in it and nothing else")
+            })?;
+        }
+        self.auto_compaction().map(drop)
+    }
+
+    /// Fills in what these flags say.
+    pub(crate) fn apply(&self, config: &mut ReplicaConfig) {
+        config.heartbeat_interval = Duration::from_millis(self.heartbeat_interval);
+        config.election_timeout = Duration::from_millis(self.election_timeout);
+        config.snapshot_count = self.snapshot_count;
+        config.max_request_bytes = self.max_request_bytes;
+        config.quota_bytes = match self.quota_backend_bytes {
+            0 => DEFAULT_QUOTA_BYTES,
+            bytes => u64::try_from(bytes).unwrap_or(0),
+        };
+    }
+
+    /// What history goes without being asked.
+    ///
+    /// # Errors
+    /// [`Failure`] if the two flags do not fit.
+    pub(crate) fn auto_compaction(&self) -> Result<Option<AutoCompaction>, Failure> {
+        AutoCompaction::parse(&self.auto_compaction_mode, &self.auto_compaction_retention).map_err(Failure::new)
+    }
+}
+
+/// Opens a port.
+///
+/// # Errors
+/// [`Failure`] naming the flag that would change it.
+pub(crate) fn listen(address: &str, flag: &str) -> Result<TcpListener, Failure> {
+    let bare = address.strip_prefix("http://").unwrap_or(address);
+    let resolved = bare
+        .to_socket_addrs()
+        .map_err(|error| Failure::new(format_args!("{flag} {address} is no address to listen at: {error}")))?;
+    let resolved: Vec<_> = resolved.collect();
+    TcpListener::bind(&resolved[..]).map_err(|error| {
+        Failure::new(format_args!("cannot listen at {bare}: {error}"))
+            .advise(format_args!("end what uses the port, or choose another one with {flag}"))
+    })
+}

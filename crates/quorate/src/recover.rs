@@ -1,0 +1,124 @@
+//! `quorate recover`: one surviving node becomes a cluster of its own, after the quorum is gone for good.
+//!
+//! Shows what no quorum is known to have before it asks, and never goes on without the old cluster's id typed in.
+
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use quorate_server::{Entry, Member, Payload};
+use quorate_store::offline::{Inspection, NewCluster, UncommittedTail, inspect, recover};
+
+use crate::dump_applied::{failed, open_stopped};
+use crate::failure::Failure;
+use crate::random::random_id;
+
+/// Uncommitted entries that are shown one by one.
+const SHOWN_ENTRIES: usize = 20;
+
+/// Arguments of `quorate recover`.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    /// The directory of the stopped node, the one with the longest log of those that are left.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// The id of the cluster that is lost, instead of typing it when asked.
+    #[arg(long, value_name = "HEX")]
+    confirm: Option<String>,
+    /// Leaves out the entries that no quorum is known to have. An acknowledged write may be among them.
+    #[arg(long)]
+    discard_uncommitted: bool,
+    /// Added to the revision, so that no client takes a new one for one it has seen.
+    #[arg(long, value_name = "REVISIONS", default_value_t = 1_000_000_000)]
+    revision_bump: u64,
+    /// Where other nodes will find this one, if not where they did.
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise_peer: Option<String>,
+}
+
+/// Shows, asks, and makes the new cluster.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failure> {
+    let disk = Arc::new(open_stopped(&args.data_dir)?);
+    let inspection = inspect(disk.clone()).map_err(|error| failed(&args.data_dir, &error))?;
+    let Some(identity) = inspection.identity else {
+        return Err(Failure::new(format_args!("{} never was part of a cluster", args.data_dir.display()))
+            .advise("start it with `quorate server` and make a cluster with `quorate ctl init`"));
+    };
+    show(&inspection, args);
+    let old = format!("{:032x}", identity.cluster_id);
+    confirm(args, &old)?;
+    let mut member = own_member(&inspection)?;
+    if let Some(address) = &args.advertise_peer {
+        member.peer_address.clone_from(address);
+    }
+    let cluster_id = random_id()?;
+    let new = NewCluster { cluster_id, member, revision_bump: args.revision_bump };
+    let tail = if args.discard_uncommitted { UncommittedTail::Discard } else { UncommittedTail::Apply };
+    let recovered = recover(disk, new, tail).map_err(|error| failed(&args.data_dir, &error))?;
+    println!("cluster {cluster_id:032x}, revision {}", recovered.revision);
+    println!(
+        "Start the node as before; then grow the cluster with `quorate ctl set-voters`, after resetting the others."
+    );
+    Ok(())
+}
+
+fn show(inspection: &Inspection, args: &RecoverArgs) {
+    let (config_index, membership) = &inspection.membership;
+    println!("node of {}", args.data_dir.display());
+    if let Some(identity) = inspection.identity {
+        println!("  cluster    {:032x}", identity.cluster_id);
+        println!("  node       {:x}", identity.node_id.0);
+    }
+    println!("  voters     {} (configuration {})", membership.voters.len(), config_index.0);
+    println!("  log        to {}, known to be committed to {}", inspection.last.0, inspection.hard_state.commit.0);
+    println!("  revision   {}", inspection.revision);
+    let tail = &inspection.uncommitted;
+    if tail.is_empty() {
+        println!("Every entry it has is known to be committed.");
+        return;
+    }
+    let fate = if args.discard_uncommitted { "will be left out" } else { "will become part of the new cluster" };
+    println!("{} entries are not known to be committed, and {fate}:", tail.len());
+    for entry in tail.iter().take(SHOWN_ENTRIES) {
+        println!("  {} term {}: {}", entry.index.0, entry.term.0, describe(entry));
+    }
+    if tail.len() > SHOWN_ENTRIES {
+        println!("  and {} more", tail.len() - SHOWN_ENTRIES);
+    }
+}
+
+fn describe(entry: &Entry) -> String {
+    match &entry.payload {
+        Payload::Noop => "a new leader".to_string(),
+        Payload::Command(bytes) => format!("a write of {} bytes", bytes.len()),
+        Payload::Membership(membership) => format!("a configuration of {} voters", membership.voters.len()),
+    }
+}
+
+fn confirm(args: &RecoverArgs, cluster_id: &str) -> Result<(), Failure> {
+    let typed = match &args.confirm {
+        Some(typed) => typed.clone(),
+        None => {
+            print!("This makes a new cluster; the old one must never run again. Type the cluster's id to go on: ");
+            let mut typed = String::new();
+            io::stdout().flush().and_then(|()| io::stdin().lock().read_line(&mut typed)).map_err(Failure::new)?;
+            typed
+        }
+    };
+    if typed.trim() != cluster_id {
+        return Err(Failure::new("that is not the cluster's id; nothing was changed"));
+    }
+    Ok(())
+}
+
+fn own_member(inspection: &Inspection) -> Result<Member, Failure> {
+    let members = inspection.membership.1.members.values();
+    let own = members.clone().find(|member| member.incarnation == inspection.incarnation);
+    own.cloned().ok_or_else(|| {
+        Failure::new("this node is not in the last configuration it knows").advise("another of the surviving nodes")
+    })
+}

@@ -1,0 +1,39 @@
+//! The signals that end a node politely.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::failure::Failure;
+
+/// SIGINT and SIGTERM.
+#[derive(Debug)]
+pub(crate) struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// Catches both from now on.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub(crate) fn catch() -> Result<Self, Failure> {
+        let catch = |kind| signal(kind).map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")));
+        Ok(StopSignals { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next of either.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Waits for `stopping`; a second signal ends the waiting, for people in a hurry.
+    pub(crate) async fn unless_hurried(&mut self, stopping: impl Future<Output = ()>) -> Result<(), Failure> {
+        tokio::select! {
+            () = stopping => Ok(()),
+            () = self.next() => Err(Failure::new("stopped in the middle of stopping; the next start replays the log")),
+        }
+    }
+}
