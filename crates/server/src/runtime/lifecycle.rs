@@ -204,7 +204,7 @@ fn restore(stores: OpenedStores, identity: Identity) -> Result<Opened, String> {
             digest: view.digest().1,
         },
         log_bytes,
-        barred: barred(&recovered.mark).map(|barred| (barred.state, barred.reason)),
+        barred: barred(&recovered.mark),
         session: Incarnation(random_u128().map_err(|error| error.to_string())?),
     };
     Ok(Opened { log, state, restored })
