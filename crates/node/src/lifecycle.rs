@@ -165,6 +165,12 @@ impl Lifecycle {
             return match &self.bootstrap {
                 Some(accepted) if accepted == bootstrap => Ok(InitAccepted::Again(identity)),
                 Some(accepted) => Err(InitRefused::OtherBootstrap { cluster_id: accepted.cluster_id }),
+                // Another first voter was told earlier and greeted this node before its own Init came.
+                None if bootstrap.cluster_id == identity.cluster_id
+                    && bootstrap.members.contains_key(&identity.node_id) =>
+                {
+                    Ok(InitAccepted::Again(identity))
+                }
                 None => Err(InitRefused::AlreadyMember { cluster_id: identity.cluster_id, node_id: identity.node_id }),
             };
         }
