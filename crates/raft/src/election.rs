@@ -36,12 +36,13 @@ impl Raft {
         }
     }
 
-    /// A voter by the configuration in force, whose disk can hold a promise.
+    /// Whether this node has a place in a configuration that counts, and a disk that can hold a promise.
+    ///
+    /// A node whose removal is in its log but not committed may be the only one that holds that entry: the others then
+    /// need it to win, lead without counting itself, commit the entry and step back (thesis 4.2.2). Were it silent, nodes
+    /// still in the joint phase would wait for its vote for ever, which it refuses them for their shorter logs.
     pub(crate) fn may_campaign(&self) -> bool {
-        self.log.membership().1.is_voter(self.id)
-            && !self.stopped
-            && !self.writes.is_installing()
-            && !self.disk_is_stalled()
+        self.log.may_lead(self.id) && !self.stopped && !self.writes.is_installing() && !self.disk_is_stalled()
     }
 
     /// A leader's word that this node should campaign now.
@@ -117,7 +118,9 @@ impl Raft {
             Role::Follower(_) | Role::Leader(_) => return,
         };
         let membership = &self.log.membership().1;
-        if membership.quorum_reached(|id| ballot.votes.get(&id) == Some(&true)) {
+        // Votes of others can arrive before the word that the own write is done.
+        let may_win = pre || self.hard_state_is_durable();
+        if may_win && membership.quorum_reached(|id| ballot.votes.get(&id) == Some(&true)) {
             if pre {
                 self.campaign(false);
             } else {

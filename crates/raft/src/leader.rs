@@ -24,7 +24,7 @@ impl Raft {
     /// the bootstrap configuration, so that a joiner with an empty disk learns it from the log.
     pub(crate) fn become_leader(&mut self) {
         assert!(self.hard_state_is_durable(), "a leader's own vote is on its disk");
-        assert!(self.log.membership().1.is_voter(self.id), "only a voter leads");
+        assert!(self.log.may_lead(self.id), "only a voter leads");
         let term_start = self.log.last().next();
         self.role = Role::Leader(Box::new(Leader {
             since: self.now,
@@ -165,6 +165,7 @@ impl Raft {
     fn step_down_if_removed(&mut self) {
         let (index, membership) = self.log.membership();
         if self.role.leader().is_some() && *index <= self.log.commit() && !membership.is_voter(self.id) {
+            self.abandon_leadership();
             self.become_follower(self.term, None);
         }
     }

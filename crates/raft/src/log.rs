@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::entry::{Entry, Payload};
-use crate::ids::{LogIndex, Term};
+use crate::ids::{LogIndex, NodeId, Term};
 use crate::input::{Restored, SnapshotMeta};
 use crate::membership::Membership;
 
@@ -116,7 +116,8 @@ impl Log {
             }
             index = first.previous();
         }
-        index
+        // What is left between the base and the first run has the base's term.
+        if self.base.1 <= term { index } else { index.min(self.base.0) }
     }
 
     /// The configuration in force: effective as soon as it is appended (thesis 4.1).
@@ -127,6 +128,13 @@ impl Log {
     /// The newest configuration at or below `index`.
     pub(crate) fn membership_at(&self, index: LogIndex) -> &Placed {
         self.memberships.iter().rev().find(|(at, _)| *at <= index).unwrap_or(&self.memberships[0])
+    }
+
+    /// Whether `id` votes in the configuration in force, or in one that may yet come back into force because nothing
+    /// newer is committed.
+    pub(crate) fn may_lead(&self, id: NodeId) -> bool {
+        let committed = self.membership_at(self.commit).0;
+        self.memberships.iter().any(|(at, membership)| *at >= committed && membership.is_voter(id))
     }
 
     /// The configuration before the one in force, if the log still knows it.

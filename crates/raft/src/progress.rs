@@ -107,6 +107,12 @@ impl Progress {
         self.feed = Feed::Probe { paused: false };
     }
 
+    /// Forgets what was streamed and waits for an answer before anything else is sent.
+    pub(crate) fn pause(&mut self) {
+        self.next = self.matched.next();
+        self.feed = Feed::Probe { paused: true };
+    }
+
     /// Streams from here on.
     pub(crate) fn replicate(&mut self) {
         self.next = self.matched.next();

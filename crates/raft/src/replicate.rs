@@ -81,9 +81,7 @@ impl Raft {
     pub(crate) fn peer_unreachable(&mut self, id: NodeId) {
         let Role::Leader(leader) = &mut self.role else { return };
         if let Some(progress) = leader.progress.get_mut(&id).filter(|progress| progress.is_replicating()) {
-            let next = progress.matched.next();
-            progress.probe_from(next);
-            progress.feed = Feed::Probe { paused: true };
+            progress.pause();
         }
     }
 
@@ -201,7 +199,12 @@ impl Sender<'_> {
         let prev_index = progress.next.previous();
         let prev = match (&progress.feed, self.log.term_at(prev_index)) {
             (Feed::Probe { .. } | Feed::Replicate { .. }, Some(prev_term)) => (prev_index, prev_term),
-            _ => start,
+            (Feed::Replicate { .. }, None) => {
+                // The log was compacted past what was streamed: a hole in the stream would no longer show.
+                progress.pause();
+                start
+            }
+            (Feed::Probe { .. } | Feed::Snapshot { .. }, _) => start,
         };
         self.send(progress, prev, Vec::new(), prev.0, effects);
     }
