@@ -203,10 +203,11 @@ impl Replica {
     /// Resolves with the reason when the node has ended by itself for good, because a disk failed.
     pub async fn failed(&self) -> String {
         let mut failed = self.core.failed.subscribe();
-        match failed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
+        let reason = failed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
             // The sender lives as long as this handle.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
