@@ -2,7 +2,51 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
+
 use support::schedule::Schedule;
+use support::script;
+
+/// Every behaviour the product was asked for that consensus must show.
+const BEHAVIOURS: &str = "A1 A2 A3 A4 A5 A6 A7 A8 A9 E1 E2 E3 E4 E5 E6 E7 E8 E9 E10 N1 N2 N3 N4 M1 M2 M3 C1 C2 C3";
+
+fn scripts() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let files = std::fs::read_dir(directory).expect("testdata is there").map(|file| file.expect("a file").path());
+    let mut scripts: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "txt")).collect();
+    scripts.sort();
+    scripts
+}
+
+/// Set `REWRITE=1` to write what the core does now, then read the difference.
+#[test]
+fn every_script_gives_its_transcript() {
+    let mut differing = Vec::new();
+    for path in scripts() {
+        let expected = std::fs::read_to_string(&path).expect("a readable script");
+        let produced = script::rewrite(&expected);
+        if produced == expected {
+            continue;
+        }
+        if std::env::var_os("REWRITE").is_some() {
+            std::fs::write(&path, produced).expect("a writable script");
+        } else {
+            let line = expected.lines().zip(produced.lines()).position(|(old, new)| old != new);
+            differing.push(format!("{}, line {:?}\n{produced}", path.display(), line.map(|line| line + 1)));
+        }
+    }
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
+}
+
+#[test]
+fn every_behaviour_is_named_in_a_script() {
+    let all: String = scripts().iter().map(|path| std::fs::read_to_string(path).expect("a readable script")).collect();
+    let comments: Vec<&str> = all.lines().filter(|line| line.starts_with('#')).collect();
+    for behaviour in BEHAVIOURS.split(' ') {
+        let names = |line: &&&str| line.split(|c: char| !c.is_alphanumeric()).any(|word| word == behaviour);
+        assert!(comments.iter().find(names).is_some(), "no script names {behaviour}");
+    }
+}
 
 fn seeds() -> std::ops::Range<u64> {
     let number =

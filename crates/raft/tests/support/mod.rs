@@ -1,6 +1,8 @@
 //! What the scenario scripts and the random schedules share: nodes with a model of a disk and a state machine.
 
-pub mod node;
-pub mod oracle;
-pub mod random;
-pub mod schedule;
+pub(crate) mod node;
+pub(crate) mod oracle;
+pub(crate) mod random;
+pub(crate) mod schedule;
+pub(crate) mod script;
+pub(crate) mod transcript;

@@ -12,21 +12,21 @@ use quorate_raft::*;
 
 /// What a crash leaves.
 #[derive(Debug, Clone, Default)]
-pub struct Disk {
-    pub hard_state: HardState,
-    pub base: (LogIndex, Term),
-    pub base_membership: (LogIndex, Arc<Membership>),
-    pub entries: Vec<Entry>,
-    pub state: State,
+pub(crate) struct Disk {
+    pub(crate) hard_state: HardState,
+    pub(crate) base: (LogIndex, Term),
+    pub(crate) base_membership: (LogIndex, Arc<Membership>),
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) state: State,
 }
 
 /// The state machine: how far it has come, and a hash of everything it applied.
 #[derive(Debug, Clone, Default)]
-pub struct State {
-    pub applied: LogIndex,
-    pub term: Term,
-    pub digest: u64,
-    pub membership: (LogIndex, Arc<Membership>),
+pub(crate) struct State {
+    pub(crate) applied: LogIndex,
+    pub(crate) term: Term,
+    pub(crate) digest: u64,
+    pub(crate) membership: (LogIndex, Arc<Membership>),
 }
 
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ enum Write {
 
 /// What leaves a node.
 #[derive(Debug, Clone)]
-pub enum Out {
+pub(crate) enum Out {
     Message(Message),
     /// A message that waits for a write.
     Held(WriteSeq, Message),
@@ -51,14 +51,13 @@ pub enum Out {
     Effect(Effect),
 }
 
-pub struct TestNode {
-    pub id: NodeId,
-    pub config: Config,
-    pub raft: Raft,
-    pub disk: Disk,
-    pub state: State,
+pub(crate) struct TestNode {
+    pub(crate) id: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) disk: Disk,
+    pub(crate) state: State,
     /// The log as the core knows it: every write it asked for, done or not.
-    pub memory: Disk,
+    pub(crate) memory: Disk,
     writes: VecDeque<(WriteSeq, Write)>,
     done: WriteSeq,
     held: Vec<(WriteSeq, Message)>,
@@ -68,17 +67,17 @@ pub struct TestNode {
 }
 
 impl Disk {
-    pub fn new(bootstrap: Membership) -> Disk {
+    pub(crate) fn new(bootstrap: Membership) -> Disk {
         let placed = (LogIndex(0), Arc::new(bootstrap));
         let state = State { membership: placed.clone(), ..State::default() };
         Disk { base_membership: placed, state, ..Disk::default() }
     }
 
-    pub fn last(&self) -> LogIndex {
+    pub(crate) fn last(&self) -> LogIndex {
         LogIndex(self.base.0.0 + self.entries.len() as u64)
     }
 
-    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+    pub(crate) fn entry(&self, index: LogIndex) -> Option<&Entry> {
         let at = index.0.checked_sub(self.base.0.0 + 1)?;
         self.entries.get(at as usize)
     }
@@ -164,12 +163,11 @@ impl State {
 }
 
 impl TestNode {
-    pub fn start(id: NodeId, config: Config, disk: Disk, now: Time, jitter: Duration) -> TestNode {
-        let raft = Raft::new(config.clone(), id, disk.restored(), now, jitter);
+    pub(crate) fn start(id: NodeId, config: Config, disk: Disk, now: Time, jitter: Duration) -> TestNode {
+        let raft = Raft::new(config, id, disk.restored(), now, jitter);
         raft.check();
         TestNode {
             id,
-            config,
             raft,
             state: disk.state.clone(),
             memory: disk.clone(),
@@ -183,12 +181,12 @@ impl TestNode {
     }
 
     /// What a crash leaves: the disk alone.
-    pub fn crash(self) -> Disk {
+    pub(crate) fn crash(self) -> Disk {
         self.disk
     }
 
     /// Steps the core and does everything that is done at once.
-    pub fn step(&mut self, now: Time, input: Input) -> Vec<Out> {
+    pub(crate) fn step(&mut self, now: Time, input: Input) -> Vec<Out> {
         let mut out = Vec::new();
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
@@ -264,12 +262,16 @@ impl TestNode {
         fits.map(|(_, entry)| entry.clone()).collect()
     }
 
-    pub fn oldest_write(&self) -> Option<WriteSeq> {
-        self.writes.front().map(|(seq, _)| *seq)
+    pub(crate) fn unfinished_writes(&self) -> Vec<WriteSeq> {
+        self.writes.iter().map(|(seq, _)| *seq).collect()
+    }
+
+    pub(crate) fn held_messages(&self) -> Vec<Message> {
+        self.held.iter().map(|(_, message)| message.clone()).collect()
     }
 
     /// Does the oldest write. The core is told apart, by `Input::Persisted`; what waited for the write leaves now.
-    pub fn sync_one(&mut self) -> Option<(WriteSeq, Vec<Message>)> {
+    pub(crate) fn sync_one(&mut self) -> Option<(WriteSeq, Vec<Message>)> {
         let (seq, write) = self.writes.pop_front()?;
         if let Some(state) = self.disk.write(write) {
             self.state = state;
@@ -281,7 +283,7 @@ impl TestNode {
     }
 
     /// Makes the state machine durable up to what it has applied.
-    pub fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         // An image that waits to be installed replaces the state: nothing older may be made durable over it.
         if self.state.applied > self.disk.state.applied {
             self.disk.state = self.state.clone();
@@ -289,7 +291,14 @@ impl TestNode {
     }
 
     /// An image arrived whole.
-    pub fn receive_image(&mut self, now: Time, from: NodeId, term: Term, meta: SnapshotMeta, state: State) -> Vec<Out> {
+    pub(crate) fn receive_image(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        term: Term,
+        meta: SnapshotMeta,
+        state: State,
+    ) -> Vec<Out> {
         self.images.insert(meta.index, state);
         self.step(now, Input::SnapshotReceived { from, term, meta })
     }

@@ -11,7 +11,7 @@ use quorate_raft::*;
 use super::node::TestNode;
 
 #[derive(Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     leaders: BTreeMap<Term, NodeId>,
     votes: BTreeMap<(NodeId, Term), NodeId>,
     /// Every entry that was ever in a log: its payload and the term before it.
@@ -26,16 +26,16 @@ pub struct Oracle {
     /// Configuration in force at each node before its current step.
     in_force: BTreeMap<NodeId, Arc<Membership>>,
     reads: BTreeMap<ReadId, LogIndex>,
-    pub reads_answered: u64,
-    pub elections: u64,
-    pub joint_phases: u64,
-    pub images: u64,
-    pub leased: u64,
-    pub fresh: u64,
+    pub(crate) reads_answered: u64,
+    pub(crate) elections: u64,
+    pub(crate) joint_phases: u64,
+    pub(crate) images: u64,
+    pub(crate) leased: u64,
+    pub(crate) fresh: u64,
 }
 
 impl Oracle {
-    pub fn newest_commit(&self) -> LogIndex {
+    pub(crate) fn newest_commit(&self) -> LogIndex {
         self.commits.last().map_or(LogIndex(0), |(_, index)| *index)
     }
 
@@ -45,12 +45,12 @@ impl Oracle {
         after.checked_sub(1).map_or(LogIndex(0), |at| self.commits[at].1)
     }
 
-    pub fn read_asked(&mut self, read: ReadId) {
+    pub(crate) fn read_asked(&mut self, read: ReadId) {
         self.reads.insert(read, self.newest_commit());
     }
 
     /// Looks at an effect of `node` as it comes out.
-    pub fn effect(&mut self, node: &TestNode, effect: &Effect) {
+    pub(crate) fn effect(&mut self, node: &TestNode, effect: &Effect) {
         match effect {
             Effect::RoleChanged { role: RoleKind::Leader, term, .. } => {
                 let known = *self.leaders.entry(*term).or_insert(node.id);
@@ -90,7 +90,7 @@ impl Oracle {
     }
 
     /// Looks at a message of `node` as it leaves.
-    pub fn message(&mut self, node: &TestNode, message: &Message) {
+    pub(crate) fn message(&mut self, node: &TestNode, message: &Message) {
         let promised = node.disk.hard_state;
         match &message.body {
             Body::VoteReply { pre: false, granted: true } => self.vote(node, message.term, message.to),
@@ -111,7 +111,12 @@ impl Oracle {
     }
 
     /// Looks at `node` after a step. `others` are all the disks, those of crashed nodes too.
-    pub fn stepped(&mut self, now_us: u64, node: &TestNode, disk_holds: impl Fn(NodeId, LogIndex, Term) -> bool) {
+    pub(crate) fn stepped(
+        &mut self,
+        now_us: u64,
+        node: &TestNode,
+        disk_holds: impl Fn(NodeId, LogIndex, Term) -> bool,
+    ) {
         let digest = *self.digests.entry(node.state.applied).or_insert(node.state.digest);
         assert_eq!(digest, node.state.digest, "states differ at {}", node.state.applied);
         let commit = node.raft.commit();
@@ -142,12 +147,12 @@ impl Oracle {
         }
     }
 
-    pub fn crashed(&mut self, id: NodeId) {
+    pub(crate) fn crashed(&mut self, id: NodeId) {
         self.commit_seen.remove(&id);
     }
 
     /// No leader may hold a lease while another leads a newer term.
-    pub fn leases<'a>(&mut self, nodes: impl Iterator<Item = (&'a TestNode, Time)> + Clone) {
+    pub(crate) fn leases<'a>(&mut self, nodes: impl Iterator<Item = (&'a TestNode, Time)> + Clone) {
         for (holder, now) in nodes.clone() {
             if !holder.raft.lease_valid(now) {
                 continue;
@@ -161,7 +166,7 @@ impl Oracle {
     }
 
     /// What a node serves is no older than it says. `slack` covers the drift of its clock.
-    pub fn staleness(&mut self, now_us: u64, node: &TestNode, now: Time, slack_ppm: u64) {
+    pub(crate) fn staleness(&mut self, now_us: u64, node: &TestNode, now: Time, slack_ppm: u64) {
         let Some(age) = node.raft.staleness(now) else { return };
         self.fresh += 1;
         let age_us = age.as_micros() as u64;

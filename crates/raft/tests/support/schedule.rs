@@ -58,7 +58,7 @@ struct Weather {
     compact: u64,
 }
 
-pub struct Schedule {
+pub(crate) struct Schedule {
     random: Random,
     weather: Weather,
     config: Config,
@@ -70,13 +70,13 @@ pub struct Schedule {
     cut: BTreeSet<(NodeId, NodeId)>,
     calm: bool,
     next_handle: u64,
-    pub oracle: Oracle,
+    pub(crate) oracle: Oracle,
     ticks_at_once: u32,
-    pub steps: u64,
+    pub(crate) steps: u64,
 }
 
 impl Schedule {
-    pub fn new(seed: u64) -> Schedule {
+    pub(crate) fn new(seed: u64) -> Schedule {
         let mut random = Random::new(seed);
         let far_us = if random.chance(30) { 80 * MS } else { 5 * MS };
         let slow_us = if random.chance(30) { 40 * MS } else { MS };
@@ -129,7 +129,7 @@ impl Schedule {
     }
 
     /// Runs the faulty phase, then heals everything and requires convergence.
-    pub fn run(&mut self, faulty_ms: u64) {
+    pub(crate) fn run(&mut self, faulty_ms: u64) {
         self.run_until(self.now_us + faulty_ms * MS);
         self.calm_down();
         let deadline = self.now_us + 60 * ELECTION_MS * MS;
@@ -565,11 +565,11 @@ impl Host {
     }
 }
 
-pub fn member(id: u64) -> Member {
+pub(crate) fn member(id: u64) -> Member {
     Member { incarnation: Incarnation(u128::from(id)), name: format!("n{id}"), max_version: 2, ..Member::default() }
 }
 
-pub fn bootstrap(ids: impl Iterator<Item = u64> + Clone) -> Membership {
+pub(crate) fn bootstrap(ids: impl Iterator<Item = u64> + Clone) -> Membership {
     Membership {
         voters: ids.clone().map(NodeId).collect(),
         members: ids.map(|id| (NodeId(id), member(id))).collect(),
