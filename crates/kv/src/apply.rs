@@ -9,6 +9,7 @@ use crate::compare::{Decision, branch};
 use crate::error::KvError;
 use crate::interval::Interval;
 use crate::keyspace::KeySpace;
+use crate::precheck::{check_put, check_txn};
 use crate::range::{RangePlan, fetch};
 use crate::record::{KeyValue, Record};
 use crate::records::{ReadRecords, WriteRecords};
@@ -60,7 +61,7 @@ impl KeySpace {
     ) -> Result<Result<TxnResponse, KvError>, R::Error> {
         assert!(txn.is_read_only(), "a transaction that writes is served as a read");
         let decision = Decision::of(txn, self, records, visible)?;
-        if let Err(refused) = self.check_branch(txn, &decision, visible) {
+        if let Err(refused) = check_txn(self, txn, &decision, visible) {
             return Ok(Err(refused));
         }
         let mut responses = Vec::new();
@@ -95,37 +96,6 @@ impl KeySpace {
         Ok((result, writer.changes))
     }
 
-    /// What can refuse the operations that will be executed, judged by the state before the transaction, in their order.
-    fn check_branch(&self, txn: &TxnRequest, decision: &Decision, visible: Revision) -> Result<(), KvError> {
-        let mut nested = decision.nested.iter();
-        branch(txn, decision.succeeded).iter().try_for_each(|op| match op {
-            RequestOp::Range(range) => self.check_txn_range(range, visible),
-            RequestOp::Put(put) => self.check_present(put).and_then(|()| check_lease(put)),
-            RequestOp::DeleteRange(_) => Ok(()),
-            RequestOp::Txn(inner) => {
-                self.check_branch(inner, nested.next().expect("one decision a nested transaction"), visible)
-            }
-        })
-    }
-
-    /// Unlike in a bare range, only 0 means the current revision here; anything below the compact revision is compacted.
-    fn check_txn_range(&self, range: &RangeRequest, visible: Revision) -> Result<(), KvError> {
-        match range.revision {
-            0 => Ok(()),
-            asked if asked > visible.0 => Err(KvError::FutureRevision),
-            asked if asked < self.meta.compact_revision.0 => Err(KvError::Compacted),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_present(&self, put: &PutRequest) -> Result<(), KvError> {
-        let needed = put.ignore_value || put.ignore_lease;
-        if needed && self.index.find(&put.key, i64::MAX).is_none() {
-            return Err(KvError::KeyNotFound);
-        }
-        Ok(())
-    }
-
     /// A range within a transaction, whose revision was checked before.
     fn checked_range<R: ReadRecords>(
         &self,
@@ -138,11 +108,6 @@ impl KeySpace {
         plan.walk_all(self);
         plan.finish(records)
     }
-}
-
-/// No command grants a lease yet, so no lease is known.
-fn check_lease(put: &PutRequest) -> Result<(), KvError> {
-    if put.lease == 0 { Ok(()) } else { Err(KvError::LeaseNotFound) }
 }
 
 fn range_op(response: RangeResponse) -> ResponseOp {
@@ -158,8 +123,7 @@ struct Writer<'a, W> {
 
 impl<W: WriteRecords> Writer<'_, W> {
     fn put_checked(&mut self, put: &PutRequest) -> Result<Result<Response, KvError>, W::Error> {
-        // etcd looks for the lease first here, and last in a transaction.
-        if let Err(refused) = check_lease(put).and_then(|()| self.space.check_present(put)) {
+        if let Err(refused) = check_put(self.space, put) {
             return Ok(Err(refused));
         }
         Ok(Ok(Response::Put(self.put(put)?)))
@@ -168,7 +132,7 @@ impl<W: WriteRecords> Writer<'_, W> {
     fn txn_checked(&mut self, txn: &TxnRequest) -> Result<Result<Response, KvError>, W::Error> {
         let before = self.space.meta.revision;
         let decision = Decision::of(txn, self.space, self.records, before)?;
-        if let Err(refused) = self.space.check_branch(txn, &decision, before) {
+        if let Err(refused) = check_txn(self.space, txn, &decision, before) {
             return Ok(Err(refused));
         }
         Ok(Ok(Response::Txn(self.txn(txn, &decision)?)))

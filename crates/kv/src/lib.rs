@@ -15,6 +15,7 @@ mod image;
 mod index;
 mod interval;
 mod keyspace;
+mod precheck;
 mod range;
 mod record;
 mod records;

@@ -193,6 +193,18 @@ fn put_then_delete_in_nested_transactions_changes_a_key_twice_in_one_revision() 
 }
 
 #[test]
+fn a_key_deleted_before_its_turn_cannot_be_kept_in_part() {
+    let keep = |ignore_value, ignore_lease| PutRequest { ignore_value, ignore_lease, ..put("c", "") };
+    for kept in [keep(true, false), keep(false, true)] {
+        let mut store = Store::of("c=1");
+        assert_eq!(store.txn(always(vec![do_delete("a", "\0"), RequestOp::Put(kept.clone())])), "key not found");
+        let inner = RequestOp::Txn(always(vec![do_delete("a", "\0")]));
+        assert_eq!(store.txn(always(vec![inner, RequestOp::Put(kept)])), "key not found");
+        assert_eq!(store.range(&everything()), "2: c=1[2,2,1] (1)");
+    }
+}
+
+#[test]
 fn a_read_only_transaction_is_answered_at_what_is_visible() {
     let mut store = Store::of("a=1");
     let visible = store.space.revision();
