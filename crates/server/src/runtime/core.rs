@@ -56,7 +56,7 @@ pub(crate) struct Settings {
 /// With or without a running node.
 pub(crate) enum Phase {
     /// Uninitialised, or between two phases: the stores wait for an identity.
-    Idle(Option<OpenedStores>),
+    Idle(Option<Box<OpenedStores>>),
     /// The node runs.
     Running(Arc<Engine>),
     /// Damaged files, a failed disk, or stopped for good.
@@ -125,7 +125,7 @@ impl Core {
     }
 
     /// Takes the stores out of an idle phase; the caller puts a phase back.
-    pub(crate) fn take_idle_stores(&self) -> Option<OpenedStores> {
+    pub(crate) fn take_idle_stores(&self) -> Option<Box<OpenedStores>> {
         match &mut *self.phase.write().unwrap_or_else(PoisonError::into_inner) {
             Phase::Idle(stores) => stores.take(),
             Phase::Running(_) | Phase::Down => None,

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use quorate_node::{AppliedState, AppliedSummary, Effect, Input, Node, NodeConfig, Restored};
+use quorate_node::{
+    Answer, AppliedState, AppliedSummary, ClientOp, Effect, Input, Node, NodeConfig, NodeError, Restored,
+};
 use quorate_raft::{LogIndex, Membership, NodeId, WriteSeq};
-use quorate_store::{LogReader, LogStats, LogStore, NodeMark, StateStore, StateView};
+use quorate_store::{LogReader, LogStore, NodeMark, StateStore, StateView};
 use quorate_wire::peer::NodeState;
 use quorate_wire::{Identity, PeerMessage};
 use tokio::sync::{Semaphore, oneshot};
@@ -19,7 +21,7 @@ use super::core::Core;
 use super::images;
 use super::log_writer::{self, LogJob, LogReports};
 use super::mailbox::Mailbox;
-use super::node_thread::{Event, NodeThread, Outside};
+use super::node_thread::{Event, NodeThread, Outside, ask};
 use super::published::{Published, Seen};
 use super::state_writer::{self, StateJob, StateReports};
 
@@ -38,12 +40,12 @@ pub(crate) struct Engine {
     pub(crate) membership: RwLock<Arc<Membership>>,
     /// One image is received at a time.
     pub(crate) receiving: Arc<Semaphore>,
-    pub(crate) log_stats: Mutex<LogStats>,
     /// State quota or disk full, as last told to the node.
     pub(crate) no_space: AtomicBool,
     log_jobs: Arc<Mailbox<LogJob>>,
     threads: Mutex<Option<Threads>>,
     stop_timeout: Duration,
+    max_pending_requests: usize,
 }
 
 struct Threads {
@@ -89,10 +91,10 @@ impl Engine {
             log_reader: log.reader(),
             membership: RwLock::new(membership),
             receiving: Arc::new(Semaphore::new(1)),
-            log_stats: Mutex::new(log.stats()),
             no_space: AtomicBool::new(false),
             log_jobs: Arc::new(Mailbox::new()),
             threads: Mutex::new(None),
+            max_pending_requests: core.settings.max_pending_requests,
             stop_timeout: 2 * election_timeout + STOP_GRACE,
         });
         let outside = || Reports { core: Arc::clone(core), engine: Arc::clone(&engine) };
@@ -112,11 +114,21 @@ impl Engine {
         let (log_metrics, state_metrics) = (Arc::clone(&core.metrics), Arc::clone(&core.metrics));
         let (log_jobs, state_jobs) = (Arc::clone(&engine.log_jobs), Arc::clone(&engine.state_jobs));
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let guard = |thread: &'static str| PanicGuard { thread, reports: outside() };
+        let (log_guard, state_guard, node_guard) = (guard("log writer"), guard("state writer"), guard("node thread"));
         let threads = Threads {
-            log: named("log-writer").spawn(move || log_writer::run(log, &log_jobs, &log_reports, &log_metrics))?,
-            state: named("state-writer")
-                .spawn(move || state_writer::run(state, &state_jobs, &state_reports, &state_metrics))?,
-            node: named("node").spawn(move || node_thread.run())?,
+            log: named("log-writer").spawn(move || {
+                let _guard = log_guard;
+                log_writer::run(log, &log_jobs, &log_reports, &log_metrics)
+            })?,
+            state: named("state-writer").spawn(move || {
+                let _guard = state_guard;
+                state_writer::run(state, &state_jobs, &state_reports, &state_metrics)
+            })?,
+            node: named("node").spawn(move || {
+                let _guard = node_guard;
+                node_thread.run();
+            })?,
         };
         *engine.threads.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
         core.connect(&engine);
@@ -126,6 +138,11 @@ impl Engine {
     /// The configuration in force.
     pub(crate) fn membership(&self) -> Arc<Membership> {
         Arc::clone(&self.membership.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks the node thread and waits for its answer.
+    pub(crate) async fn ask(&self, op: ClientOp) -> Result<Answer, NodeError> {
+        ask(&self.events, self.max_pending_requests, op).await
     }
 
     /// Queues an input for the node; a node that has ended takes none.
@@ -217,10 +234,6 @@ impl LogReports for Reports {
         self.core.tell_space(&self.engine, full);
     }
 
-    fn log_stats(&self, stats: LogStats) {
-        *self.engine.log_stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
-    }
-
     fn log_failed(&self, error: String) {
         self.core.node_failed(&self.engine, error);
     }
@@ -289,5 +302,20 @@ impl Outside for Reports {
 
     fn status_changed(&self, seen: &Seen) {
         self.core.status_changed(&self.engine, seen);
+    }
+}
+
+/// A bug in one thread must not leave the others, and everybody who waits for them, hanging.
+struct PanicGuard {
+    thread: &'static str,
+    reports: Reports,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.reports.core.node_failed(&self.reports.engine, format!("the {} panicked", self.thread));
+            self.reports.engine.events.abandon();
+        }
     }
 }

@@ -88,7 +88,10 @@ pub(crate) async fn receive(engine: Arc<Engine>, from: NodeId, term: Term) -> Re
     let only_one =
         Arc::clone(&engine.receiving).try_acquire_owned().map_err(|_| "another snapshot is being received")?;
     let (reply, sink) = oneshot::channel();
-    engine.state_jobs.send(StateJob::OpenSink { expected: engine.identity.cluster_id, reply }).map_err(|_| "the node stops")?;
+    engine
+        .state_jobs
+        .send(StateJob::OpenSink { expected: engine.identity.cluster_id, reply })
+        .map_err(|_| "the node stops")?;
     let sink = sink.await.map_err(|_| "the node stops")??;
     Ok(Receiving { engine, from, term, sink: Some(sink), _only_one: only_one })
 }
@@ -109,7 +112,7 @@ impl ImageSink for Receiving {
         let meta = image.meta();
         let index = meta.index;
         tracing::info!(peer = %self.from, index = index.0, "snapshot received");
-        self.engine.state_jobs.send(StateJob::Keep { image }).map_err(|_| "the node stops")?;
+        self.engine.state_jobs.send(StateJob::Keep { image: Box::new(image) }).map_err(|_| "the node stops")?;
         self.engine.tell(Input::SnapshotReceived { from: self.from, term: self.term, meta });
         Ok(index)
     }

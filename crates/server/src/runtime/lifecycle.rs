@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_node::{Admitted, AppliedState, Barred, InitAccepted, Lifecycle, NodeConfig, Restored, Retention};
 use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Term};
-use quorate_store::{NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions, StoreOptions};
+use quorate_store::{
+    LogOptions, LogStore, NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions, StoreOptions,
+};
 use quorate_wire::peer::{Hello, HelloRefused, NodeState};
 use quorate_wire::{Bootstrap, Identity};
 use tokio::net::TcpListener;
@@ -82,7 +84,7 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
         Ok(()) => {}
         Err(error @ OpenError::Damaged { .. }) => {
             tracing::error!("{error}");
-            core.bar(NodeState::Damaged, error.to_string());
+            damaged(&core, error.to_string()).await;
         }
         Err(error @ (OpenError::NewerFormat { .. } | OpenError::UnknownEntry { .. })) => {
             return Err(StartError::NewerFormat(error.to_string()));
@@ -114,7 +116,7 @@ async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
         state: StateOptions { cache_bytes: core.settings.state_cache_bytes, ..StateOptions::default() },
         ..StoreOptions::default()
     };
-    let incarnation = Incarnation(random_u128().map_err(|error| system(error))?);
+    let incarnation = Incarnation(random_u128().map_err(system)?);
     let opened = tokio::task::spawn_blocking(move || options.open(&disk, incarnation)).await;
     let opened = opened.map_err(|panic| system(std::io::Error::other(panic)))??;
     let recovered = &opened.recovered;
@@ -128,7 +130,7 @@ async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
     );
     core.state_changed();
     let identity = recovered.identity;
-    core.set_phase(Phase::Idle(Some(opened)));
+    core.set_phase(Phase::Idle(Some(Box::new(opened))));
     match identity {
         None => {
             tracing::info!(
@@ -139,6 +141,22 @@ async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
         }
         Some(identity) => run(core, identity).await.map_err(system),
     }
+}
+
+/// Stays up with damaged files, and says whose they are if the log still tells.
+async fn damaged(core: &Arc<Core>, reason: String) {
+    let disk: Arc<dyn quorate_store::Disk> = Arc::clone(&core.disk) as _;
+    let opening = move || {
+        // A missing file must not be made: it would say that this node is empty.
+        let present = disk.exists(quorate_store::LOG_FILE).unwrap_or(false);
+        present.then(|| LogStore::open(disk, Incarnation(0), LogOptions::default()).ok())?
+    };
+    let opened = tokio::task::spawn_blocking(opening).await;
+    if let Ok(Some((_, recovered))) = opened {
+        let committed = committed_membership(&recovered);
+        *core.lifecycle() = Lifecycle::new(recovered.incarnation, recovered.identity, None, None, committed.as_deref());
+    }
+    core.bar(NodeState::Damaged, reason);
 }
 
 fn system(error: std::io::Error) -> OpenError {
@@ -176,8 +194,8 @@ fn node_config(core: &Core) -> NodeConfig {
 }
 
 /// Everything consensus has to know of the files.
-fn restore(stores: OpenedStores, identity: Identity) -> Result<Opened, String> {
-    let OpenedStores { log, mut state, .. } = stores;
+fn restore(stores: Box<OpenedStores>, identity: Identity) -> Result<Opened, String> {
+    let OpenedStores { log, mut state, .. } = *stores;
     state.set_cluster_id(identity.cluster_id).map_err(|error| error.to_string())?;
     let recovered = log.recovered();
     let position = state.position();
@@ -307,7 +325,12 @@ impl Core {
 pub(super) async fn reset(core: &Arc<Core>, cluster_id: u128, node_id: NodeId) -> Result<Incarnation, ResetError> {
     let _turn = core.transition.lock().await;
     let committed = core.engine().map(|engine| Arc::clone(&engine.published.status().status.raft.committed_membership));
-    core.lifecycle().check_reset(cluster_id, node_id, committed.as_deref())?;
+    let lifecycle = core.lifecycle().clone();
+    // Files so damaged that they do not say whose they are can only be set aside.
+    let nameless = lifecycle.state() == NodeState::Damaged && lifecycle.identity().is_none();
+    if !nameless {
+        lifecycle.check_reset(cluster_id, node_id, committed.as_deref())?;
+    }
     if let Phase::Running(engine) = core.set_phase(Phase::Down) {
         engine.end(false).await;
     }

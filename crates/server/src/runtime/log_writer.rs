@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use quorate_node::AppliedState;
 use quorate_raft::{LogIndex, SnapshotMeta, WriteSeq};
-use quorate_store::{LogStats, LogStore, LogWrite, NodeMark, WriteError};
+use quorate_store::{LogStore, LogWrite, NodeMark, WriteError};
 
 use super::mailbox::{Mailbox, Wake};
 use crate::metrics::Metrics;
@@ -43,8 +43,6 @@ pub(crate) trait LogReports: Send + 'static {
     fn snapshot_installed(&self, seq: WriteSeq, state: AppliedState);
     /// The disk has, or has no longer, room for the log.
     fn log_full(&self, full: bool);
-    /// Figures after a batch.
-    fn log_stats(&self, stats: LogStats);
     /// Nothing can be written any more: the node must stop.
     fn log_failed(&self, error: String);
 }
@@ -74,7 +72,6 @@ pub(crate) fn run<R: LogReports>(
         if !writer.carry_out(&mut store, &mut taken) {
             return store;
         }
-        reports.log_stats(store.stats());
     }
 }
 

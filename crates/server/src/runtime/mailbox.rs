@@ -34,6 +34,15 @@ pub(crate) enum Wake {
     Closed,
 }
 
+/// Why an item was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotSent {
+    /// As many wait as may.
+    Full,
+    /// Nobody takes items any more.
+    Closed,
+}
+
 impl<T> Mailbox<T> {
     pub(crate) fn new() -> Mailbox<T> {
         Mailbox {
@@ -47,6 +56,24 @@ impl<T> Mailbox<T> {
         let mut inner = self.lock();
         if inner.closed {
             return Err(item);
+        }
+        inner.items.push(item);
+        let wake = std::mem::take(&mut inner.asleep);
+        drop(inner);
+        if wake {
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Queues one item unless `limit` items wait already.
+    pub(crate) fn send_within(&self, limit: usize, item: T) -> Result<(), NotSent> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(NotSent::Closed);
+        }
+        if inner.items.len() >= limit {
+            return Err(NotSent::Full);
         }
         inner.items.push(item);
         let wake = std::mem::take(&mut inner.asleep);
@@ -127,6 +154,14 @@ impl<T> Mailbox<T> {
         self.arrived.notify_all();
     }
 
+    /// Refuses further items and drops what is queued: nobody will take it.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        let abandoned = std::mem::take(&mut self.lock().items);
+        // Dropped without the lock: an item may wake whoever waits for its answer.
+        drop(abandoned);
+    }
+
     /// A panic of another sender cannot leave the queue half-changed: every change is one push, swap or flag.
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,6 +195,17 @@ mod tests {
         assert_eq!(mailbox.take(None, &mut taken), Wake::Items);
         assert_eq!(mailbox.take(None, &mut taken), Wake::Closed);
         assert_eq!(taken, [1]);
+    }
+
+    #[test]
+    fn a_full_mailbox_takes_nothing_before_it_is_emptied() {
+        let mailbox = Mailbox::new();
+        assert_eq!(mailbox.send_within(1, 1), Ok(()));
+        assert_eq!(mailbox.send_within(1, 2), Err(NotSent::Full));
+        mailbox.take(None, &mut Vec::new());
+        assert_eq!(mailbox.send_within(1, 3), Ok(()));
+        mailbox.abandon();
+        assert_eq!((mailbox.send_within(1, 4), mailbox.len()), (Err(NotSent::Closed), 0));
     }
 
     #[test]

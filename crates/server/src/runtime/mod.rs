@@ -24,6 +24,7 @@ mod images;
 mod lifecycle;
 mod log_writer;
 mod mailbox;
+mod meter;
 mod node_thread;
 mod pending;
 mod published;
@@ -32,6 +33,7 @@ mod state_writer;
 mod status;
 mod voters;
 
+pub use crate::peer::IdentifyError;
 pub use admin::{
     InitError, ResetError, SetVotersError, SnapshotInfo, StartError, VoterPhase, VoterProgress, VoterSpec,
 };

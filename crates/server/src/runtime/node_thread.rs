@@ -17,7 +17,8 @@ use tokio::sync::oneshot;
 
 use super::clock::{Clock, Jitter};
 use super::log_writer::LogJob;
-use super::mailbox::{Mailbox, Wake};
+use super::mailbox::{Mailbox, NotSent, Wake};
+use super::meter;
 use super::pending::Pending;
 use super::published::{Published, Seen};
 use super::state_writer::StateJob;
@@ -85,8 +86,13 @@ struct Progress {
 }
 
 impl<O: Outside> NodeThread<O> {
-    /// Runs until told to stop or halt.
+    /// Runs until told to stop or halt. Whoever still waits then is let go without an answer.
     pub(crate) fn run(mut self) {
+        self.run_to_end();
+        self.events.abandon();
+    }
+
+    fn run_to_end(&mut self) {
         let mut progress = Progress {
             pending: Pending::default(),
             stopping: Vec::new(),
@@ -122,7 +128,12 @@ impl<O: Outside> NodeThread<O> {
         let mut inputs = Vec::with_capacity(taken.len() + 1);
         for event in taken.drain(..) {
             inputs.push(match event {
-                Event::Input(input) => input,
+                Event::Input(input) => {
+                    if let Input::Peer { message, .. } = &input {
+                        meter::received(&self.metrics, message);
+                    }
+                    input
+                }
                 Event::Request { op, caller } => Input::Client { request: progress.pending.add(caller), op },
                 Event::Stop { done } => {
                     progress.stopping.push(done);
@@ -146,7 +157,10 @@ impl<O: Outside> NodeThread<O> {
                 Effect::WriteLog { seq, hard_state, entries } => {
                     outgoing.log.push(LogJob::Write { seq, write: LogWrite { hard_state, entries } });
                 }
-                Effect::Send { to, message } => outgoing.messages.entry(to).or_default().push(message),
+                Effect::Send { to, message } => {
+                    meter::sent(&self.metrics, &message);
+                    outgoing.messages.entry(to).or_default().push(message);
+                }
                 Effect::Apply { entries } => outgoing.state.push(StateJob::Apply { entries }),
                 Effect::Answer { request, answer } => {
                     if let Some(caller) = progress.pending.take(request) {
@@ -220,9 +234,12 @@ impl<O: Outside> NodeThread<O> {
     }
 }
 
-/// Asks the node thread and waits for its answer.
-pub(crate) async fn ask(events: &Mailbox<Event>, op: ClientOp) -> Result<Answer, NodeError> {
+/// Asks the node thread and waits for its answer. Refused if the node is so far behind that `limit` inputs wait.
+pub(crate) async fn ask(events: &Mailbox<Event>, limit: usize, op: ClientOp) -> Result<Answer, NodeError> {
     let (caller, answer) = oneshot::channel();
-    events.send(Event::Request { op, caller }).map_err(|_| NodeError::Stopping)?;
+    events.send_within(limit, Event::Request { op, caller }).map_err(|not_sent| match not_sent {
+        NotSent::Full => NodeError::TooManyRequests,
+        NotSent::Closed => NodeError::Stopping,
+    })?;
     answer.await.map_err(|_| NodeError::Stopping)
 }

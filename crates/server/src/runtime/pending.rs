@@ -15,7 +15,6 @@ pub(crate) struct Pending {
     /// Number of the first slot.
     first: u64,
     slots: VecDeque<Option<oneshot::Sender<Answer>>>,
-    waiting: usize,
 }
 
 impl Pending {
@@ -23,7 +22,6 @@ impl Pending {
     pub(crate) fn add(&mut self, caller: oneshot::Sender<Answer>) -> RequestId {
         let request = RequestId(self.first + self.slots.len() as u64);
         self.slots.push_back(Some(caller));
-        self.waiting += 1;
         request
     }
 
@@ -31,17 +29,11 @@ impl Pending {
     pub(crate) fn take(&mut self, request: RequestId) -> Option<oneshot::Sender<Answer>> {
         let slot = usize::try_from(request.0.checked_sub(self.first)?).ok()?;
         let caller = self.slots.get_mut(slot)?.take()?;
-        self.waiting -= 1;
         while matches!(self.slots.front(), Some(None)) {
             self.slots.pop_front();
             self.first += 1;
         }
         Some(caller)
-    }
-
-    /// Callers without an answer.
-    pub(crate) fn len(&self) -> usize {
-        self.waiting
     }
 }
 
@@ -57,7 +49,7 @@ mod tests {
             assert!(pending.take(requests[request]).is_some());
             assert!(pending.take(requests[request]).is_none());
         }
-        assert_eq!((pending.len(), pending.slots.len()), (0, 0));
+        assert!(pending.slots.is_empty());
         assert!(pending.add(oneshot::channel().0) > requests[3]);
     }
 }

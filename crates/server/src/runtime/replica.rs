@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_kv::{Command, Outcome};
 use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, NodeError, ReadGrant, ReadOptions};
 use quorate_raft::{Incarnation, LogIndex, Member, NodeId, Term};
-use quorate_store::{LogStats, StateView};
+use quorate_store::StateView;
 use quorate_wire::peer::PeerIdentity;
 use quorate_wire::{Bootstrap, FORMAT_VERSION};
 use tokio::sync::{mpsc, watch};
@@ -15,7 +15,6 @@ use super::admin::{InitError, ResetError, SetVotersError, SnapshotInfo, StartErr
 use super::config::ReplicaConfig;
 use super::core::Core;
 use super::engine::Engine;
-use super::node_thread::ask;
 use super::status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, Stamp, StatusChange};
 use super::{images, lifecycle, voters};
 use crate::peer::{Host as _, IdentifyError, identify};
@@ -64,7 +63,7 @@ impl Replica {
     pub async fn write(&self, command: Command) -> Result<Outcome, NodeError> {
         let engine = self.engine()?;
         let begun = std::time::Instant::now();
-        let answer = ask(&engine.events, ClientOp::Write { command }).await;
+        let answer = engine.ask(ClientOp::Write { command }).await;
         let requests = &self.core.metrics.requests;
         match answer {
             Ok(Answer::Written(outcome)) => {
@@ -93,7 +92,7 @@ impl Replica {
         if let Some(grant) = self.leased_read(&engine, options) {
             return Ok(grant);
         }
-        match ask(&engine.events, ClientOp::Read(options)).await? {
+        match engine.ask(ClientOp::Read(options)).await? {
             Answer::ReadAt(grant) => Ok(grant),
             other => Err(refused(other)),
         }
@@ -162,7 +161,7 @@ impl Replica {
             max_version: FORMAT_VERSION,
             raft: engine.as_deref().map(|engine| self.raft_view(engine)),
             space: engine.as_deref().map(space_view).unwrap_or_default(),
-            disk: engine.as_deref().map(disk_view).unwrap_or_default(),
+            disk: engine.as_deref().map(|engine| disk_view(core, engine)).unwrap_or_default(),
             no_space: core.change.borrow().no_space,
             quota_bytes: core.settings.quota_bytes,
         }
@@ -254,7 +253,7 @@ impl Replica {
         let engine = self.engine()?;
         let mut changes = self.watch_status();
         let before = changes.borrow_and_update().leader;
-        let answer = ask(&engine.events, ClientOp::Admin(AdminOperation::TransferLeader { to })).await?;
+        let answer = engine.ask(ClientOp::Admin(AdminOperation::TransferLeader { to })).await?;
         let transfers = &self.core.metrics.raft.transfers_total;
         if answer != Answer::Transferred {
             transfers.with_label_values(&["failed"]).inc();
@@ -339,7 +338,19 @@ fn space_view(engine: &Engine) -> SpaceView {
     }
 }
 
-fn disk_view(engine: &Engine) -> DiskView {
-    let _log: &LogStats = &engine.log_stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    DiskView::default()
+/// What both files take. Asks the file system, so it is for whoever wants a status, not for every request.
+fn disk_view(core: &Core, engine: &Engine) -> DiskView {
+    use std::os::unix::fs::MetadataExt as _;
+    let allocated = |name: &str| {
+        let metadata = std::fs::metadata(core.settings.data_dir.join(name));
+        metadata.map_or(0, |metadata| metadata.blocks() * 512)
+    };
+    let seen = engine.published.status();
+    DiskView {
+        state_allocated: allocated(quorate_store::STATE_FILE),
+        state_in_use: engine.view.totals().bytes,
+        log_allocated: allocated(quorate_store::LOG_FILE),
+        log_in_use: seen.status.log_bytes,
+        durable_applied: seen.status.durable_applied,
+    }
 }

@@ -41,7 +41,7 @@ pub(crate) enum StateJob {
     /// Switch to the received image, then tell the log writer.
     Install { meta: SnapshotMeta, installed: mpsc::Sender<AppliedState> },
     /// A whole, verified image to install later; replaces one that was not installed.
-    Keep { image: ReceivedSnapshot },
+    Keep { image: Box<ReceivedSnapshot> },
     /// Begin to receive an image of this cluster.
     OpenSink { expected: u128, reply: oneshot::Sender<Result<SnapshotSink, String>> },
 }
@@ -90,12 +90,9 @@ pub(crate) fn run<R: StateReports>(
         wakes = wakes.wrapping_add(1);
         let idle = wake == Wake::Deadline;
         let done = done.and_then(|()| writer.housekeeping(idle, wakes));
-        match done {
-            Err(error) => {
-                reports.state_failed(error);
-                return None;
-            }
-            Ok(()) => {}
+        if let Err(error) = done {
+            reports.state_failed(error);
+            return None;
         }
     }
 }
@@ -105,7 +102,7 @@ struct Writer<'a, R> {
     view: StateView,
     reports: &'a R,
     metrics: &'a Arc<Metrics>,
-    kept: Option<(ReceivedSnapshot, Instant)>,
+    kept: Option<(Box<ReceivedSnapshot>, Instant)>,
     dirty_bytes: usize,
     dirty: bool,
     /// Last checkpoint.
@@ -173,7 +170,7 @@ impl<R: StateReports> Writer<'_, R> {
 
     fn install(&mut self, meta: &SnapshotMeta, installed: &mpsc::Sender<AppliedState>) -> Result<(), String> {
         let (image, _) = self.kept.take().ok_or("an image is to be installed that was never received")?;
-        self.store.install(image).map_err(|error| error.to_string())?;
+        self.store.install(*image).map_err(|error| error.to_string())?;
         let state = self.applied_state();
         assert_eq!(state.index, meta.index, "the installed image is the one consensus knows");
         self.dirty = false;

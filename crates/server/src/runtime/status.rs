@@ -108,18 +108,16 @@ pub struct SpaceView {
 /// The disk side of a [`ReplicaStatus`], in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiskView {
-    /// Pages of the state file in use or free.
+    /// Blocks the file system has given to the state file.
     pub state_allocated: u64,
-    /// Pages of the state file that hold data; what the quota counts.
+    /// Records of the state file; what the quota counts.
     pub state_in_use: u64,
-    /// Length of the state file.
-    pub state_file: u64,
-    /// Pages of the log file in use or free.
+    /// Blocks the file system has given to the log file.
     pub log_allocated: u64,
-    /// Pages of the log file that hold data.
+    /// Entries of the log file, about.
     pub log_in_use: u64,
-    /// Length of the log file.
-    pub log_file: u64,
+    /// The applied index that survives a crash without the log.
+    pub durable_applied: LogIndex,
 }
 
 /// What readiness and waiting callers watch; a new value is published when any field changes.

@@ -16,7 +16,6 @@ use tokio::sync::mpsc;
 use super::admin::{SetVotersError, VoterPhase, VoterProgress, VoterSpec};
 use super::core::Core;
 use super::engine::Engine;
-use super::node_thread::ask;
 use super::published::Seen;
 use super::replica::{followers, refused};
 use crate::peer::{IdentifyError, identify};
@@ -137,7 +136,7 @@ async fn submit(
     loop {
         changes.borrow_and_update();
         let operation = AdminOperation::SetVoters { target: target.to_vec(), expected };
-        let answer = ask(&engine.events, ClientOp::Admin(operation)).await;
+        let answer = engine.ask(ClientOp::Admin(operation)).await;
         let error = match answer {
             Ok(Answer::Accepted { config_index }) => return Ok(config_index),
             Ok(other) => refused(other),

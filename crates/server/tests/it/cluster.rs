@@ -8,39 +8,37 @@ use bytes::Bytes;
 use quorate_kv::{Command, PutRequest, RangeRequest};
 use quorate_node::{Consistency, NodeError, ReadOptions};
 use quorate_raft::{LogIndex, Member, NodeId};
-use quorate_server::runtime::{
-    Replica, ReplicaConfig, ReplicaStatus, SetVotersError, VoterPhase, VoterSpec,
-};
+use quorate_server::runtime::{Replica, ReplicaConfig, ReplicaStatus, SetVotersError, VoterPhase, VoterSpec};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// Longest wait for anything; far more than it takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The cluster id of every test.
-pub const CLUSTER: u128 = 0x7e57_0000_0000_0000_0000_0000_0000_0001;
+pub(crate) const CLUSTER: u128 = 0x7e57_0000_0000_0000_0000_0000_0000_0001;
 
 /// One node: its folder outlives the running replica.
-pub struct TestNode {
-    pub directory: TempDir,
-    pub address: SocketAddr,
+pub(crate) struct TestNode {
+    pub(crate) directory: TempDir,
+    pub(crate) address: SocketAddr,
     name: String,
     replica: Option<Replica>,
 }
 
 /// Nodes by number.
-pub struct Cluster {
-    pub nodes: Vec<TestNode>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<TestNode>,
     adjust: fn(&mut ReplicaConfig),
 }
 
 impl Cluster {
     /// Empty nodes that wait.
-    pub async fn empty(count: usize) -> Cluster {
+    pub(crate) async fn empty(count: usize) -> Cluster {
         Cluster::adjusted(count, |_| {}).await
     }
 
     /// Empty nodes with other settings than the usual ones.
-    pub async fn adjusted(count: usize, adjust: fn(&mut ReplicaConfig)) -> Cluster {
+    pub(crate) async fn adjusted(count: usize, adjust: fn(&mut ReplicaConfig)) -> Cluster {
         let mut cluster = Cluster { nodes: Vec::new(), adjust };
         for _ in 0..count {
             cluster.add().await;
@@ -49,14 +47,14 @@ impl Cluster {
     }
 
     /// A running cluster with all its nodes as voters.
-    pub async fn running(count: usize) -> Cluster {
+    pub(crate) async fn running(count: usize) -> Cluster {
         let cluster = Cluster::empty(count).await;
         cluster.init_all().await;
         cluster
     }
 
     /// Tells every node the same bootstrap configuration and waits for a leader.
-    pub async fn init_all(&self) {
+    pub(crate) async fn init_all(&self) {
         let members: Vec<Member> = (0..self.nodes.len()).map(|node| self.replica(node).own_identity().member).collect();
         for node in 0..self.nodes.len() {
             self.replica(node).init(CLUSTER, members.clone()).await.expect("an empty node accepts");
@@ -65,7 +63,7 @@ impl Cluster {
     }
 
     /// Starts one more empty node; answers its number.
-    pub async fn add(&mut self) -> usize {
+    pub(crate) async fn add(&mut self) -> usize {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let number = self.nodes.len();
@@ -85,23 +83,23 @@ impl Cluster {
     }
 
     /// Starts a node again at its address.
-    pub async fn restart(&mut self, node: usize) {
+    pub(crate) async fn restart(&mut self, node: usize) {
         let listener = TcpListener::bind(self.nodes[node].address).expect("the port is free again");
         self.start_on(node, listener).await;
     }
 
     /// Ends a node without a farewell.
-    pub async fn halt(&mut self, node: usize) {
+    pub(crate) async fn halt(&mut self, node: usize) {
         self.nodes[node].replica.take().expect("runs").halt().await;
     }
 
     /// Ends a node politely.
-    pub async fn stop(&mut self, node: usize) {
+    pub(crate) async fn stop(&mut self, node: usize) {
         self.nodes[node].replica.take().expect("runs").stop().await;
     }
 
     /// The running replica.
-    pub fn replica(&self, node: usize) -> &Replica {
+    pub(crate) fn replica(&self, node: usize) -> &Replica {
         self.nodes[node].replica.as_ref().expect("runs")
     }
 
@@ -110,12 +108,17 @@ impl Cluster {
     }
 
     /// The id of a node that has one.
-    pub fn id(&self, node: usize) -> NodeId {
+    pub(crate) fn id(&self, node: usize) -> NodeId {
         self.replica(node).status().identity.expect("initialised").node_id
     }
 
     /// Waits until a running node satisfies `wanted`.
-    pub async fn until(&self, node: usize, what: &str, wanted: impl Fn(&ReplicaStatus) -> bool) -> ReplicaStatus {
+    pub(crate) async fn until(
+        &self,
+        node: usize,
+        what: &str,
+        wanted: impl Fn(&ReplicaStatus) -> bool,
+    ) -> ReplicaStatus {
         let replica = self.replica(node);
         let mut changes = replica.watch_status();
         let waiting = async {
@@ -136,7 +139,7 @@ impl Cluster {
     }
 
     /// The number of the node that leads, once one does and all running nodes agree.
-    pub async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         let looking = async {
             loop {
                 for node in self.running_nodes() {
@@ -171,17 +174,17 @@ impl Cluster {
     }
 
     /// Puts through one node until it takes it. Only errors that promise "not done" are tried again.
-    pub async fn put(&self, node: usize, key: &str, value: &str) {
+    pub(crate) async fn put(&self, node: usize, key: &str, value: &str) {
         put(self.replica(node), key, value).await;
     }
 
     /// A linearizable read through one node.
-    pub async fn get(&self, node: usize, key: &str) -> Option<Bytes> {
+    pub(crate) async fn get(&self, node: usize, key: &str) -> Option<Bytes> {
         get(self.replica(node), key, Consistency::Consistent).await
     }
 
     /// Makes these nodes the voters and follows that to its end.
-    pub async fn set_voters(&self, through: usize, voters: &[VoterSpec]) -> Result<LogIndex, SetVotersError> {
+    pub(crate) async fn set_voters(&self, through: usize, voters: &[VoterSpec]) -> Result<LogIndex, SetVotersError> {
         let mut progress = self.replica(through).set_voters(voters.to_vec(), None).await?;
         let following = async {
             while let Some(step) = progress.recv().await {
@@ -196,24 +199,24 @@ impl Cluster {
     }
 
     /// The voters one node knows as committed.
-    pub fn voters(&self, node: usize) -> BTreeSet<NodeId> {
+    pub(crate) fn voters(&self, node: usize) -> BTreeSet<NodeId> {
         self.replica(node).status().raft.expect("runs").membership.1.voters.clone()
     }
 
     /// The peer address of a node as a voter.
-    pub fn at(&self, node: usize) -> VoterSpec {
+    pub(crate) fn at(&self, node: usize) -> VoterSpec {
         VoterSpec::Address(self.nodes[node].address.to_string())
     }
 }
 
 /// A put of text.
-pub fn put_command(key: &str, value: &str) -> Command {
+pub(crate) fn put_command(key: &str, value: &str) -> Command {
     let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
     Command::Put(PutRequest { key, value, ..PutRequest::default() })
 }
 
 /// Puts until it is taken.
-pub async fn put(replica: &Replica, key: &str, value: &str) {
+pub(crate) async fn put(replica: &Replica, key: &str, value: &str) {
     let trying = async {
         loop {
             match replica.write(put_command(key, value)).await {
@@ -221,7 +224,12 @@ pub async fn put(replica: &Replica, key: &str, value: &str) {
                     outcome.result.expect("a put is not refused");
                     return;
                 }
-                Err(NodeError::NoLeader | NodeError::Timeout | NodeError::TimeoutLeaderFailure | NodeError::LeaderChanged) => {}
+                Err(
+                    NodeError::NoLeader
+                    | NodeError::Timeout
+                    | NodeError::TimeoutLeaderFailure
+                    | NodeError::LeaderChanged,
+                ) => {}
                 Err(error) => panic!("put {key}: {error}"),
             }
         }
@@ -230,7 +238,7 @@ pub async fn put(replica: &Replica, key: &str, value: &str) {
 }
 
 /// Reads one key.
-pub async fn get(replica: &Replica, key: &str, consistency: Consistency) -> Option<Bytes> {
+pub(crate) async fn get(replica: &Replica, key: &str, consistency: Consistency) -> Option<Bytes> {
     let request = RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..RangeRequest::default() };
     let trying = async {
         loop {

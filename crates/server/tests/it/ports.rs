@@ -13,7 +13,8 @@ use crate::cluster::{CLUSTER, Cluster, PATIENCE};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_is_closed_and_the_node_goes_on() {
     let cluster = Cluster::running(1).await;
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\ngarbage after it"] {
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\ngarbage after it"]
+    {
         let mut stream = TcpStream::connect(cluster.nodes[0].address).await.expect("listens");
         stream.write_all(garbage).await.expect("takes bytes");
         let mut rest = Vec::new();
