@@ -7,7 +7,7 @@ use crate::keyspace::KeySpace;
 use crate::requests::{PutRequest, RangeRequest, RequestOp, TxnRequest};
 use crate::revision::Revision;
 
-/// Checks a bare put. etcd looks for the lease first here, and last in a transaction.
+/// Checks a bare put. The lease is looked for before the key, as in etcd.
 pub(crate) fn check_put(space: &KeySpace, put: &PutRequest) -> Result<(), KvError> {
     check_lease(put)?;
     check_present(space, put)
@@ -59,11 +59,11 @@ impl<'a> TxnCheck<'a> {
     /// A key to be kept in part must be there when the put's turn comes: an open-ended deletion before it passes the duplicate check, and etcd
     /// 3.7.3, which looks only at the state before the transaction, then dies half-way through it.
     fn put(&self, put: &PutRequest) -> Result<(), KvError> {
-        check_present(self.space, put)?;
+        check_put(self.space, put)?;
         if keeps_a_field(put) && self.deleted.iter().any(|interval| interval.contains(&put.key)) {
             return Err(KvError::KeyNotFound);
         }
-        check_lease(put)
+        Ok(())
     }
 }
 

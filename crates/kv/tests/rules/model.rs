@@ -181,9 +181,9 @@ impl Work<'_> {
             let body = match op {
                 RequestOp::Range(range) => ResponseBody::Range(self.range(range)?),
                 RequestOp::Put(put) => {
-                    // Within a transaction the key is looked for first.
-                    let present = before.contains_key(&put.key);
-                    if (put.ignore_value || put.ignore_lease) && !present {
+                    // A key is kept in part only if it was there before the transaction, too.
+                    let kept = put.ignore_value || put.ignore_lease;
+                    if put.lease == 0 && kept && !before.contains_key(&put.key) {
                         return Err(KvError::KeyNotFound);
                     }
                     ResponseBody::Put(self.put(put)?)

@@ -139,8 +139,7 @@ fn a_failing_operation_anywhere_in_the_branch_undoes_nothing_because_nothing_was
         (RequestOp::Put(PutRequest { ignore_value: true, ..put("x", "") }), KvError::KeyNotFound),
         (RequestOp::Put(PutRequest { ignore_lease: true, ..put("x", "1") }), KvError::KeyNotFound),
         (RequestOp::Put(PutRequest { lease: 5, ..put("x", "1") }), KvError::LeaseNotFound),
-        // The key is looked for before the lease here, the other way round than in a bare put.
-        (RequestOp::Put(PutRequest { lease: 5, ignore_value: true, ..put("x", "") }), KvError::KeyNotFound),
+        (RequestOp::Put(PutRequest { lease: 5, ignore_value: true, ..put("x", "") }), KvError::LeaseNotFound),
     ];
     for (op, error) in bad {
         for nested in [false, true] {
