@@ -70,21 +70,23 @@ impl Raft {
         follower.verified = follower.verified.max(up_to);
         let verified = follower.verified;
         self.commit_to(commit.min(verified));
-        if heartbeat {
-            // A heartbeat asks for a sign of life: it is answered at once, with what the disk holds by now.
-            let up_to = verified.min(self.durable());
-            let Some(follower) = self.role.follower_mut() else { unreachable!("whoever takes appends follows") };
-            if follower.answered == Some((round, up_to)) {
-                return;
-            }
-            follower.answered = Some((round, up_to));
-            self.reply_matched(from, round, up_to, self.hard_state_write);
+        let newest_write = self.newest_write();
+        // A heartbeat asks for a sign of life: it is answered at once, with what the disk holds by now. An append is answered
+        // when the disk holds its entries.
+        let (up_to, after) = if heartbeat {
+            (verified.min(self.durable()), self.hard_state_write)
         } else if up_to <= self.durable() {
-            self.reply_matched(from, round, up_to, self.hard_state_write);
+            (up_to, self.hard_state_write)
         } else {
-            let newest_write = self.newest_write();
-            self.reply_matched(from, round, up_to, newest_write);
+            (up_to, newest_write)
+        };
+        let Some(follower) = self.role.follower_mut() else { unreachable!("whoever takes appends follows") };
+        // News of the commit index alone, in a round that was answered, needs no answer.
+        if heartbeat && follower.answered == Some((round, up_to)) {
+            return;
         }
+        follower.answered = Some((round, up_to));
+        self.reply_matched(from, round, up_to, after);
     }
 
     /// Even an answer that promises no new entry waits for the term: a node that forgot the term could let an older

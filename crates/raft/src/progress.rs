@@ -16,7 +16,8 @@ use crate::status::{PeerStatus, ReplicationState};
 #[derive(Debug)]
 pub(crate) enum Feed {
     /// The place where the logs agree is unknown: one append with entries, then wait for an answer or a heartbeat's.
-    Probe { paused: bool },
+    /// `sent`: last index and bytes of that append, while it may still arrive.
+    Probe { paused: bool, sent: Option<(LogIndex, usize)> },
     /// Entries stream ahead of the answers, as far as the window allows.
     Replicate { window: Window },
     /// The follower is behind the log. `retry_at`: the last image failed, the next one starts then.
@@ -80,7 +81,7 @@ impl Progress {
         Progress {
             matched: LogIndex(0),
             next,
-            feed: Feed::Probe { paused: false },
+            feed: Feed::Probe { paused: false, sent: None },
             commit_sent: LogIndex(0),
             round_acked: Round(0),
             heard_at: None,
@@ -104,19 +105,31 @@ impl Progress {
     /// Goes on from what is known to match, one append at a time.
     pub(crate) fn probe_from(&mut self, next: LogIndex) {
         self.next = next.max(self.matched.next());
-        self.feed = Feed::Probe { paused: false };
+        self.feed = Feed::Probe { paused: false, sent: None };
     }
 
     /// Forgets what was streamed and waits for an answer before anything else is sent.
     pub(crate) fn pause(&mut self) {
         self.next = self.matched.next();
-        self.feed = Feed::Probe { paused: true };
+        self.feed = Feed::Probe { paused: true, sent: None };
     }
 
-    /// Streams from here on.
+    /// Streams from here on, behind the probe's entries if they may still arrive. If not, the next heartbeat meets a hole.
     pub(crate) fn replicate(&mut self) {
+        let mut window = Window::default();
         self.next = self.matched.next();
-        self.feed = Feed::Replicate { window: Window::default() };
+        if let Feed::Probe { sent: Some((last, bytes)), .. } = self.feed
+            && last > self.matched
+        {
+            window.add(last, bytes);
+            self.next = last.next();
+        }
+        self.feed = Feed::Replicate { window };
+    }
+
+    /// The probe was answered without deciding anything: the next one may go.
+    pub(crate) fn probe_again(&mut self) {
+        self.feed = Feed::Probe { paused: false, sent: None };
     }
 
     pub(crate) fn await_snapshot(&mut self) {
@@ -131,14 +144,14 @@ impl Progress {
     /// Looks anew, after a failed image, what the follower needs.
     pub(crate) fn retry_snapshot_if_due(&mut self, now: Time) {
         if self.snapshot_retry_at().is_some_and(|at| now >= at) {
-            self.feed = Feed::Probe { paused: false };
+            self.feed = Feed::Probe { paused: false, sent: None };
         }
     }
 
     /// Entry bytes the next append may carry; None if nothing may be sent now.
     pub(crate) fn room(&self, config: &Config) -> Option<usize> {
         match &self.feed {
-            Feed::Probe { paused } => (!paused).then_some(config.max_append_bytes),
+            Feed::Probe { paused, .. } => (!paused).then_some(config.max_append_bytes),
             Feed::Replicate { window } => window.room(config),
             Feed::Snapshot { .. } => None,
         }
@@ -147,7 +160,10 @@ impl Progress {
     /// Takes note of an append with entries up to `last`.
     pub(crate) fn sent(&mut self, last: LogIndex, bytes: usize) {
         match &mut self.feed {
-            Feed::Probe { paused } => *paused = true,
+            Feed::Probe { paused, sent } => {
+                *paused = true;
+                *sent = Some((last, bytes));
+            }
             Feed::Replicate { window } => {
                 window.add(last, bytes);
                 self.next = last.next();

@@ -71,7 +71,12 @@ impl Raft {
             }
             AppendResult::Matched { .. } => {}
             AppendResult::Conflict { hint_index, hint_term, .. } => {
-                let next = self.log.last_at_or_below(hint_index, hint_term).next();
+                let base = self.log.base();
+                let mut next = self.log.last_at_or_below(hint_index, hint_term).next();
+                if hint_index == base.0 && hint_term < base.1 {
+                    // The follower differs in the base itself: nothing this log holds can follow on its log.
+                    next = base.0;
+                }
                 note_conflict(progress, hint_index, next);
             }
         }
@@ -114,10 +119,10 @@ impl Raft {
 fn note_match(progress: &mut Progress, up_to: LogIndex, base: LogIndex) {
     let probed = up_to.next() >= progress.next;
     let news = progress.match_to(up_to);
-    match &mut progress.feed {
+    match &progress.feed {
         // News may come late from an earlier append; it is true all the same, for it speaks of a disk.
         Feed::Probe { .. } if news || probed => progress.replicate(),
-        Feed::Probe { paused } => *paused = false,
+        Feed::Probe { .. } => progress.probe_again(),
         Feed::Snapshot { .. } if up_to >= base && news => progress.replicate(),
         Feed::Snapshot { .. } | Feed::Replicate { .. } => {}
     }

@@ -22,7 +22,7 @@ pub(crate) struct Follower {
     pub(crate) leader: Option<NodeId>,
     /// This node's log agrees with that leader's up to here, on disk or not.
     pub(crate) verified: LogIndex,
-    /// The last empty append that was answered, and what the answer said: the same question needs no second answer.
+    /// The last append that was answered, and what the answer said: the same question needs no second answer.
     pub(crate) answered: Option<(Round, LogIndex)>,
     /// Reads the leader was asked about, oldest first.
     pub(crate) reads: VecDeque<ReadId>,
