@@ -156,10 +156,12 @@ impl Admins {
         self.take(|_| true)
     }
 
-    pub(crate) fn next_deadline(&self, resend_after: Duration) -> Time {
+    /// The next moment after `now` at which time alone changes something. What is due to be sent again and was not, at
+    /// `now`, waits for a leader.
+    pub(crate) fn next_deadline(&self, now: Time, resend_after: Duration) -> Time {
         let due = |pending: &Pending| {
-            let resend = pending.sent.map_or(Time::NEVER, |(_, _, sent)| sent + resend_after);
-            pending.deadline.min(resend)
+            let resend = pending.sent.map(|(_, _, sent)| sent + resend_after).filter(|at| *at > now);
+            pending.deadline.min(resend.unwrap_or(Time::NEVER))
         };
         self.pending.values().map(due).min().unwrap_or(Time::NEVER)
     }

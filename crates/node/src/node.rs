@@ -62,9 +62,8 @@ pub struct Node {
     leader: Option<NodeId>,
     /// When this node last lost sight of a leader: tells a client why its request timed out.
     leader_lost_at: Option<Time>,
-    membership: Arc<Membership>,
-    committed_membership: Arc<Membership>,
-    membership_settled: bool,
+    /// The newest committed configuration, and where it stands.
+    committed_membership: (LogIndex, Arc<Membership>),
     applied: AppliedState,
     durable_applied: LogIndex,
     /// Commit index of the last run: a node that has not applied that far has less to offer than it once had.
@@ -115,9 +114,7 @@ impl Node {
             term: status.term,
             leader: status.leader,
             leader_lost_at: None,
-            membership: status.membership,
-            committed_membership: status.committed_membership,
-            membership_settled: status.membership_index == status.committed_membership_index,
+            committed_membership: (status.committed_membership_index, status.committed_membership),
             applied: restored.applied,
             durable_applied: restored.applied.index,
             restored_commit: commit,
@@ -296,6 +293,11 @@ impl Node {
         self.effects.push(Effect::Send { to, message });
     }
 
+    /// The configuration in force here, committed or not.
+    fn membership(&self) -> &Arc<Membership> {
+        self.raft.membership().1
+    }
+
     fn is_leader(&self) -> bool {
         self.role == RoleKind::Leader
     }
@@ -312,25 +314,32 @@ impl Node {
     /// When the next [`Input::Tick`] is wanted.
     pub fn next_deadline(&self) -> Time {
         let resend = self.resend_after();
-        let stop = self.stopping.as_ref().map_or(Time::NEVER, |stopping| stopping.deadline);
+        let stop = self.stopping.as_ref().map(|stopping| stopping.deadline).filter(|at| *at > self.now);
         // An announcement that is due and cannot be made waits for another event, not for a time.
         let announce = if self.announce_at > self.now { self.announce_at } else { Time::NEVER };
         self.raft
             .next_deadline()
-            .min(self.proposals.next_deadline())
-            .min(self.reads.next_deadline(resend / 2))
-            .min(self.admins.next_deadline(resend))
+            .min(self.proposals.next_deadline(self.now))
+            .min(self.reads.next_deadline(self.now, resend / 2))
+            .min(self.admins.next_deadline(self.now, resend))
             .min(announce)
-            .min(stop)
+            .min(stop.unwrap_or(Time::NEVER))
     }
 
     /// The lease this node holds as a leader; None = it may not serve reads on its own word.
     pub fn lease(&self) -> Option<Lease> {
-        if !self.is_leader() || !self.raft.lease_valid(self.now) {
+        if !self.lease_valid(self.now) {
             return None;
         }
-        let until = self.raft.status().lease_until?;
+        // The only voter needs nobody's promise.
+        let alone = self.raft.lease_valid(Time::NEVER);
+        let until = if alone { Time::NEVER } else { self.raft.status().lease_until? };
         Some(Lease { term: self.term, until })
+    }
+
+    /// Committed up to here, as far as this node knows.
+    pub fn commit(&self) -> LogIndex {
+        self.raft.status().commit
     }
 
     /// Whether a read may be served at `now` without asking anybody.
@@ -342,7 +351,7 @@ impl Node {
     pub fn state(&self) -> NodeState {
         match &self.barred {
             Some(barred) => barred.state,
-            None if self.committed_membership.is_member(self.id) => NodeState::Member,
+            None if self.committed_membership.1.is_member(self.id) => NodeState::Member,
             None => NodeState::Joining,
         }
     }
@@ -387,9 +396,8 @@ impl Node {
         assert!(self.durable_applied <= self.applied.index, "more is durable than was applied");
         assert_eq!(self.applying_bytes, self.applying.iter().map(|(_, bytes)| bytes).sum::<usize>());
         assert_eq!(self.unapplied_writes, self.unapplied.iter().map(|(_, writes, _)| writes).sum::<usize>());
-        let status = self.raft.status();
-        assert_eq!((self.role, self.term), (status.role, status.term), "the role changed without a word");
-        assert_eq!(self.leader, status.leader, "the leader changed without a word");
+        assert_eq!((self.role, self.term), (self.raft.role(), self.raft.term()), "the role changed without a word");
+        assert_eq!(self.leader, self.raft.leader(), "the leader changed without a word");
         assert!(self.effects.is_empty(), "effects were left behind by a step");
     }
 }

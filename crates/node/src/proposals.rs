@@ -221,9 +221,11 @@ impl Proposals {
         sequences.into_iter().filter_map(|sequence| self.give_up(sequence)).collect()
     }
 
-    pub(crate) fn next_deadline(&self) -> Time {
+    /// The next moment after `now` at which time alone changes something. What is due to be sent again and was not, at
+    /// `now`, waits for a leader.
+    pub(crate) fn next_deadline(&self, now: Time) -> Time {
         let first = self.pending.first_key_value().map_or(Time::NEVER, |(_, pending)| pending.deadline);
-        first.min(self.resend_at.unwrap_or(Time::NEVER))
+        first.min(self.resend_at.filter(|at| *at > now).unwrap_or(Time::NEVER))
     }
 
     fn give_up(&mut self, sequence: u64) -> Option<GivenUp> {

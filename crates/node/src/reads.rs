@@ -251,10 +251,11 @@ impl Reads {
         requests.into_iter().filter_map(|request| self.give_up(request)).collect()
     }
 
-    pub(crate) fn next_deadline(&self, retry_after: Duration) -> Time {
+    /// The next moment after `now` at which time alone changes something.
+    pub(crate) fn next_deadline(&self, now: Time, retry_after: Duration) -> Time {
         let first = self.deadlines.front().map_or(Time::NEVER, |(deadline, _)| *deadline);
         let retry = self.rounds.first_key_value().map_or(Time::NEVER, |(_, round)| round.asked + retry_after);
-        let resume = if self.collecting.is_empty() { None } else { self.paused_until };
+        let resume = self.paused_until.filter(|until| *until > now && !self.collecting.is_empty());
         first.min(retry).min(resume.unwrap_or(Time::NEVER))
     }
 

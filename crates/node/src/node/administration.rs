@@ -47,7 +47,7 @@ impl Node {
 
     fn serve(&mut self, asker: Asker, operation: AdminOperation) {
         // For as many askers as each node may have waiting, twice over.
-        let max = self.config.limits.max_admin_requests * 2 * (self.membership.members.len() + 1);
+        let max = self.config.limits.max_admin_requests * 2 * (self.membership().members.len() + 1);
         let request = match self.admins.serve(asker, max) {
             Ok(request) => request,
             Err(ServeRefused::Again) => return,
@@ -124,11 +124,11 @@ impl Node {
             return;
         }
         self.announce_at = self.now + self.resend_after();
-        if self.admins.announcing() || !self.membership_settled {
+        if self.admins.announcing() || self.raft.membership().0 != self.committed_membership.0 {
             return;
         }
         let deadline = self.deadline();
-        let membership = Arc::clone(&self.membership);
+        let membership = Arc::clone(self.membership());
         if let Some(known) = membership.members.get(&self.id).filter(|known| **known != self.config.member) {
             assert_eq!(
                 known.incarnation, self.config.member.incarnation,

@@ -12,7 +12,7 @@ use crate::forward::{Room, grows};
 impl Node {
     /// Entries committed and not applied yet.
     pub(super) fn apply_backlog(&self) -> u64 {
-        self.handed.0 - self.applied.index.0
+        self.raft.commit().0.saturating_sub(self.applied.index.0)
     }
 
     /// Whether this node may serve anything at all.

@@ -44,6 +44,8 @@ impl Node {
             RaftEffect::SendSnapshot { to } => self.streams.want(to),
             RaftEffect::InstallSnapshot { seq, meta } => {
                 self.held.issue(seq);
+                // The next entry to apply follows the image; what was handed out before is still applied before it.
+                self.handed = meta.index;
                 self.effects.push(Effect::InstallSnapshot { seq, meta });
             }
             RaftEffect::TruncatePrefix { up_to } => self.effects.push(Effect::TruncateLog { up_to }),
@@ -126,29 +128,24 @@ impl Node {
 
     fn membership_changed(&mut self, index: LogIndex, membership: Arc<Membership>, committed: bool) {
         if committed {
-            let before = std::mem::replace(&mut self.committed_membership, Arc::clone(&membership));
-            self.membership_settled = *self.membership == *membership;
+            let (_, before) = std::mem::replace(&mut self.committed_membership, (index, Arc::clone(&membership)));
             if membership.removed.contains(&self.id) {
                 let reason = format!("the configuration at log index {index} no longer lists this node");
                 self.bar(NodeState::Removed, reason);
             } else if self.is_leader() {
-                let gone: Vec<NodeId> = membership.removed.difference(&before.removed).copied().collect();
-                for id in gone {
-                    self.tell_removed(id, index);
+                for id in membership.removed.difference(&before.removed) {
+                    self.tell_removed(*id, index);
                 }
             }
-        } else {
-            self.membership = Arc::clone(&membership);
-            self.membership_settled = false;
         }
         self.effects.push(Effect::MembershipChanged { index, membership, committed });
     }
 
     pub(super) fn snapshot_installed(&mut self, seq: WriteSeq, state: AppliedState) {
-        assert!(state.index >= self.applied.index, "an image took the state back");
+        assert!(state.index > self.applied.index, "an image took the state back");
+        assert!(state.index <= self.handed, "an image beyond what consensus asked for");
         self.applied = state;
         self.durable_applied = state.index;
-        self.handed = self.handed.max(state.index);
         self.applying.clear();
         self.applying_bytes = 0;
         self.log_size.reset(state.index);
@@ -183,7 +180,7 @@ impl Node {
         if message.from != from || message.to != self.id {
             return;
         }
-        if self.committed_membership.removed.contains(&from) {
+        if self.committed_membership.1.removed.contains(&from) {
             self.remind_removed(from);
             if matches!(message.body, Body::RequestVote { .. }) {
                 return;

@@ -67,7 +67,7 @@ impl Node {
     }
 
     fn judge(&mut self, from: NodeId, index: LogIndex, digest: Digest) {
-        let Some(verdict) = self.divergence.report(from, index, digest, &self.membership) else { return };
+        let Some(verdict) = self.divergence.report(from, index, digest, self.raft.membership().1) else { return };
         for id in verdict.divergent {
             if id == self.id {
                 self.fence(verdict.index, verdict.digest);

@@ -82,7 +82,7 @@ impl Node {
         if !self.lease_valid(self.now) {
             return Next::Wait(WaitFor::Round);
         }
-        let commit = self.raft.status().commit;
+        let commit = self.raft.commit();
         if self.applied.index < commit {
             // The lease is looked at again by then.
             return Next::Wait(WaitFor::Applied(commit, self.term));

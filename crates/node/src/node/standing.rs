@@ -65,14 +65,13 @@ impl Node {
     pub(super) fn remind_removed(&mut self, id: NodeId) {
         let pause: Duration = self.config.raft.election_timeout;
         if self.told_removed.get(&id).is_none_or(|told| *told + pause <= self.now) {
-            let config_index = self.raft.status().committed_membership_index;
-            self.tell_removed(id, config_index);
+            self.tell_removed(id, self.committed_membership.0);
         }
     }
 
     /// A member says that this node left. Ids are never used again, so nobody says so of a node that may still come.
     pub(super) fn told_to_be_removed(&mut self, from: NodeId, config_index: LogIndex) {
-        if self.membership.is_member(from) || self.leader == Some(from) {
+        if self.membership().is_member(from) || self.leader == Some(from) {
             let reason = format!("node {from} says that the configuration at log index {config_index} removed it");
             self.bar(NodeState::Removed, reason);
         }
@@ -90,7 +89,7 @@ impl Node {
     }
 
     fn has_successor(&self) -> bool {
-        self.membership.voters.iter().any(|id| *id != self.id)
+        self.membership().voters.iter().any(|id| *id != self.id)
     }
 
     /// Consensus refused or ended the transfer that a stop waits for.

@@ -125,7 +125,7 @@ impl Node {
             {
                 self.answer(request, Answer::Written(result.outcome));
             }
-        } else if self.is_leader() && !self.membership.is_member(result.origin) {
+        } else if self.is_leader() && !self.membership().is_member(result.origin) {
             let outcome = Outcome { session: result.session, sequence: result.sequence, outcome: result.outcome };
             self.send(result.origin, PeerMessage::Outcome(outcome));
         }
