@@ -1,7 +1,7 @@
 //! Commands, applied: the one place where the key space changes.
 //!
-//! Everything that can refuse a command is checked before its first change, so a refused command has no effect; after that only storage can
-//! fail, and that ends the node.
+//! Everything that can refuse a command is checked before its first change, so a refused command has no effect; after
+//! that only storage can fail, and that ends the node.
 
 use bytes::Bytes;
 
@@ -46,7 +46,8 @@ impl KeySpace {
         Ok(Outcome { result, revision: self.meta.revision, changes })
     }
 
-    /// Answers a transaction of ranges only, taking `visible` for the current revision as [`KeySpace::begin_range`] does.
+    /// Answers a transaction of ranges only, taking `visible` for the current revision as [`KeySpace::begin_range`]
+    /// does.
     ///
     /// # Errors
     /// The inner error refuses the request; the outer is the storage's.

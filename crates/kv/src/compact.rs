@@ -23,8 +23,8 @@ pub struct Pin(());
 impl KeySpace {
     /// Removes what the compact revision hides for up to `max_keys` keys of the index, with their records.
     ///
-    /// To be called only when every applied change is visible to readers: then no reader needs what goes. Does nothing, and is done, while
-    /// there is a pin.
+    /// To be called only when every applied change is visible to readers: then no reader needs what goes. Does nothing,
+    /// and is done, while there is a pin.
     ///
     /// # Errors
     /// The storage's; key space and records are then of no use any more.
@@ -51,8 +51,8 @@ impl KeySpace {
         self.meta.pruned
     }
 
-    /// Stops physical compaction, also a pass under way: a snapshot reads record by record in many transactions, and if a tombstone went before
-    /// it was read while the put before it had been, the snapshot would bring the key back.
+    /// Stops physical compaction, also a pass under way: a snapshot reads record by record in many transactions, and if
+    /// a tombstone went before it was read while the put before it had been, the snapshot would bring the key back.
     pub fn pin(&mut self) -> Pin {
         self.pins += 1;
         Pin(())

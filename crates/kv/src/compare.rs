@@ -11,7 +11,8 @@ use crate::revision::Revision;
 
 /// Which branch a transaction takes, and the same for the transactions nested in that branch, in order.
 ///
-/// Decided for the whole tree before anything is executed, so that no operation of a transaction can sway a compare of it.
+/// Decided for the whole tree before anything is executed, so that no operation of a transaction can sway a compare of
+/// it.
 #[derive(Debug)]
 pub(crate) struct Decision {
     pub(crate) succeeded: bool,

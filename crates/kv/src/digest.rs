@@ -1,7 +1,7 @@
 //! The running hash by which nodes compare their key spaces.
 //!
-//! Every change is folded in when it is applied: a record with its place, and each compaction. Physical removal is not, so nodes that
-//! clean up at different paces agree.
+//! Every change is folded in when it is applied: a record with its place, and each compaction. Physical removal is not,
+//! so nodes that clean up at different paces agree.
 
 use std::fmt;
 

@@ -33,7 +33,8 @@ pub enum KvError {
     /// A sort order or target that does not exist.
     #[error("invalid sort option")]
     InvalidSortOption,
-    /// A compare result or target that does not exist. etcd lets such a compare pass; nothing a client means is lost by refusing it.
+    /// A compare result or target that does not exist. etcd lets such a compare pass; nothing a client means is lost by
+    /// refusing it.
     #[error("invalid compare in txn request")]
     InvalidCompare,
     /// A streamed range asked for a sort order.

@@ -1,11 +1,12 @@
 //! The key index as bytes: what a start reads instead of every record.
 //!
-//! An image is stamped with the revision it describes and with the compaction its index had gone through; a start adds the records
-//! that came later. It can be made in steps while writes go on: versions after its revision are left out, and what a write
-//! meanwhile changed in a key's newest version is set right by those later records.
+//! An image is stamped with the revision it describes and with the compaction its index had gone through; a start adds
+//! the records that came later. It can be made in steps while writes go on: versions after its revision are left out,
+//! and what a write meanwhile changed in a key's newest version is set right by those later records.
 //!
-//! Layout: magic, version, revision, pruned revision; each key as `shared prefix, rest, create revision, version, number of records, records` in
-//! varints, revisions as differences; an empty key; the number of keys; xxh3-128 of everything before.
+//! Layout: magic, version, revision, pruned revision; each key as `shared prefix, rest, create revision, version,
+//! number of records, records` in varints, revisions as differences; an empty key; the number of keys; xxh3-128 of
+//! everything before.
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -153,7 +154,8 @@ impl KeySpace {
         out
     }
 
-    /// Reads an image for the store whose numbers are `meta`. That it belongs to this store's history is the caller's to know.
+    /// Reads an image for the store whose numbers are `meta`. That it belongs to this store's history is the caller's
+    /// to know.
     ///
     /// # Errors
     /// [`ImageError`] if it is of no use; all records must be read then.

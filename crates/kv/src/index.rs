@@ -1,7 +1,7 @@
 //! The key index: for every key, where its records are.
 //!
-//! Lives in memory on every node, so its size decides the memory of the store: a key with one version takes a boxed key and 24 bytes;
-//! only a key with history pays for a list.
+//! Lives in memory on every node, so its size decides the memory of the store: a key with one version takes a boxed key
+//! and 24 bytes; only a key with history pays for a list.
 
 mod versions;
 
@@ -57,8 +57,8 @@ impl KeyIndex {
         found.into_iter().flatten().map(|(key, versions)| (&**key, versions))
     }
 
-    /// Shows `visit` each key of `interval` after `after` that is alive at `revision`, until it returns false or `max_visits` keys,
-    /// dead ones included, were looked at.
+    /// Shows `visit` each key of `interval` after `after` that is alive at `revision`, until it returns false or
+    /// `max_visits` keys, dead ones included, were looked at.
     pub(crate) fn walk(
         &self,
         interval: Interval<'_>,
@@ -102,7 +102,8 @@ impl KeyIndex {
         Walked::All
     }
 
-    /// Drops from up to `max_keys` keys after `after` the versions that a compaction at `target` lets go, and names their records.
+    /// Drops from up to `max_keys` keys after `after` the versions that a compaction at `target` lets go, and names
+    /// their records.
     pub(crate) fn prune(&mut self, after: Option<&[u8]>, target: i64, max_keys: usize) -> (Vec<RecordKey>, Walked) {
         assert!(max_keys > 0, "a walk of no keys never ends");
         let bounds = Interval::From(b"").bounds(after).expect("an open interval is never empty");

@@ -1,6 +1,7 @@
 //! The key space: index, revision counters and digest, and the reads on them.
 //!
-//! Invariants, checked by [`KeySpace::check`]: `compact_revision <= revision`; `pruned <= pruning <= compact_revision`; no record lies after
+//! Invariants, checked by [`KeySpace::check`]: `compact_revision <= revision`; `pruned <= pruning <= compact_revision`;
+//! no record lies after
 //! `revision`.
 
 use crate::compact::Pass;
@@ -182,7 +183,8 @@ impl KeySpace {
         self.index.len()
     }
 
-    /// Where the version of `key` is that a read at `revision` sees, if the key is alive there: what a watcher needs for `prev_kv`.
+    /// Where the version of `key` is that a read at `revision` sees, if the key is alive there: what a watcher needs
+    /// for `prev_kv`.
     /// `None` also if that version may have been compacted away.
     #[must_use]
     pub fn locate(&self, key: &[u8], revision: Revision) -> Option<RecordKey> {

@@ -1,10 +1,10 @@
 //! The replicated key space: etcd's revisions, transactions, historical reads and compaction, as a function of the log.
 //!
-//! Owns [`KeySpace`], the in-memory key index with the revision counters. Holds no records itself: it reads and writes them through
-//! [`ReadRecords`] and [`WriteRecords`], which the storage crate implements.
+//! Owns [`KeySpace`], the in-memory key index with the revision counters. Holds no records itself: it reads and writes
+//! them through [`ReadRecords`] and [`WriteRecords`], which the storage crate implements.
 //!
-//! Never does IO, reads a clock, draws a random number or iterates a hash map: an outcome depends on the commands applied so far alone,
-//! so every node that applied the same log gives the same answers and the same [`Digest`].
+//! Never does IO, reads a clock, draws a random number or iterates a hash map: an outcome depends on the commands
+//! applied so far alone, so every node that applied the same log gives the same answers and the same [`Digest`].
 
 mod apply;
 mod compact;

@@ -46,7 +46,8 @@ impl<'a> TxnCheck<'a> {
         Ok(())
     }
 
-    /// Unlike in a bare range, only 0 means the current revision here; anything below the compact revision is compacted.
+    /// Unlike in a bare range, only 0 means the current revision here; anything below the compact revision is
+    /// compacted.
     fn range(&self, range: &RangeRequest) -> Result<(), KvError> {
         match range.revision {
             0 => Ok(()),
@@ -56,8 +57,9 @@ impl<'a> TxnCheck<'a> {
         }
     }
 
-    /// A key to be kept in part must be there when the put's turn comes: an open-ended deletion before it passes the duplicate check, and etcd
-    /// 3.7.3, which looks only at the state before the transaction, then dies half-way through it.
+    /// A key to be kept in part must be there when the put's turn comes: an open-ended deletion before it passes the
+    /// duplicate check, and etcd 3.7.3, which looks only at the state before the transaction, then dies half-way
+    /// through it.
     fn put(&self, put: &PutRequest) -> Result<(), KvError> {
         check_put(self.space, put)?;
         if keeps_a_field(put) && self.deleted.iter().any(|interval| interval.contains(&put.key)) {

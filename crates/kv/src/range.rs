@@ -1,8 +1,8 @@
 //! Ranges, in two parts: a walk of the index that decides which records are wanted, and the fetch of those records.
 //!
-//! The first part needs the index, so its holder can bound it by keys and go on later at the same revision; the second needs only
-//! records. Count, limit, key order, and bounds and order by mod revision are decided in the first; values, versions and create
-//! revisions are known in the second.
+//! The first part needs the index, so its holder can bound it by keys and go on later at the same revision; the second
+//! needs only records. Count, limit, key order, and bounds and order by mod revision are decided in the first; values,
+//! versions and create revisions are known in the second.
 
 use std::cmp::Ordering;
 
@@ -79,9 +79,9 @@ impl RangePlan {
 
     /// Looks at up to `max_keys` more keys of the index.
     ///
-    /// The view of the records for [`RangePlan::finish`] must be opened no later than the first step's lock is released; it then
-    /// serves for all steps. If a physical compaction began to take versions away since, a range of the current revision begins
-    /// anew at `visible`.
+    /// The view of the records for [`RangePlan::finish`] must be opened no later than the first step's lock is
+    /// released; it then serves for all steps. If a physical compaction began to take versions away since, a range of
+    /// the current revision begins anew at `visible`.
     ///
     /// # Errors
     /// [`KvError::Compacted`] if that happened to a range of an explicit revision.
@@ -186,8 +186,8 @@ fn has_revision_bounds(request: &RangeRequest) -> bool {
     bounds.iter().any(|bound| *bound != 0)
 }
 
-/// The limit may cut while walking. An order of NONE counts even if a target is named: etcd cuts such a range in key order and
-/// sorts what is left.
+/// The limit may cut while walking. An order of NONE counts even if a target is named: etcd cuts such a range in key
+/// order and sorts what is left.
 fn is_cut_in_key_order(request: &RangeRequest) -> bool {
     let in_order = match request.sort_order {
         SortOrder::None => true,

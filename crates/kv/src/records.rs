@@ -20,8 +20,8 @@ pub trait ReadRecords {
     /// The storage's own.
     fn scan(&self, from: RecordKey, visit: &mut dyn FnMut(RecordKey, Record) -> bool) -> Result<(), Self::Error>;
 
-    /// The error that says the key index names a record at `at` which the storage does not have: index and storage are not of
-    /// one state.
+    /// The error that says the key index names a record at `at` which the storage does not have: index and storage are
+    /// not of one state.
     fn missing(at: RecordKey) -> Self::Error;
 }
 
@@ -33,7 +33,8 @@ pub trait WriteRecords: ReadRecords {
     /// The storage's own.
     fn insert(&mut self, at: RecordKey, record: &Record) -> Result<(), Self::Error>;
 
-    /// Removes the record at `at`. That there is none is no error: a removal is repeated after a start from an older index image.
+    /// Removes the record at `at`. That there is none is no error: a removal is repeated after a start from an older
+    /// index image.
     ///
     /// # Errors
     /// The storage's own.

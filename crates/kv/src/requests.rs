@@ -116,8 +116,8 @@ pub struct TxnRequest {
 }
 
 impl TxnRequest {
-    /// True if neither branch holds anything but ranges: it is then served as a read. A nested transaction counts as a write
-    /// whatever it holds, as in etcd.
+    /// True if neither branch holds anything but ranges: it is then served as a read. A nested transaction counts as a
+    /// write whatever it holds, as in etcd.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.operations().all(|op| matches!(op, RequestOp::Range(_)))

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// A main revision: the number of a write request that changed something. The empty store is at 1, the first write makes 2.
+/// A main revision: the number of a write request that changed something. The empty store is at 1, the first write
+/// makes 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub i64);
 

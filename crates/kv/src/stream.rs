@@ -1,6 +1,7 @@
 //! A range in chunks, all read at one revision.
 //!
-//! Between two chunks nothing is held, neither lock nor view: the next chunk starts after the last key, at the same revision.
+//! Between two chunks nothing is held, neither lock nor view: the next chunk starts after the last key, at the same
+//! revision.
 
 use crate::error::KvError;
 use crate::interval::Interval;
@@ -104,8 +105,8 @@ impl RangeStream {
         self.at
     }
 
-    /// Plans the next chunk, of `max_keys` keys at most. It may be empty where keys are only counted. Its records must be fetched from a
-    /// view opened before the index is let go.
+    /// Plans the next chunk, of `max_keys` keys at most. It may be empty where keys are only counted. Its records must
+    /// be fetched from a view opened before the index is let go.
     ///
     /// # Errors
     /// [`KvError::Compacted`] if the revision was compacted meanwhile.

@@ -1,7 +1,8 @@
 //! Conversions between the key space's requests and answers and those of etcd's client API, and etcd's error table.
 //!
-//! Keys and values are shared, not copied, both ways. What etcd refuses because of a field's number alone (a sort order that does not exist, an
-//! operation that says nothing) is refused here; everything else is for `quorate_kv::validate` to judge.
+//! Keys and values are shared, not copied, both ways. What etcd refuses because of a field's number alone (a sort order
+//! that does not exist, an operation that says nothing) is refused here; everything else is for `quorate_kv::validate`
+//! to judge.
 
 mod error;
 mod request;

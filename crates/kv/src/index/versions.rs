@@ -1,7 +1,7 @@
 //! The versions of one key, in 24 bytes while there is one.
 //!
-//! Invariants, checked by [`KeyVersions::check`]: records are in order and none lies after the store's revision; the single inline
-//! version is alive; the lineage is zero exactly if the newest record is a tombstone.
+//! Invariants, checked by [`KeyVersions::check`]: records are in order and none lies after the store's revision; the
+//! single inline version is alive; the lineage is zero exactly if the newest record is a tombstone.
 
 use std::num::NonZeroI64;
 
@@ -209,7 +209,8 @@ mod tests {
         RecordKey { revision, sub: 0 }
     }
 
-    /// Builds a key from `+` puts and `-` deletions at rising revisions from 2, prunes at `target`, and shows what is left.
+    /// Builds a key from `+` puts and `-` deletions at rising revisions from 2, prunes at `target`, and shows what is
+    /// left.
     #[track_caller]
     fn check_prune(changes: &str, target: i64, left: &[i64]) {
         let mut versions = KeyVersions::first(at(2), Lineage::created(at(2)));

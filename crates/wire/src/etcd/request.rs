@@ -128,7 +128,8 @@ pub fn encode_compaction(compaction: CompactRequest) -> pb::CompactionRequest {
 /// Reads a transaction with all it holds. The protobuf decoder has bounded its depth.
 ///
 /// # Errors
-/// An operation that says nothing is [`KvError::KeyNotFound`], as in etcd; unknown sort options and compares have their own errors.
+/// An operation that says nothing is [`KvError::KeyNotFound`], as in etcd; unknown sort options and compares have their
+/// own errors.
 pub fn decode_txn(txn: pb::TxnRequest) -> Result<TxnRequest, KvError> {
     let ops = |ops: Vec<pb::RequestOp>| ops.into_iter().map(decode_op).collect::<Result<_, _>>();
     Ok(TxnRequest {
@@ -170,8 +171,8 @@ fn encode_op(op: RequestOp) -> pb::RequestOp {
     pb::RequestOp { request: Some(request) }
 }
 
-/// An operand that is missing, or belongs to another target, counts as zero or as the empty value: so etcd reads it, and Go clients leave
-/// zeros out.
+/// An operand that is missing, or belongs to another target, counts as zero or as the empty value: so etcd reads it,
+/// and Go clients leave zeros out.
 fn decode_compare(compare: pb::Compare) -> Result<Compare, KvError> {
     use pb::compare::{CompareResult as R, CompareTarget as T, TargetUnion as U};
     let result = R::try_from(compare.result).map_err(|_| KvError::InvalidCompare)?;
