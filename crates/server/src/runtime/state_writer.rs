@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use quorate_node::{AppliedResult, AppliedState, AppliedSummary};
 use quorate_raft::{Entry, LogIndex, SnapshotMeta};
-use quorate_store::{ReceivedSnapshot, SnapshotSink, StateStore, StateView};
+use quorate_store::{ReceivedSnapshot, SnapshotSink, StateStore, StateView, WriteError};
 use tokio::sync::oneshot;
 
 use super::mailbox::{Mailbox, Wake};
@@ -195,6 +195,8 @@ impl<R: StateReports> Writer<'_, R> {
         if self.looked_at.elapsed() >= CHECKPOINT_INTERVAL {
             self.looked_at = Instant::now();
             self.reports.look_at_space(&self.store);
+            // A compaction that was held up by a snapshot goes on.
+            self.compacting |= self.view.pruned() < self.view.compact_revision();
         }
         if self.compacting && (idle || wakes.is_multiple_of(COMPACT_EVERY_WAKES)) {
             self.compacting = self.store.compact_step(COMPACT_STEP_KEYS).map_err(|error| error.to_string())?;
@@ -205,7 +207,17 @@ impl<R: StateReports> Writer<'_, R> {
 
     fn checkpoint(&mut self) -> Result<(), String> {
         let begun = Instant::now();
-        let durable = self.store.checkpoint().map_err(|error| error.to_string())?;
+        self.checkpoint_at = begun;
+        let durable = match self.store.checkpoint() {
+            Ok(durable) => durable,
+            Err(error @ WriteError::DiskFull { .. }) => {
+                // Nothing is lost: the log keeps what the state file cannot take. Writes are refused meanwhile.
+                tracing::error!("checkpoint: {error}");
+                self.dirty_bytes = 0;
+                return Ok(());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         self.metrics.storage.state_commit_seconds.observe(begun.elapsed().as_secs_f64());
         self.dirty = false;
         self.dirty_bytes = 0;

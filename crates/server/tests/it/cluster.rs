@@ -88,6 +88,13 @@ impl Cluster {
         self.start_on(node, listener).await;
     }
 
+    /// Starts a node again under another address.
+    pub(crate) async fn move_to_a_new_port(&mut self, node: usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        self.nodes[node].address = listener.local_addr().expect("bound");
+        self.start_on(node, listener).await;
+    }
+
     /// Ends a node without a farewell.
     pub(crate) async fn halt(&mut self, node: usize) {
         self.nodes[node].replica.take().expect("runs").halt().await;

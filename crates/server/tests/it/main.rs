@@ -4,6 +4,7 @@
 
 mod cluster;
 mod identity;
+mod limits;
 mod membership;
 mod ports;
 mod replication;
