@@ -73,6 +73,7 @@ struct State {
     /// Handles of an earlier start are dead: the process that held them is.
     start: u64,
     calls: StorageCalls,
+    read_bytes: u64,
     power_cut_at: Option<u64>,
     write_error_at: Option<u64>,
     sync_error_at: Option<u64>,
@@ -154,6 +155,11 @@ impl FaultyDisk {
     /// Calls so far.
     pub fn calls(&self) -> StorageCalls {
         self.lock().calls
+    }
+
+    /// Bytes read so far.
+    pub fn read_bytes(&self) -> u64 {
+        self.lock().read_bytes
     }
 
     /// Flips a bit of a file, as decay of the medium would.
@@ -358,6 +364,7 @@ impl StorageBackend for Handle {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.lock().read_bytes += out.len() as u64;
         self.with(None, |file| {
             if file.read(offset, out) {
                 Ok(())

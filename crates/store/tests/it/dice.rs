@@ -3,19 +3,19 @@
 use quorate_store::testing::Choices;
 
 /// `usual` seeds, or as many as the environment asks for: `STORE_CRASH_SEEDS=5000 cargo test --release -p quorate-store`.
-pub fn seeds(usual: u64) -> u64 {
+pub(crate) fn seeds(usual: u64) -> u64 {
     std::env::var("STORE_CRASH_SEEDS").map_or(usual, |seeds| seeds.parse().expect("STORE_CRASH_SEEDS is a number"))
 }
 
 /// The same seed rolls the same numbers (splitmix64).
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn chance(&mut self, one_in: u64) -> bool {
+    pub(crate) fn chance(&mut self, one_in: u64) -> bool {
         self.below(one_in) == 0
     }
 }

@@ -15,22 +15,22 @@ use quorate_wire::{Envelope, Identity, derive_node_id, encode_envelope};
 
 use crate::dice::Dice;
 
-pub const CLUSTER: u128 = 0xC1;
-pub const INCARNATION: Incarnation = Incarnation(7);
+pub(crate) const CLUSTER: u128 = 0xC1;
+pub(crate) const INCARNATION: Incarnation = Incarnation(7);
 
 /// Small caches, so that pages are evicted and written early.
-pub fn options() -> StoreOptions {
+pub(crate) fn options() -> StoreOptions {
     StoreOptions {
         log: LogOptions { cache_bytes: 64 << 10, ..LogOptions::default() },
         state: StateOptions { cache_bytes: 128 << 10, ..StateOptions::default() },
     }
 }
 
-pub fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     Identity { cluster_id: CLUSTER, node_id: derive_node_id(CLUSTER, INCARNATION) }
 }
 
-pub fn membership() -> Arc<Membership> {
+pub(crate) fn membership() -> Arc<Membership> {
     let member = Member { incarnation: INCARNATION, name: "n1".to_owned(), max_version: 1, ..Member::default() };
     let id = identity().node_id;
     Arc::new(Membership {
@@ -42,7 +42,7 @@ pub fn membership() -> Arc<Membership> {
 }
 
 /// A new member of the cluster on a sound disk.
-pub fn member(disk: &FaultyDisk) -> OpenedStores {
+pub(crate) fn member(disk: &FaultyDisk) -> OpenedStores {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let mut opened = options().open(&disk, INCARNATION).expect("empty");
     opened.log.bootstrap(identity(), membership()).expect("no fault");
@@ -52,7 +52,7 @@ pub fn member(disk: &FaultyDisk) -> OpenedStores {
 }
 
 /// The entry at `index` of the history `seed`: always the same one.
-pub fn entry(seed: u64, index: u64) -> Entry {
+pub(crate) fn entry(seed: u64, index: u64) -> Entry {
     let mut dice = Dice::new(seed ^ index.wrapping_mul(0x1000_0000_01B3));
     let payload = match dice.below(20) {
         0 => Payload::Noop,
@@ -67,12 +67,12 @@ pub fn entry(seed: u64, index: u64) -> Entry {
     Entry { term: Term(1 + index / 40), index: LogIndex(index), payload }
 }
 
-pub fn entries(seed: u64, range: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
+pub(crate) fn entries(seed: u64, range: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
     range.map(|index| entry(seed, index)).collect()
 }
 
 /// The write that appends these entries and commits all of them.
-pub fn write(entries: Vec<Entry>) -> LogWrite {
+pub(crate) fn write(entries: Vec<Entry>) -> LogWrite {
     let last = entries.last().expect("not empty");
     LogWrite { hard_state: HardState { term: last.term, vote: None, commit: last.index }, entries }
 }
@@ -112,7 +112,7 @@ fn command(index: u64, dice: &mut Dice) -> Command {
     }
 }
 
-pub fn everything(revision: i64) -> RangeRequest {
+pub(crate) fn everything(revision: i64) -> RangeRequest {
     RangeRequest {
         key: Bytes::from_static(&[0]),
         range_end: Bytes::from_static(&[0]),
@@ -122,7 +122,7 @@ pub fn everything(revision: i64) -> RangeRequest {
 }
 
 /// The same history in memory.
-pub struct Reference {
+pub(crate) struct Reference {
     seed: u64,
     space: KeySpace,
     records: MemoryRecords,
@@ -131,20 +131,20 @@ pub struct Reference {
 }
 
 impl Reference {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let space = KeySpace::new();
         Self { seed, after: vec![(space.digest(), space.revision())], space, records: MemoryRecords::new() }
     }
 
-    pub fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.after.len() as u64 - 1
     }
 
-    pub fn after(&self, index: LogIndex) -> (Digest, Revision) {
+    pub(crate) fn after(&self, index: LogIndex) -> (Digest, Revision) {
         self.after[index.0 as usize]
     }
 
-    pub fn advance(&mut self, to: u64) {
+    pub(crate) fn advance(&mut self, to: u64) {
         for index in self.last() + 1..=to {
             if let Payload::Command(bytes) = entry(self.seed, index).payload {
                 let envelope = quorate_wire::decode_envelope(&bytes).expect("just encoded");
@@ -161,7 +161,7 @@ impl Reference {
 
     /// A state that has applied as much answers reads alike, now and at earlier revisions.
     #[track_caller]
-    pub fn assert_same(&self, view: &StateView) {
+    pub(crate) fn assert_same(&self, view: &StateView) {
         assert_eq!(view.applied().0, self.last());
         assert_eq!(view.digest().1, self.space.digest());
         assert_eq!(view.compact_revision(), self.space.compact_revision());

@@ -1,0 +1,93 @@
+//! Reads from other threads while batches are applied.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use quorate_kv::{Command, PutRequest, RequestOp, TxnRequest};
+use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, Payload, Term};
+use quorate_store::testing::FaultyDisk;
+use quorate_wire::{Envelope, encode_envelope};
+
+use crate::fixture::{Reference, entries, everything, member};
+
+/// Writes the same number under two keys in one transaction.
+fn pair(index: u64) -> Entry {
+    let value = Bytes::from(index.to_string());
+    let put = |key: &'static str| {
+        RequestOp::Put(PutRequest { key: key.into(), value: value.clone(), ..PutRequest::default() })
+    };
+    let txn = TxnRequest { success: vec![put("a"), put("b")], ..TxnRequest::default() };
+    let envelope =
+        Envelope { origin: NodeId(1), incarnation: Incarnation(3), sequence: index, command: Command::Txn(txn) };
+    Entry { term: Term(1), index: LogIndex(index), payload: Payload::Command(encode_envelope(&envelope)) }
+}
+
+#[test]
+fn a_reader_sees_all_of_a_batch_or_none_and_never_goes_back() {
+    let mut node = member(&FaultyDisk::new());
+    node.state.apply(&[pair(1)]).expect("no fault");
+    let view = node.state.view();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (view, done) = (&view, &done);
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(move || {
+                    let (mut reads, mut before) = (0_u64, 0);
+                    while !done.load(Ordering::Relaxed) || reads == 0 {
+                        let applied = view.applied();
+                        let answer = view.range(&everything(0)).expect("sound").expect("readable");
+                        let numbers: Vec<u64> = answer
+                            .kvs
+                            .iter()
+                            .map(|kv| std::str::from_utf8(&kv.value).unwrap().parse().unwrap())
+                            .collect();
+                        assert_eq!(numbers.len(), 2);
+                        assert_eq!(numbers[0], numbers[1], "half of a transaction");
+                        assert!(numbers[0] == 1 || numbers[0].is_multiple_of(10), "half of a batch: {}", numbers[0]);
+                        assert!(numbers[0] >= before && numbers[0] >= applied.0, "went back");
+                        before = numbers[0];
+                        reads += 1;
+                    }
+                    reads
+                })
+            })
+            .collect();
+        for batch in 0..300_u64 {
+            let first = if batch == 0 { 2 } else { batch * 10 + 1 };
+            let entries: Vec<Entry> = (first..=batch * 10 + 10).map(pair).collect();
+            node.state.apply(&entries).expect("no fault");
+        }
+        done.store(true, Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().expect("no assertion failed") > 0);
+        }
+    });
+}
+
+#[test]
+fn a_stream_gives_what_a_range_gives_while_writes_go_on() {
+    let mut node = member(&FaultyDisk::new());
+    node.state.apply(&entries(6, 1..=60)).expect("no fault");
+    let mut reference = Reference::new(6);
+    reference.advance(60);
+    reference.assert_same(&node.state.view());
+    let view = node.state.view();
+    let whole = view.range(&everything(0)).expect("sound").expect("readable");
+    let mut stream = view.stream(&everything(0)).expect("readable");
+    let (mut kvs, mut index) = (Vec::new(), 60);
+    while let Some(chunk) = stream.next_chunk().expect("sound") {
+        let chunk = chunk.expect("no compaction");
+        kvs.extend(chunk.kvs);
+        if let Some(end) = chunk.end {
+            assert_eq!((end.revision, end.count), (whole.revision, whole.count));
+        }
+        index += 1;
+        node.state.apply(&[pair_at(index)]).expect("no fault");
+    }
+    assert_eq!(kvs, whole.kvs);
+}
+
+fn pair_at(index: u64) -> Entry {
+    Entry { term: Term(9), ..pair(index) }
+}
