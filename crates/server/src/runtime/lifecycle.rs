@@ -324,12 +324,18 @@ impl Core {
 /// Sets the data aside and opens an empty folder.
 pub(super) async fn reset(core: &Arc<Core>, cluster_id: u128, node_id: NodeId) -> Result<Incarnation, ResetError> {
     let _turn = core.transition.lock().await;
-    let committed = core.engine().map(|engine| Arc::clone(&engine.published.status().status.raft.committed_membership));
+    let seen = core.engine().map(|engine| engine.published.status());
+    // After a restart a node knows what is committed only once a leader has told it: whatever lists it counts.
+    let known = seen.iter().flat_map(|seen| {
+        let raft = &seen.status.raft;
+        [&raft.committed_membership, &raft.membership]
+    });
+    let listing = known.into_iter().find(|membership| membership.is_member(node_id));
     let lifecycle = core.lifecycle().clone();
     // Files so damaged that they do not say whose they are can only be set aside.
     let nameless = lifecycle.state() == NodeState::Damaged && lifecycle.identity().is_none();
     if !nameless {
-        lifecycle.check_reset(cluster_id, node_id, committed.as_deref())?;
+        lifecycle.check_reset(cluster_id, node_id, listing.map(|membership| &**membership))?;
     }
     if let Phase::Running(engine) = core.set_phase(Phase::Down) {
         engine.end(false).await;
