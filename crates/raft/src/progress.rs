@@ -127,6 +127,13 @@ impl Progress {
         self.feed = Feed::Replicate { window };
     }
 
+    /// A probe that was not answered for a heartbeat interval is sent again as soon as the follower is heard.
+    pub(crate) fn presume_probe_lost(&mut self) {
+        if let Feed::Probe { sent, .. } = &mut self.feed {
+            *sent = None;
+        }
+    }
+
     /// The probe was answered without deciding anything: the next one may go.
     pub(crate) fn probe_again(&mut self) {
         self.feed = Feed::Probe { paused: false, sent: None };

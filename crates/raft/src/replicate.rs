@@ -52,6 +52,7 @@ impl Raft {
         for (to, progress) in &mut leader.progress {
             let sender =
                 Sender { from: self.id, to: *to, term: self.term, round, leased, config: &self.config, log: &self.log };
+            progress.presume_probe_lost();
             sender.heartbeat(progress, &mut self.effects);
         }
     }

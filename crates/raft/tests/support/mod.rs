@@ -2,6 +2,7 @@
 
 pub(crate) mod node;
 pub(crate) mod oracle;
+mod quorums;
 pub(crate) mod random;
 pub(crate) mod schedule;
 pub(crate) mod script;

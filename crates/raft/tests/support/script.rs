@@ -84,6 +84,9 @@ impl Script {
                 self.parcels.extend(parcels);
             }
             ("sync", ids) => ids.iter().for_each(|id| while self.sync_one(node(id)) {}),
+            ("sync-one", [id]) => {
+                self.sync_one(node(id));
+            }
             ("stall", [id]) => {
                 self.stalled.insert(node(id));
             }
