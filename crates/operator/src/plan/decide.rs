@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::observed::{Change, ClusterId, ClusterView, NodeId, NodeState, Observed, Ordinal};
-use super::step::{Finding, Plan, Step, Voter};
+use super::step::{Finding, Plan, Step, Voter, Work};
 
 /// The next step for the cluster that was observed.
 pub fn plan(observed: &Observed) -> Plan {
@@ -19,21 +19,33 @@ pub fn plan(observed: &Observed) -> Plan {
         return latch_target(observed.wanted.replicas);
     };
     let Some(set) = &observed.set else {
-        return Plan::act("creating the pods", Step::CreateSet { replicas: target });
+        // Pods that outlived their set are kept, surplus or not: a voter may live in each.
+        let running = observed.pods.last_key_value().map_or(0, |(ordinal, _)| ordinal.0 + 1);
+        return Plan::act(Work::CreatingPods, Step::ApplyObjects { replicas: target.max(running) });
     };
+    if set.outdated {
+        return Plan::act(Work::UpdatingObjects, Step::ApplyObjects { replicas: set.replicas });
+    }
     if !set.settled {
         return Plan::wait(Finding::WaitingForPods);
+    }
+    if observed.cluster.is_none()
+        && let Some(plan) = restart_silent(observed, set.replicas, target)
+    {
+        return plan;
     }
     let Some(cluster_id) = observed.latched.cluster_id else { return latch_cluster_id(observed, target) };
     let Some(cluster) = &observed.cluster else { return without_quorum(observed, cluster_id, target) };
     let duties = [
         take_back,
+        add_pods,
         await_change,
         leave_lost_node,
         replace_lost,
         scale_up,
         scale_down,
         drop_surplus,
+        serve_again,
         follow_edit,
         restart_broken,
         roll,
@@ -67,12 +79,24 @@ fn latch_cluster_id(observed: &Observed, target: u32) -> Plan {
     let ids: BTreeSet<ClusterId> = reports.iter().filter_map(|report| report.cluster_id).collect();
     let carriers = reports.iter().filter(|report| report.cluster_id.is_some()).count();
     match (ids.first(), ids.len()) {
-        (None, _) => Plan::act("choosing a cluster id", Step::LatchNewClusterId),
-        (Some(id), 1) if carriers > target as usize / 2 => {
-            Plan::act("taking up the cluster on the volumes", Step::AdoptClusterId(*id))
-        }
+        (None, _) => Plan::act(Work::ChoosingClusterId, Step::LatchNewClusterId),
+        (Some(id), 1) if carriers > target as usize / 2 => Plan::act(Work::AdoptingCluster, Step::AdoptClusterId(*id)),
         _ => Plan::wait(Finding::ClusterIdMismatch),
     }
+}
+
+/// Without a cluster to look after, pods may be missing (somebody scaled the set) or run a template that can never start (a
+/// wrong image that is mended now). Neither takes a vote away: what does not answer has none to give. A volume above the target
+/// may be a voter's, whose pod was taken away before the configuration had shrunk.
+fn restart_silent(observed: &Observed, replicas: u32, target: u32) -> Option<Plan> {
+    let kept = observed.volumes.iter().rfind(|(_, volume)| !volume.terminating).map_or(0, |(ordinal, _)| ordinal.0 + 1);
+    if replicas < target.max(kept) {
+        return Some(Plan::act(Work::CreatingPods, Step::ScaleSet { replicas: target.max(kept) }));
+    }
+    let (ordinal, _) = observed.pods.iter().find(|(ordinal, pod)| {
+        pod.outdated && !pod.ready && !pod.terminating && !observed.nodes.contains_key(ordinal)
+    })?;
+    Some(Plan::act(Work::RestartingBrokenPod, Step::RestartPod(*ordinal)))
 }
 
 /// No leader is confirmed: either the cluster was never made, or its quorum is away.
@@ -90,7 +114,7 @@ fn without_quorum(observed: &Observed, cluster_id: ClusterId, target: u32) -> Pl
     let never_ran = reports.values().all(|r| matches!(r.state, NodeState::Uninitialised | NodeState::Joining));
     if never_ran {
         let members = reports.iter().map(|(ordinal, report)| (*ordinal, report.incarnation)).collect();
-        return Plan::act("forming the cluster", Step::Init { cluster_id, members });
+        return Plan::act(Work::FormingCluster, Step::Init { cluster_id, members });
     }
     Plan::wait(Finding::QuorumLost)
 }
@@ -104,14 +128,20 @@ fn take_back(observed: &Observed, cluster: &ClusterView, target: u32) -> Option<
     }
     match cluster.change {
         Change::Joint => None,
-        Change::CatchingUp => Some(set_voters("giving up a resize", cluster, existing(cluster.voters()))),
+        Change::CatchingUp => Some(set_voters(Work::GivingUpResize, cluster, existing(cluster.voters()))),
         Change::None => Some(latch_target(wanted)),
     }
 }
 
+/// Every voter-to-be needs its pod: before a change is asked for, and also if somebody took pods away in the middle of one.
+fn add_pods(observed: &Observed, _: &ClusterView, target: u32) -> Option<Plan> {
+    let set = observed.set.as_ref()?;
+    (set.replicas < target).then(|| Plan::act(Work::ScalingUp, Step::ScaleSet { replicas: target }))
+}
+
 /// One change at a time.
 fn await_change(_: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
-    (cluster.change != Change::None).then(|| Plan::wait(Finding::Working("changing the configuration")))
+    (cluster.change != Change::None).then(|| Plan::wait(Finding::Working(Work::ChangingConfiguration)))
 }
 
 /// A pod that can never run again where its volume is: the volume is given up, so that the pod can run elsewhere, on an empty
@@ -126,7 +156,7 @@ fn leave_lost_node(observed: &Observed, cluster: &ClusterView, _: u32) -> Option
         Some(volume) if !volume.terminating => Step::DeleteVolume(*ordinal),
         _ => Step::RestartPod(*ordinal),
     };
-    Some(Plan::act("leaving a node that is gone", step))
+    Some(Plan::act(Work::LeavingLostNode, step))
 }
 
 /// A pod whose data is not the member's any more: lost with its volume, damaged, or fenced. The new data joins and the old id
@@ -143,22 +173,18 @@ fn replace_lost(observed: &Observed, cluster: &ClusterView, target: u32) -> Opti
         return Some(Plan::wait(Finding::QuorumLost));
     }
     if report.state != NodeState::Uninitialised {
-        return Some(Plan::act("emptying a node whose data is of no use", Step::ResetNode(ordinal)));
+        return Some(Plan::act(Work::EmptyingNode, Step::ResetNode(ordinal)));
     }
     let mut voters = existing(cluster.voters().into_iter().filter(|id| *id != old));
     voters.push(Voter::New(ordinal, report.incarnation));
-    Some(set_voters("replacing a member that lost its data", cluster, voters))
+    Some(set_voters(Work::ReplacingMember, cluster, voters))
 }
 
-/// More voters are wanted: first the pods, then one change that takes them all in.
+/// More voters are wanted, and their pods are there: one change takes them all in.
 fn scale_up(observed: &Observed, cluster: &ClusterView, target: u32) -> Option<Plan> {
     let missing: Vec<Ordinal> = (0..target).map(Ordinal).filter(|o| cluster.member_at(*o).is_none()).collect();
     if missing.is_empty() {
         return None;
-    }
-    let set = observed.set.as_ref()?;
-    if set.replicas < target {
-        return Some(Plan::act("adding pods", Step::ScaleSet { replicas: target }));
     }
     let mut voters = existing(cluster.voters());
     for ordinal in missing {
@@ -169,16 +195,16 @@ fn scale_up(observed: &Observed, cluster: &ClusterView, target: u32) -> Option<P
             }
             // Data of an earlier life: removed by a resize and kept, or of another cluster.
             Some(report) if report.cluster_id == observed.latched.cluster_id => {
-                return Some(Plan::act("emptying a node that was removed before", Step::ResetNode(ordinal)));
+                return Some(Plan::act(Work::EmptyingNode, Step::ResetNode(ordinal)));
             }
             Some(_) => return Some(Plan::wait(Finding::ClusterIdMismatch)),
         }
     }
-    Some(set_voters("adding members", cluster, voters))
+    Some(set_voters(Work::ScalingUp, cluster, voters))
 }
 
-/// Fewer voters are wanted: leadership moves off those that go, then one change drops them.
-fn scale_down(_: &Observed, cluster: &ClusterView, target: u32) -> Option<Plan> {
+/// Fewer voters are wanted: clients and leadership move off those that go, then one change drops them.
+fn scale_down(observed: &Observed, cluster: &ClusterView, target: u32) -> Option<Plan> {
     let (staying, leaving): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
         cluster.members.keys().partition(|id| cluster.members[*id].ordinal.0 < target);
     if leaving.is_empty() {
@@ -188,27 +214,36 @@ fn scale_down(_: &Observed, cluster: &ClusterView, target: u32) -> Option<Plan> 
     if sound <= staying.len() / 2 {
         return Some(Plan::wait(Finding::QuorumLost));
     }
+    if let Some((ordinal, _)) = observed.pods.iter().find(|(ordinal, pod)| ordinal.0 >= target && pod.serving) {
+        return Some(Plan::act(Work::ScalingDown, Step::SetServing { ordinal: *ordinal, serving: false }));
+    }
     if leaving.contains(&cluster.leader) {
         let to = staying.iter().find(|id| cluster.members[*id].voter && cluster.caught_up.contains(id))?;
-        return Some(Plan::act("moving leadership off a member that leaves", Step::TransferLeader { to: *to }));
+        return Some(Plan::act(Work::ScalingDown, Step::TransferLeader { to: *to }));
     }
-    Some(set_voters("removing members", cluster, existing(staying)))
+    Some(set_voters(Work::ScalingDown, cluster, existing(staying)))
 }
 
 /// The smaller configuration is committed: pods, then volumes of the removed members go.
 fn drop_surplus(observed: &Observed, _: &ClusterView, target: u32) -> Option<Plan> {
     let set = observed.set.as_ref()?;
     if set.replicas > target {
-        return Some(Plan::act("removing pods", Step::ScaleSet { replicas: target }));
+        return Some(Plan::act(Work::ScalingDown, Step::ScaleSet { replicas: target }));
     }
     if observed.pods.keys().any(|ordinal| ordinal.0 >= target) {
-        return Some(Plan::wait(Finding::Working("removing pods")));
+        return Some(Plan::wait(Finding::Working(Work::ScalingDown)));
     }
     let surplus = observed.volumes.iter().find(|(ordinal, _)| ordinal.0 >= target)?;
     if surplus.1.terminating {
-        return Some(Plan::wait(Finding::Working("removing volumes")));
+        return Some(Plan::wait(Finding::Working(Work::ScalingDown)));
     }
-    Some(Plan::act("removing volumes", Step::DeleteVolume(*surplus.0)))
+    Some(Plan::act(Work::ScalingDown, Step::DeleteVolume(*surplus.0)))
+}
+
+/// A pod left the client Service for a removal that was taken back.
+fn serve_again(observed: &Observed, _: &ClusterView, target: u32) -> Option<Plan> {
+    let (ordinal, _) = observed.pods.iter().find(|(ordinal, pod)| ordinal.0 < target && !pod.serving)?;
+    Some(Plan::act(Work::ScalingUp, Step::SetServing { ordinal: *ordinal, serving: true }))
 }
 
 /// The change before has ended, so a newer wish becomes the target.
@@ -226,7 +261,7 @@ fn restart_broken(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<
         let takes_part = cluster.member_at(**ordinal).is_some_and(|(id, _)| cluster.caught_up.contains(&id));
         pod.outdated && !pod.terminating && !takes_part
     })?;
-    Some(Plan::act("restarting a broken pod with the new template", Step::RestartPod(*broken.0)))
+    Some(Plan::act(Work::RestartingBrokenPod, Step::RestartPod(*broken.0)))
 }
 
 /// Healthy outdated pods: one at a time, when all others take part; the leader last, after it handed over.
@@ -247,7 +282,7 @@ fn roll(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
         && observed.pods.values().all(|pod| !pod.terminating)
         && cluster.members.values().all(|member| observed.pods.get(&member.ordinal).is_some_and(|pod| pod.ready));
     if !everybody_takes_part {
-        return Some(Plan::wait(Finding::Working("rolling out the new template")));
+        return Some(Plan::wait(Finding::Working(Work::RollingUpdate)));
     }
     let step = match outdated.iter().find(|(_, id)| *id != cluster.leader) {
         Some((ordinal, _)) => Step::RestartPod(*ordinal),
@@ -256,17 +291,17 @@ fn roll(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
             Step::TransferLeader { to }
         }
     };
-    Some(Plan::act("rolling out the new template", step))
+    Some(Plan::act(Work::RollingUpdate, step))
 }
 
 fn latch_target(replicas: u32) -> Plan {
-    Plan::act("latching the size", Step::LatchTarget { replicas })
+    Plan::act(Work::LatchingSize, Step::LatchTarget { replicas })
 }
 
 fn existing(ids: impl IntoIterator<Item = NodeId>) -> Vec<Voter> {
     ids.into_iter().map(Voter::Existing).collect()
 }
 
-fn set_voters(purpose: &'static str, cluster: &ClusterView, voters: Vec<Voter>) -> Plan {
-    Plan::act(purpose, Step::SetVoters { voters, expected_config_index: cluster.config_index })
+fn set_voters(work: Work, cluster: &ClusterView, voters: Vec<Voter>) -> Plan {
+    Plan::act(work, Step::SetVoters { voters, expected_config_index: cluster.config_index })
 }

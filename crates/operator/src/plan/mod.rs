@@ -22,4 +22,4 @@ pub use observed::{
     Change, ClusterId, ClusterView, Incarnation, Latched, MemberView, NodeId, NodeReport, NodeState, Observed, Ordinal,
     PodState, SetState, VolumeState, Wanted,
 };
-pub use step::{Finding, Plan, Step, Voter};
+pub use step::{Finding, Plan, Step, Voter, Work};

@@ -49,6 +49,8 @@ pub struct SetState {
     pub replicas: u32,
     /// The controller has seen its newest specification.
     pub settled: bool,
+    /// It, an object beside it or the size of a volume differs from what the resource says.
+    pub outdated: bool,
 }
 
 /// One pod.
@@ -60,6 +62,8 @@ pub struct PodState {
     pub outdated: bool,
     /// It is being deleted.
     pub terminating: bool,
+    /// The client Service sends clients to it.
+    pub serving: bool,
     /// Its Kubernetes node is gone for good: a human deleted the Node object or tainted it as out of service.
     pub node_lost: bool,
 }

@@ -14,8 +14,8 @@ pub enum Voter {
 /// One idempotent action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Make the StatefulSet with this many pods, and everything beside it.
-    CreateSet {
+    /// Make the StatefulSet with this many pods and everything beside it, or bring them to what the resource now says.
+    ApplyObjects {
         /// Number of pods.
         replicas: u32,
     },
@@ -47,6 +47,13 @@ pub enum Step {
         /// Index of the configuration that was observed.
         expected_config_index: u64,
     },
+    /// Take a pod out of the client Service, or put it back.
+    SetServing {
+        /// Which pod.
+        ordinal: Ordinal,
+        /// Whether clients are sent to it.
+        serving: bool,
+    },
     /// Hand leadership to a voter that stays.
     TransferLeader {
         /// To whom.
@@ -70,7 +77,7 @@ pub enum Finding {
     /// A quorum serves, but not every member does; a pod that is started again comes back by itself.
     MembersDown,
     /// A step is being taken, or its effect awaited.
-    Working(&'static str),
+    Working(Work),
     /// Pods are to come up before anything can be decided.
     WaitingForPods,
     /// The user has paused the operator.
@@ -85,6 +92,85 @@ pub enum Finding {
     Deleting,
 }
 
+/// What a step is part of, as the user is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// The wish becomes the target.
+    LatchingSize,
+    /// The first pods.
+    CreatingPods,
+    /// Objects differ from what the resource says.
+    UpdatingObjects,
+    /// Before the first Init.
+    ChoosingClusterId,
+    /// Volumes of an earlier life hold the cluster.
+    AdoptingCluster,
+    /// Init.
+    FormingCluster,
+    /// An edit was taken back.
+    GivingUpResize,
+    /// A change runs on its own.
+    ChangingConfiguration,
+    /// Its pod is to run elsewhere.
+    LeavingLostNode,
+    /// Data that is of no use is set aside.
+    EmptyingNode,
+    /// New data for a voter that lost its own.
+    ReplacingMember,
+    /// More voters.
+    ScalingUp,
+    /// Fewer voters.
+    ScalingDown,
+    /// A pod with a newer template takes the place of one that takes no part.
+    RestartingBrokenPod,
+    /// Pods get the newest template.
+    RollingUpdate,
+}
+
+impl Work {
+    /// In CamelCase, as conditions and events want it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Work::LatchingSize => "SpecChanged",
+            Work::CreatingPods => "CreatingPods",
+            Work::UpdatingObjects => "UpdatingObjects",
+            Work::ChoosingClusterId => "ChoosingClusterID",
+            Work::AdoptingCluster => "AdoptingCluster",
+            Work::FormingCluster => "FormingCluster",
+            Work::GivingUpResize => "GivingUpResize",
+            Work::ChangingConfiguration => "ChangingConfiguration",
+            Work::LeavingLostNode => "LeavingLostNode",
+            Work::EmptyingNode => "EmptyingNode",
+            Work::ReplacingMember => "ReplacingMember",
+            Work::ScalingUp => "ScalingUp",
+            Work::ScalingDown => "ScalingDown",
+            Work::RestartingBrokenPod => "RestartingBrokenPod",
+            Work::RollingUpdate => "RollingUpdate",
+        }
+    }
+
+    /// For people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Work::LatchingSize => "the wanted size is noted",
+            Work::CreatingPods => "the pods are being created",
+            Work::UpdatingObjects => "the objects of the cluster are being brought to the specification",
+            Work::ChoosingClusterId => "a cluster id is being chosen",
+            Work::AdoptingCluster => "the cluster on the volumes is being taken up again",
+            Work::FormingCluster => "the cluster is being formed",
+            Work::GivingUpResize => "a resize is being given up, as the specification changed",
+            Work::ChangingConfiguration => "the change of the members is under way",
+            Work::LeavingLostNode => "a pod is leaving a Kubernetes node that is gone",
+            Work::EmptyingNode => "a node whose data is of no use is being emptied",
+            Work::ReplacingMember => "a member that lost its data is being replaced",
+            Work::ScalingUp => "members are being added",
+            Work::ScalingDown => "members are being removed",
+            Work::RestartingBrokenPod => "a broken pod is being started again with the new template",
+            Work::RollingUpdate => "the new template is being rolled out",
+        }
+    }
+}
+
 /// One step at most, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -95,9 +181,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Do `step`, which serves `purpose`.
-    pub(super) fn act(purpose: &'static str, step: Step) -> Plan {
-        Plan { step: Some(step), finding: Finding::Working(purpose) }
+    /// Do `step`, which is part of `work`.
+    pub(super) fn act(work: Work, step: Step) -> Plan {
+        Plan { step: Some(step), finding: Finding::Working(work) }
     }
 
     /// Do nothing, because of `finding`.

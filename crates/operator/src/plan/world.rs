@@ -47,6 +47,7 @@ struct Volume {
 struct Pod {
     running: bool,
     template: u32,
+    serving: bool,
     node_lost: bool,
 }
 
@@ -54,7 +55,9 @@ struct World {
     random: Random,
     wanted: Wanted,
     latched: Latched,
+    /// What the resource says, and what the StatefulSet says.
     template: u32,
+    applied_template: u32,
     set: Option<u32>,
     pods: BTreeMap<Ordinal, Pod>,
     volumes: BTreeMap<Ordinal, Volume>,
@@ -76,6 +79,7 @@ impl World {
             wanted,
             latched: Latched::default(),
             template: 1,
+            applied_template: 1,
             set: None,
             pods: BTreeMap::new(),
             volumes: BTreeMap::new(),
@@ -132,14 +136,19 @@ impl World {
         });
         let pod_state = |pod: &Pod| PodState {
             ready: pod.running,
-            outdated: pod.template != self.template,
+            outdated: pod.template != self.applied_template,
             terminating: false,
+            serving: pod.serving,
             node_lost: pod.node_lost,
         };
         Observed {
             wanted: self.wanted.clone(),
             latched: self.latched,
-            set: self.set.map(|replicas| SetState { replicas, settled: true }),
+            set: self.set.map(|replicas| SetState {
+                replicas,
+                settled: true,
+                outdated: self.applied_template != self.template,
+            }),
             pods: self.pods.iter().map(|(o, pod)| (*o, pod_state(pod))).collect(),
             volumes: self.volumes.iter().map(|(o, v)| (*o, VolumeState { terminating: v.terminating })).collect(),
             nodes: self.volumes.keys().filter_map(|o| Some((*o, self.report(*o)?))).collect(),
@@ -159,8 +168,9 @@ impl World {
                 let volume = Volume { incarnation, identity: None, damaged: false, terminating: false };
                 self.volumes.insert(ordinal, volume);
             }
-            let template = self.template;
-            let pod = self.pods.entry(ordinal).or_insert(Pod { running: false, template, node_lost: false });
+            let template = self.applied_template;
+            let pod =
+                self.pods.entry(ordinal).or_insert(Pod { running: false, template, serving: true, node_lost: false });
             pod.running = true;
         }
         if self.has_quorum() {
@@ -205,7 +215,7 @@ impl World {
         let id = self.members.iter().find(|(_, m)| m.ordinal == ordinal).map(|(id, _)| *id);
         let all_others_up = self.members.keys().all(|other| Some(*other) == id || self.is_up(*other));
         let losable = self.target.is_none() && all_others_up;
-        match self.random.below(8) {
+        match self.random.below(9) {
             0 => self.wanted.replicas = if self.random.one_in(2) { 3 } else { 5 },
             1 => drop(self.pods.remove(&ordinal)),
             2 if losable => {
@@ -224,6 +234,8 @@ impl World {
                 }
             }
             5 => self.template += 1,
+            // Somebody scales the StatefulSet by hand.
+            7 if self.set.is_some() => self.set = Some(u32::try_from(self.random.below(6)).expect("below six")),
             6 => self.wanted.paused = !self.wanted.paused,
             _ => self.leader = None,
         }
@@ -232,7 +244,14 @@ impl World {
     fn act(&mut self, step: Step, observed: &Observed) {
         self.check(&step, observed);
         match step {
-            Step::CreateSet { replicas } | Step::ScaleSet { replicas } => self.set = Some(replicas),
+            Step::ApplyObjects { replicas } => {
+                self.set = Some(replicas);
+                self.applied_template = self.template;
+            }
+            Step::ScaleSet { replicas } => self.set = Some(replicas),
+            Step::SetServing { ordinal, serving } => {
+                self.pods.get_mut(&ordinal).expect("a pod that is labelled exists").serving = serving;
+            }
             Step::LatchTarget { replicas } => self.latched.target_replicas = Some(replicas),
             Step::LatchNewClusterId => self.latched.cluster_id = Some(ClusterId(u128::from(self.fresh()))),
             Step::AdoptClusterId(id) => self.latched.cluster_id = Some(id),
@@ -315,7 +334,7 @@ impl World {
             && self.set == Some(self.wanted.replicas)
             && self.volumes.len() == expected.len()
             && self.members.keys().all(|id| self.is_up(*id))
-            && self.pods.values().all(|pod| pod.template == self.template)
+            && self.pods.values().all(|pod| pod.template == self.template && pod.serving)
     }
 }
 

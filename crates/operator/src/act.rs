@@ -1,0 +1,300 @@
+//! Carrying out one step.
+//!
+//! Each step names what it was decided on: uids for what is deleted, the configuration's index for a change of the members. If
+//! the world has moved on in between the step fails, and the next reconcile looks again.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client};
+use quorate_proto::quorate::v1::target::Voter as WireVoter;
+use quorate_proto::quorate::v1::{
+    InitMember, InitRequest, NewVoter, ResetRequest, SetVotersRequest, StatusResponse, Target as WireTarget,
+};
+use serde_json::json;
+
+use crate::admin::{Admin, AdminError, Target};
+use crate::build::{self, Built, Defaults};
+use crate::crd::QuorateCluster;
+use crate::names::{FINALIZER, MANAGER, Names, SERVING_LABEL, TOKEN_KEY};
+use crate::observe::Sighting;
+use crate::plan::{ClusterId, Incarnation, NodeId, Ordinal, Step, Voter};
+use crate::quantity::is_more;
+
+/// Why a step was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// The API server refused or did not answer.
+    #[error("the API server: {0}")]
+    Kubernetes(#[from] kube::Error),
+    /// A node refused or did not answer.
+    #[error(transparent)]
+    Node(#[from] AdminError),
+    /// What the step is about is not there any more.
+    #[error("{0} is not there any more")]
+    Gone(String),
+    /// The operating system gave no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// What acting needs.
+#[derive(Clone, Copy)]
+pub struct Hands<'a, A> {
+    /// The API server.
+    pub client: &'a Client,
+    /// The nodes.
+    pub admin: &'a A,
+    /// What is fixed for all clusters.
+    pub defaults: &'a Defaults,
+}
+
+impl<A: Admin> Hands<'_, A> {
+    /// Takes `step`. Steps that only latch something are done when the status is written, and nothing is left here.
+    ///
+    /// # Errors
+    /// [`ActError`]; the step may or may not have had its effect, and is safe to take again.
+    pub async fn act(&self, sighting: &Sighting, step: &Step) -> Result<(), ActError> {
+        match step {
+            Step::LatchTarget { .. } | Step::LatchNewClusterId | Step::AdoptClusterId(_) => Ok(()),
+            Step::ApplyObjects { replicas } | Step::ScaleSet { replicas } => self.apply(sighting, *replicas).await,
+            Step::SetServing { ordinal, serving } => self.set_serving(sighting, *ordinal, *serving).await,
+            Step::RestartPod(ordinal) => self.restart(sighting, *ordinal).await,
+            Step::DeleteVolume(ordinal) => self.delete_volume(sighting, *ordinal).await,
+            Step::ReleaseFinalizer => self.release(&sighting.cluster).await,
+            Step::Init { cluster_id, members } => self.init(sighting, *cluster_id, members).await,
+            Step::SetVoters { voters, expected_config_index } => {
+                self.set_voters(sighting, voters, *expected_config_index).await
+            }
+            Step::TransferLeader { to } => {
+                let leader = leader(sighting)?;
+                Ok(self.admin.transfer_leader(&leader, to.0).await?)
+            }
+            Step::ResetNode(ordinal) => self.reset(sighting, *ordinal).await,
+        }
+    }
+
+    /// Makes or updates everything. The StatefulSet comes last when it grows and first when it shrinks, so that the disruption
+    /// budget never counts on pods that are not there yet.
+    async fn apply(&self, sighting: &Sighting, replicas: u32) -> Result<(), ActError> {
+        let cluster = &sighting.cluster;
+        let names = Names::of(cluster);
+        if sighting.kubernetes.token.is_none() {
+            self.create_token(cluster).await?;
+        }
+        let live = sighting.kubernetes.set.as_ref();
+        self.grow_volumes(sighting).await?;
+        if live.is_some_and(|set| is_more(&cluster.spec.storage.size, &set.volume_size)) {
+            // Its claim template cannot be changed; it is made again at the next look, and takes its pods back.
+            return orphan_set(self.client, sighting).await;
+        }
+        let size = live.map_or(cluster.spec.storage.size.as_str(), |set| set.volume_size.as_str());
+        let mut objects = build::companions(cluster, replicas);
+        let set = build::stateful_set(cluster, self.defaults, replicas, size);
+        if live.is_some_and(|set| set.replicas > replicas) {
+            objects.insert(0, set);
+        } else {
+            objects.push(set);
+        }
+        for object in objects.iter().filter(|object| !object.matches(sighting.kubernetes.live(object))) {
+            self.apply_one(&names, object).await?;
+        }
+        Ok(())
+    }
+
+    async fn grow_volumes(&self, sighting: &Sighting) -> Result<(), ActError> {
+        let names = Names::of(&sighting.cluster);
+        let size = &sighting.cluster.spec.storage.size;
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &names.namespace);
+        for (ordinal, _) in sighting.kubernetes.volumes.iter().filter(|(_, volume)| is_more(size, &volume.size)) {
+            let patch = json!({ "spec": { "resources": { "requests": { "storage": size } } } });
+            api.patch(&names.claim(*ordinal), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_one(&self, names: &Names, object: &Built) -> Result<(), ActError> {
+        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &names.namespace, &object.resource);
+        match &object.body {
+            Some(body) => {
+                api.patch(&object.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)).await?;
+            }
+            None => ignore_missing(api.delete(&object.name, &DeleteParams::default()).await)?,
+        }
+        Ok(())
+    }
+
+    /// Made once and never replaced: the nodes read it from the Secret too.
+    async fn create_token(&self, cluster: &QuorateCluster) -> Result<(), ActError> {
+        let names = Names::of(cluster);
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes)?;
+        let secret = Secret {
+            metadata: build::metadata(cluster, names.admin_secret()),
+            string_data: Some([(TOKEN_KEY.to_string(), hexadecimal(&bytes))].into()),
+            ..Secret::default()
+        };
+        let api = Api::<Secret>::namespaced(self.client.clone(), &names.namespace);
+        match api
+            .create(&PostParams { field_manager: Some(MANAGER.to_string()), ..PostParams::default() }, &secret)
+            .await
+        {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            other => Ok(other.map(drop)?),
+        }
+    }
+
+    async fn set_serving(&self, sighting: &Sighting, ordinal: Ordinal, serving: bool) -> Result<(), ActError> {
+        let names = Names::of(&sighting.cluster);
+        let pod = sighting.kubernetes.pods.get(&ordinal).ok_or_else(|| ActError::Gone(names.pod(ordinal)))?;
+        let api = Api::<Pod>::namespaced(self.client.clone(), &names.namespace);
+        let labels = json!({ SERVING_LABEL: serving.to_string() });
+        let patch = json!({ "metadata": { "uid": pod.uid, "labels": labels } });
+        api.patch(&names.pod(ordinal), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    async fn restart(&self, sighting: &Sighting, ordinal: Ordinal) -> Result<(), ActError> {
+        let names = Names::of(&sighting.cluster);
+        let pod = sighting.kubernetes.pods.get(&ordinal).ok_or_else(|| ActError::Gone(names.pod(ordinal)))?;
+        let mut params = only(&pod.uid);
+        if pod.state.node_lost {
+            // No kubelet is left that could confirm the end.
+            params.grace_period_seconds = Some(0);
+        }
+        let api = Api::<Pod>::namespaced(self.client.clone(), &names.namespace);
+        Ok(ignore_missing(api.delete(&names.pod(ordinal), &params).await)?)
+    }
+
+    async fn delete_volume(&self, sighting: &Sighting, ordinal: Ordinal) -> Result<(), ActError> {
+        let names = Names::of(&sighting.cluster);
+        let volume = sighting.kubernetes.volumes.get(&ordinal).ok_or_else(|| ActError::Gone(names.claim(ordinal)))?;
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &names.namespace);
+        Ok(ignore_missing(api.delete(&names.claim(ordinal), &only(&volume.uid)).await)?)
+    }
+
+    async fn release(&self, cluster: &QuorateCluster) -> Result<(), ActError> {
+        let kept = cluster.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != FINALIZER);
+        set_finalizers(self.client, cluster, kept.cloned().collect()).await
+    }
+
+    /// Tells every node, also when one of them refuses: whoever accepted needs the others to accept as well.
+    async fn init(
+        &self,
+        sighting: &Sighting,
+        cluster_id: ClusterId,
+        members: &[(Ordinal, Incarnation)],
+    ) -> Result<(), ActError> {
+        let mut listed = Vec::new();
+        for (ordinal, incarnation) in members {
+            let answer = answer(sighting, *ordinal, *incarnation)?;
+            listed.push(InitMember {
+                incarnation: answer.incarnation.clone(),
+                name: answer.name.clone(),
+                peer_address: answer.peer_address.clone(),
+                client_addresses: answer.client_addresses.clone(),
+                max_version: answer.max_version,
+            });
+        }
+        let request = InitRequest { cluster_id: cluster_id.0.to_be_bytes().to_vec().into(), members: listed };
+        let mut result = Ok(());
+        for (ordinal, _) in members {
+            let node = target(sighting, *ordinal)?;
+            let told = self.admin.init(&node, request.clone()).await;
+            result = result.and(told.map_err(ActError::from));
+        }
+        result
+    }
+
+    async fn set_voters(
+        &self,
+        sighting: &Sighting,
+        voters: &[Voter],
+        expected_config_index: u64,
+    ) -> Result<(), ActError> {
+        let mut targets = Vec::new();
+        for voter in voters {
+            let voter = match voter {
+                Voter::Existing(NodeId(id)) => WireVoter::NodeId(*id),
+                Voter::New(ordinal, incarnation) => {
+                    let answer = answer(sighting, *ordinal, *incarnation)?;
+                    WireVoter::NewVoter(NewVoter {
+                        incarnation: answer.incarnation.clone(),
+                        name: answer.name.clone(),
+                        peer_address: answer.peer_address.clone(),
+                        client_addresses: answer.client_addresses.clone(),
+                        max_version: answer.max_version,
+                    })
+                }
+            };
+            targets.push(WireTarget { voter: Some(voter) });
+        }
+        let request = SetVotersRequest { targets, expected_config_index };
+        Ok(self.admin.set_voters(&leader(sighting)?, request).await?)
+    }
+
+    async fn reset(&self, sighting: &Sighting, ordinal: Ordinal) -> Result<(), ActError> {
+        let node = target(sighting, ordinal)?;
+        let answer = sighting.answers.get(&ordinal).ok_or_else(|| ActError::Gone(node.address.clone()))?;
+        let request = ResetRequest { cluster_id: answer.cluster_id.clone(), node_id: answer.node_id };
+        Ok(self.admin.reset(&node, request).await?)
+    }
+}
+
+/// Puts the finalizer on, so that a deletion is seen before the pods go.
+pub async fn add_finalizer(client: &Client, cluster: &QuorateCluster) -> Result<(), ActError> {
+    let others = cluster.metadata.finalizers.iter().flatten().cloned();
+    set_finalizers(client, cluster, others.chain([FINALIZER.to_string()]).collect()).await
+}
+
+async fn set_finalizers(client: &Client, cluster: &QuorateCluster, finalizers: Vec<String>) -> Result<(), ActError> {
+    let names = Names::of(cluster);
+    let api = Api::<QuorateCluster>::namespaced(client.clone(), &names.namespace);
+    // The version makes the list safe to replace: somebody else's finalizer that came in between is a conflict.
+    let metadata = json!({ "resourceVersion": cluster.metadata.resource_version, "finalizers": finalizers });
+    let patch = Patch::Merge(json!({ "metadata": metadata }));
+    api.patch(&names.cluster, &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// Deletes the StatefulSet and leaves its pods: the way to change what a StatefulSet does not let one change.
+async fn orphan_set(client: &Client, sighting: &Sighting) -> Result<(), ActError> {
+    let Some(set) = &sighting.kubernetes.set else { return Ok(()) };
+    let names = Names::of(&sighting.cluster);
+    let api = Api::<StatefulSet>::namespaced(client.clone(), &names.namespace);
+    let params = DeleteParams { preconditions: only(&set.uid).preconditions, ..DeleteParams::orphan() };
+    Ok(ignore_missing(api.delete(&names.cluster, &params).await)?)
+}
+
+fn target(sighting: &Sighting, ordinal: Ordinal) -> Result<Target, ActError> {
+    sighting.target(ordinal).ok_or_else(|| ActError::Gone(Names::of(&sighting.cluster).pod(ordinal)))
+}
+
+fn leader(sighting: &Sighting) -> Result<Target, ActError> {
+    let cluster = sighting.observed.cluster.as_ref();
+    let member = cluster.and_then(|cluster| cluster.members.get(&cluster.leader));
+    target(sighting, member.ok_or_else(|| ActError::Gone("the leader".to_string()))?.ordinal)
+}
+
+/// The answer of the node that was decided on, not of another one that is at its address by now.
+fn answer(sighting: &Sighting, ordinal: Ordinal, incarnation: Incarnation) -> Result<&StatusResponse, ActError> {
+    let answer = sighting.answers.get(&ordinal);
+    let same = answer.filter(|a| crate::observe::id_of_bytes(&a.incarnation) == Some(incarnation.0));
+    same.ok_or_else(|| ActError::Gone(Names::of(&sighting.cluster).pod(ordinal)))
+}
+
+fn only(uid: &str) -> DeleteParams {
+    let preconditions = Preconditions { uid: Some(uid.to_string()), resource_version: None };
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
+}
+
+fn ignore_missing<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

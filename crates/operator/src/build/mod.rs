@@ -1,0 +1,167 @@
+//! The objects that a cluster consists of, as a function of the resource.
+//!
+//! Pure: no API call, no clock. Whether an object in the API server is as built is decided by [`Built::matches`], so that an
+//! idle cluster causes no write.
+
+mod budget;
+mod fingerprint;
+mod pod_monitor;
+mod services;
+mod stateful_set;
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::Resource;
+use kube::api::ObjectMeta;
+use kube::core::{ApiResource, GroupVersionKind};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::crd::QuorateCluster;
+use crate::names::Names;
+
+pub use stateful_set::volume_size;
+
+/// Annotation with the fingerprint of what was last applied: it tells of fields that are not wanted any more.
+const APPLIED: &str = "quorate.io/applied";
+
+/// What is fixed for all clusters of one operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Image without its tag; the tag is the version of the resource.
+    pub image: String,
+}
+
+/// One object as it should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Built {
+    /// Its kind.
+    pub resource: ApiResource,
+    /// Its name.
+    pub name: String,
+    /// All of it that the operator owns; none if the object should not exist.
+    pub body: Option<Value>,
+}
+
+impl Built {
+    fn of<K>(object: K) -> Self
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize,
+    {
+        let name = object.meta().name.clone().expect("a built object has a name");
+        let body = serde_json::to_value(object).expect("an object of the API is JSON");
+        Built::from_json(ApiResource::erase::<K>(&()), name, body)
+    }
+
+    fn from_json(resource: ApiResource, name: String, mut body: Value) -> Self {
+        // Fields that only the API server fills in; sent along they would be owned, or refused.
+        body.as_object_mut().expect("an object").remove("status");
+        let print = fingerprint::of(&body);
+        body["metadata"]["annotations"][APPLIED] = Value::String(print);
+        Built { resource, name, body: Some(body) }
+    }
+
+    fn absent(group: &str, version: &str, kind: &str, name: String) -> Self {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        Built { resource, name, body: None }
+    }
+
+    /// Whether `live` is as wanted: every field that is built has its value there, and no field that was built earlier is left.
+    pub fn matches(&self, live: Option<&Value>) -> bool {
+        match (&self.body, live) {
+            (None, live) => live.is_none(),
+            (Some(_), None) => false,
+            (Some(body), Some(live)) => fingerprint::contains(live, body),
+        }
+    }
+}
+
+/// Everything beside the StatefulSet, in the order in which it is applied.
+pub fn companions(cluster: &QuorateCluster, replicas: u32) -> Vec<Built> {
+    vec![
+        Built::of(services::peers(cluster)),
+        Built::of(services::clients(cluster)),
+        budget::budget(cluster, replicas),
+        pod_monitor::pod_monitor(cluster),
+    ]
+}
+
+/// The StatefulSet with this many pods, on volumes of this size.
+pub fn stateful_set(cluster: &QuorateCluster, defaults: &Defaults, replicas: u32, volume: &str) -> Built {
+    Built::of(stateful_set::stateful_set(cluster, defaults, replicas, volume))
+}
+
+/// Metadata of an object of `cluster`: owned by it, with the user's labels and annotations. The operator's own labels win.
+pub fn metadata(cluster: &QuorateCluster, name: String) -> ObjectMeta {
+    let names = Names::of(cluster);
+    let mut labels = cluster.spec.additional_metadata.labels.clone();
+    labels.extend(names.labels());
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(names.namespace),
+        labels: Some(labels),
+        annotations: Some(cluster.spec.additional_metadata.annotations.clone()),
+        owner_references: Some(cluster.controller_owner_ref(&()).into_iter().collect()),
+        ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{Built, Defaults, companions, stateful_set};
+    use crate::crd::QuorateCluster;
+
+    pub(super) fn cluster(spec: Value) -> QuorateCluster {
+        serde_json::from_value(json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+            "metadata": { "name": "example", "namespace": "default", "uid": "u-1" },
+            "spec": spec,
+        }))
+        .expect("the spec is well-formed")
+    }
+
+    fn set(spec: Value, replicas: u32) -> Built {
+        stateful_set(&cluster(spec), &Defaults { image: "quorate".to_string() }, replicas, "8Gi")
+    }
+
+    #[test]
+    fn a_resize_leaves_the_pod_template_as_it_is() {
+        let template = |built: Built| built.body.expect("a body")["spec"]["template"].clone();
+        assert_eq!(template(set(json!({ "replicas": 3 }), 3)), template(set(json!({ "replicas": 5 }), 5)));
+    }
+
+    #[test]
+    fn what_was_applied_matches_until_the_resource_changes() {
+        let built = set(json!({}), 3);
+        let mut live = built.body.clone().expect("a body");
+        live["status"] = json!({ "replicas": 3 });
+        live["spec"]["revisionHistoryLimit"] = json!(10);
+        assert!(built.matches(Some(&live)));
+        assert!(!set(json!({ "version": "9" }), 3).matches(Some(&live)));
+        assert!(!built.matches(None));
+    }
+
+    #[test]
+    fn a_field_that_is_not_wanted_any_more_is_noticed() {
+        let live = set(json!({ "nodeSelector": { "disk": "fast" } }), 3).body;
+        assert!(!set(json!({}), 3).matches(live.as_ref()));
+    }
+
+    #[test]
+    fn a_field_that_somebody_else_changed_is_noticed() {
+        let built = set(json!({}), 3);
+        let mut live = built.body.clone().expect("a body");
+        live["spec"]["replicas"] = json!(2);
+        assert!(!built.matches(Some(&live)));
+    }
+
+    #[test]
+    fn every_object_is_owned_by_the_resource() {
+        let built = companions(&cluster(json!({ "monitoring": { "podMonitor": true } })), 3);
+        for body in built.iter().filter_map(|object| object.body.as_ref()) {
+            assert_eq!(body["metadata"]["ownerReferences"][0]["uid"], "u-1", "{body}");
+        }
+        assert_eq!(built.iter().filter(|object| object.body.is_some()).count(), 4);
+    }
+}

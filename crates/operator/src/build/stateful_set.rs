@@ -1,0 +1,304 @@
+//! The StatefulSet and its pod template.
+//!
+//! Nothing in the template depends on the number of replicas: a resize must not touch a running pod. Pods are restarted by the
+//! operator alone (OnDelete), all of them may start at once (Parallel), and Kubernetes never deletes a volume by itself.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
+    PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    VolumeResourceRequirements, WeightedPodAffinityTerm,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{Defaults, metadata};
+use crate::crd::{AutoCompaction, CompactionMode, ImagePullPolicy, QuorateCluster};
+use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, SERVING_LABEL, TOKEN_KEY, VOLUME};
+
+/// User and group of the image.
+const USER: i64 = 65_532;
+/// Longer than a hand-over of leadership and a last checkpoint take.
+const TERMINATION_GRACE_SECONDS: i64 = 60;
+const DATA_DIR: &str = "/data";
+const TOKEN_DIR: &str = "/etc/quorate/admin";
+
+pub(super) fn stateful_set(
+    cluster: &QuorateCluster,
+    defaults: &Defaults,
+    replicas: u32,
+    volume_size: &str,
+) -> StatefulSet {
+    let names = Names::of(cluster);
+    let keep = StatefulSetPersistentVolumeClaimRetentionPolicy {
+        when_deleted: Some("Retain".to_string()),
+        when_scaled: Some("Retain".to_string()),
+    };
+    StatefulSet {
+        metadata: metadata(cluster, names.cluster.clone()),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(i32::try_from(replicas).expect("few replicas")),
+            service_name: Some(names.peers()),
+            pod_management_policy: Some("Parallel".to_string()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".to_string()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
+            persistent_volume_claim_retention_policy: Some(keep),
+            selector: LabelSelector { match_labels: Some(names.selector()), ..LabelSelector::default() },
+            template: template(cluster, &names, defaults),
+            volume_claim_templates: Some(vec![claim(cluster, &names, volume_size)]),
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// Size of the volumes that `live` makes for new pods: its claim template cannot be changed in place.
+pub fn volume_size(live: &StatefulSet) -> Option<&str> {
+    let templates = live.spec.as_ref()?.volume_claim_templates.as_ref()?;
+    let requests = templates.first()?.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+    requests.get("storage").map(|size| size.0.as_str())
+}
+
+fn template(cluster: &QuorateCluster, names: &Names, defaults: &Defaults) -> PodTemplateSpec {
+    let spec = &cluster.spec;
+    let mut labels = spec.additional_metadata.labels.clone();
+    labels.extend(names.labels());
+    labels.insert(SERVING_LABEL.to_string(), "true".to_string());
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: Some(spec.additional_metadata.annotations.clone()),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            containers: vec![container(cluster, names, defaults)],
+            volumes: Some(vec![Volume {
+                name: "admin-token".to_string(),
+                secret: Some(SecretVolumeSource {
+                    secret_name: Some(names.admin_secret()),
+                    default_mode: Some(0o440),
+                    ..SecretVolumeSource::default()
+                }),
+                ..Volume::default()
+            }]),
+            affinity: Some(spec.affinity.clone().unwrap_or_else(|| spread_over_nodes(names))),
+            topology_spread_constraints: some_list(&spec.topology_spread_constraints),
+            tolerations: some_list(&spec.tolerations),
+            node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
+            priority_class_name: spec.priority_class_name.clone(),
+            image_pull_secrets: some_list(&spec.image_pull_secrets),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                fs_group: Some(USER),
+                // A volume with a million files would otherwise be walked at each start.
+                fs_group_change_policy: Some("OnRootMismatch".to_string()),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_string(), localhost_profile: None }),
+                ..PodSecurityContext::default()
+            }),
+            termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn container(cluster: &QuorateCluster, names: &Names, defaults: &Defaults) -> Container {
+    let spec = &cluster.spec;
+    let pull = match spec.image_pull_policy {
+        ImagePullPolicy::Always => "Always",
+        ImagePullPolicy::IfNotPresent => "IfNotPresent",
+        ImagePullPolicy::Never => "Never",
+    };
+    let pod_name = EnvVarSource {
+        field_ref: Some(ObjectFieldSelector {
+            field_path: "metadata.name".to_string(),
+            api_version: Some("v1".to_string()),
+        }),
+        ..EnvVarSource::default()
+    };
+    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
+        name: name.to_string(),
+        mount_path: path.to_string(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    Container {
+        name: "quorate".to_string(),
+        image: Some(spec.image.clone().unwrap_or_else(|| format!("{}:{}", defaults.image, spec.version))),
+        image_pull_policy: Some(pull.to_string()),
+        command: Some(vec!["/quorate".to_string()]),
+        args: Some(arguments(cluster, names)),
+        env: Some(vec![EnvVar { name: "POD_NAME".to_string(), value: None, value_from: Some(pod_name) }]),
+        ports: Some([("client", CLIENT_PORT), ("peer", PEER_PORT), ("metrics", METRICS_PORT)].map(port).to_vec()),
+        startup_probe: Some(probe("/livez", 2, 300)),
+        liveness_probe: Some(probe("/livez", 10, 6)),
+        // Without the read that needs a quorum: stale reads outlive the quorum.
+        readiness_probe: Some(probe("/readyz?exclude=linearizable_read", 2, 3)),
+        resources: spec.resources.clone(),
+        volume_mounts: Some(vec![mount(VOLUME, DATA_DIR, false), mount("admin-token", TOKEN_DIR, true)]),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            run_as_non_root: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_string()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn arguments(cluster: &QuorateCluster, names: &Names) -> Vec<String> {
+    let spec = &cluster.spec;
+    let host = names.host("$(POD_NAME)");
+    let (mode, retention) = compaction(&spec.auto_compaction);
+    let flags = [
+        ("--name", "$(POD_NAME)".to_string()),
+        ("--data-dir", DATA_DIR.to_string()),
+        ("--listen-client", format!("0.0.0.0:{CLIENT_PORT}")),
+        ("--listen-peer", format!("0.0.0.0:{PEER_PORT}")),
+        ("--listen-metrics", format!("0.0.0.0:{METRICS_PORT}")),
+        ("--advertise-client", format!("{host}:{CLIENT_PORT}")),
+        ("--advertise-peer", format!("{host}:{PEER_PORT}")),
+        ("--admin-token-file", format!("{TOKEN_DIR}/{TOKEN_KEY}")),
+        ("--heartbeat-interval", spec.raft.heartbeat_interval_milliseconds.to_string()),
+        ("--election-timeout", spec.raft.election_timeout_milliseconds.to_string()),
+        ("--snapshot-count", spec.snapshots.count.to_string()),
+        ("--auto-compaction-mode", mode.to_string()),
+        ("--auto-compaction-retention", retention),
+    ];
+    let flags = flags.into_iter().map(|(flag, value)| format!("{flag}={value}"));
+    std::iter::once("server".to_string()).chain(flags).collect()
+}
+
+/// As etcd's flags say it: no compaction is a retention of nothing.
+fn compaction(wanted: &AutoCompaction) -> (&'static str, String) {
+    match wanted.mode {
+        CompactionMode::Periodic => ("periodic", wanted.retention.clone()),
+        CompactionMode::Revision => ("revision", wanted.retention.clone()),
+        CompactionMode::Off => ("periodic", "0".to_string()),
+    }
+}
+
+/// Preferred, not required: on fewer nodes than members a cluster is still better than none.
+fn spread_over_nodes(names: &Names) -> Affinity {
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
+                weight: 100,
+                pod_affinity_term: PodAffinityTerm {
+                    label_selector: Some(LabelSelector {
+                        match_labels: Some(names.selector()),
+                        ..LabelSelector::default()
+                    }),
+                    topology_key: "kubernetes.io/hostname".to_string(),
+                    ..PodAffinityTerm::default()
+                },
+            }]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+fn claim(cluster: &QuorateCluster, names: &Names, size: &str) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(VOLUME.to_string()),
+            labels: Some(names.selector()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_string()]),
+            storage_class_name: cluster.spec.storage.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".to_string(), Quantity(size.to_string()))])),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn port((name, number): (&str, u16)) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_string()),
+        container_port: i32::from(number),
+        protocol: Some("TCP".to_string()),
+        ..ContainerPort::default()
+    }
+}
+
+fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_string()),
+            port: IntOrString::String("metrics".to_string()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+fn some_list<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::cluster;
+    use super::{Defaults, stateful_set, volume_size};
+
+    fn pod(spec: serde_json::Value) -> serde_json::Value {
+        let set = stateful_set(&cluster(spec), &Defaults { image: "quorate".to_string() }, 3, "8Gi");
+        serde_json::to_value(set).expect("JSON")["spec"]["template"]["spec"].clone()
+    }
+
+    #[test]
+    fn an_image_of_the_user_wins_over_the_version() {
+        assert_eq!(pod(json!({ "version": "1.2.3" }))["containers"][0]["image"], "quorate:1.2.3");
+        let own = json!({ "version": "1.2.3", "image": "example/own:5" });
+        assert_eq!(pod(own)["containers"][0]["image"], "example/own:5");
+    }
+
+    #[test]
+    fn pods_keep_to_the_restricted_profile() {
+        let pod = pod(json!({}));
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        let container = &pod["containers"][0]["securityContext"];
+        assert_eq!(container["allowPrivilegeEscalation"], false);
+        assert_eq!(container["readOnlyRootFilesystem"], true);
+        assert_eq!(container["capabilities"]["drop"], json!(["ALL"]));
+    }
+
+    #[test]
+    fn no_compaction_is_a_retention_of_nothing() {
+        let args =
+            pod(json!({ "autoCompaction": { "mode": "Off", "retention": "1h" } }))["containers"][0]["args"].clone();
+        let args: Vec<&str> = args.as_array().expect("a list").iter().filter_map(|arg| arg.as_str()).collect();
+        assert!(args.contains(&"--auto-compaction-retention=0"), "{args:?}");
+    }
+
+    #[test]
+    fn the_size_of_the_claim_template_is_read_back() {
+        let set = stateful_set(&cluster(json!({})), &Defaults { image: "quorate".to_string() }, 3, "12Gi");
+        assert_eq!(volume_size(&set), Some("12Gi"));
+    }
+}

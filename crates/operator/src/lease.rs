@@ -1,0 +1,133 @@
+//! Leader election among replicas of the operator, by a Lease.
+//!
+//! It keeps two operators from doing the same work, no more: every step is safe with two of them, because it names what it was
+//! decided on. A holder counts as gone when *this* process has not seen the Lease change for its duration: clocks of
+//! different machines are never compared.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+
+const DURATION: Duration = Duration::from_secs(15);
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(2);
+
+/// One candidate.
+#[derive(Clone)]
+pub struct Election {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+}
+
+/// The last version of the Lease that was seen, and when it was first seen.
+struct Seen {
+    version: Option<String>,
+    at: Instant,
+}
+
+impl Election {
+    /// Candidate `identity` for the Lease `name`.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: String) -> Self {
+        Election { api: Api::namespaced(client, namespace), name: name.to_string(), identity }
+    }
+
+    /// Returns when the Lease is held.
+    pub async fn acquire(&self) {
+        let mut seen = Seen { version: None, at: Instant::now() };
+        loop {
+            match self.try_acquire(&mut seen).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the lease cannot be read or written"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Renews for as long as that works. Returns when the Lease is lost: then nothing may be done any more.
+    pub async fn hold(&self) {
+        let mut renewed = Instant::now();
+        while renewed.elapsed() < RENEW_DEADLINE {
+            tokio::time::sleep(RETRY).await;
+            match tokio::time::timeout(RENEW_DEADLINE - RETRY, self.renew()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => tracing::warn!(%error, "the lease could not be renewed"),
+                Err(_) => tracing::warn!("renewing the lease took too long"),
+            }
+        }
+    }
+
+    /// Gives the Lease back, so that another candidate need not wait for it to run out.
+    pub async fn release(&self) {
+        let Ok(Some(mut lease)) = self.api.get_opt(&self.name).await else { return };
+        if holder(&lease) != Some(self.identity.as_str()) {
+            return;
+        }
+        lease.spec = Some(LeaseSpec { holder_identity: None, ..lease.spec.unwrap_or_default() });
+        if let Err(error) = self.api.replace(&self.name, &PostParams::default(), &lease).await {
+            tracing::debug!(%error, "the lease runs out by itself");
+        }
+    }
+
+    async fn try_acquire(&self, seen: &mut Seen) -> Result<bool, kube::Error> {
+        let Some(lease) = self.api.get_opt(&self.name).await? else {
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(self.spec(None)) };
+            return won(self.api.create(&PostParams::default(), &lease).await);
+        };
+        if seen.version != lease.metadata.resource_version {
+            *seen = Seen { version: lease.metadata.resource_version.clone(), at: Instant::now() };
+        }
+        let free = match holder(&lease) {
+            None | Some("") => true,
+            Some(other) => other == self.identity || seen.at.elapsed() > DURATION,
+        };
+        if !free {
+            return Ok(false);
+        }
+        let spec = Some(self.spec(lease.spec.as_ref()));
+        won(self.api.replace(&self.name, &PostParams::default(), &Lease { spec, ..lease }).await)
+    }
+
+    async fn renew(&self) -> Result<bool, kube::Error> {
+        let lease = self.api.get(&self.name).await?;
+        if holder(&lease) != Some(self.identity.as_str()) {
+            return Ok(false);
+        }
+        let spec = Some(self.spec(lease.spec.as_ref()));
+        won(self.api.replace(&self.name, &PostParams::default(), &Lease { spec, ..lease }).await)
+    }
+
+    fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let same = before.filter(|spec| spec.holder_identity.as_deref() == Some(self.identity.as_str()));
+        let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: same.and_then(|spec| spec.acquire_time.clone()).or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(if same.is_some() { transitions } else { transitions + 1 }),
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+fn holder(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref()
+}
+
+/// A conflict means that somebody else was first: the version sent along was not the newest.
+fn won<T>(result: Result<T, kube::Error>) -> Result<bool, kube::Error> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
+        Err(error) => Err(error),
+    }
+}

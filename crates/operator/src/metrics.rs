@@ -1,0 +1,148 @@
+//! The operator's own metrics.
+
+use std::time::{Duration, SystemTime};
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::names::Names;
+use crate::observe::Sighting;
+
+/// All of them, and where they are gathered.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    reconciles: IntCounterVec,
+    failures: IntCounterVec,
+    steps: IntCounterVec,
+    seconds: HistogramVec,
+    last_success: GaugeVec,
+    members: IntGaugeVec,
+    members_caught_up: IntGaugeVec,
+    available: IntGaugeVec,
+    lag: IntGaugeVec,
+    leads: IntGauge,
+    started: Gauge,
+}
+
+const CLUSTER: [&str; 2] = ["namespace", "name"];
+
+impl Metrics {
+    /// A fresh set, all at zero.
+    ///
+    /// # Panics
+    /// If two metrics have one name.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
+        };
+        let seconds = HistogramOpts::new("quorate_operator_reconcile_duration_seconds", "Time of one reconcile.")
+            .buckets(vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
+        let last_success = Opts::new(
+            "quorate_operator_last_success_timestamp_seconds",
+            "When a cluster was last looked at without an error.",
+        );
+        let started = Opts::new("quorate_operator_start_time_seconds", "When this process started.");
+        let metrics = Metrics {
+            reconciles: counter("quorate_operator_reconciles_total", "Reconciles.", &[]),
+            failures: counter("quorate_operator_reconcile_failures_total", "Failed reconciles by kind.", &["kind"]),
+            steps: counter("quorate_operator_steps_total", "Steps taken by what they are part of.", &["work"]),
+            seconds: register(&registry, HistogramVec::new(seconds, &[])),
+            last_success: register(&registry, GaugeVec::new(last_success, &CLUSTER)),
+            members: gauge("quorate_operator_cluster_members", "Members of the committed configuration.", &CLUSTER),
+            members_caught_up: gauge("quorate_operator_cluster_members_caught_up", "Members that take part.", &CLUSTER),
+            available: gauge("quorate_operator_cluster_available", "1 while a leader answers.", &CLUSTER),
+            lag: gauge(
+                "quorate_operator_member_lag_entries",
+                "Entries that a member is behind its leader.",
+                &["namespace", "name", "member"],
+            ),
+            leads: register(
+                &registry,
+                IntGauge::new("quorate_operator_leader", "1 while this process holds the Lease and acts."),
+            ),
+            started: register(&registry, Gauge::with_opts(started)),
+            registry,
+        };
+        metrics.started.set(unix_seconds());
+        metrics
+    }
+
+    /// One reconcile ended.
+    pub fn reconciled(&self, took: Duration, failure: Option<&'static str>) {
+        self.reconciles.with_label_values::<&str>(&[]).inc();
+        self.seconds.with_label_values::<&str>(&[]).observe(took.as_secs_f64());
+        if let Some(kind) = failure {
+            self.failures.with_label_values(&[kind]).inc();
+        }
+    }
+
+    /// A step was taken.
+    pub fn stepped(&self, work: &str) {
+        self.steps.with_label_values(&[work]).inc();
+    }
+
+    /// Shows a cluster as it was just seen.
+    pub fn show(&self, sighting: &Sighting) {
+        let names = Names::of(&sighting.cluster);
+        let labels = [names.namespace.as_str(), names.cluster.as_str()];
+        let view = sighting.observed.cluster.as_ref();
+        self.last_success.with_label_values(&labels).set(unix_seconds());
+        self.available.with_label_values(&labels).set(i64::from(view.is_some()));
+        let Some(view) = view else { return };
+        let of = |count: usize| i64::try_from(count).expect("few members");
+        self.members.with_label_values(&labels).set(of(view.members.len()));
+        self.members_caught_up.with_label_values(&labels).set(of(view.caught_up.len()));
+        for follower in sighting.answers.values().flat_map(|answer| &answer.followers) {
+            let member = format!("{:016x}", follower.node_id);
+            let lag = i64::try_from(follower.lag_entries).unwrap_or(i64::MAX);
+            self.lag.with_label_values(&[labels[0], labels[1], &member]).set(lag);
+        }
+    }
+
+    /// Forgets a cluster that is no more.
+    pub fn forget(&self, names: &Names) {
+        let labels = [names.namespace.as_str(), names.cluster.as_str()];
+        // Absent is as good as removed.
+        let _ = self.last_success.remove_label_values(&labels);
+        for gauge in [&self.available, &self.members, &self.members_caught_up] {
+            let _ = gauge.remove_label_values(&labels);
+        }
+    }
+
+    /// Whether this process acts.
+    pub fn leads(&self, leads: bool) {
+        self.leads.set(i64::from(leads));
+    }
+
+    /// In the text format.
+    pub fn text(&self) -> String {
+        let mut out = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+fn register<T: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<T>) -> T {
+    let metric = metric.expect("names and labels are constants of this file");
+    registry.register(Box::new(metric.clone())).expect("each name is used once");
+    metric
+}
+
+fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}

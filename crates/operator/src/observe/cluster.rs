@@ -1,0 +1,166 @@
+//! From the nodes' answers to the plan's view of the cluster. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_proto::quorate::v1::{MemberRole, NodeState as WireState, RaftRole, StatusResponse};
+
+use crate::names::Names;
+use crate::plan::{Change, ClusterId, ClusterView, Incarnation, MemberView, NodeId, NodeReport, NodeState, Ordinal};
+
+/// A member this far behind still counts as caught up: under load the newest entries are always on their way.
+const CAUGHT_UP_LAG_ENTRIES: u64 = 2_000;
+
+/// A 16-byte id, big-endian, as shown in hexadecimal.
+pub fn id_of_bytes(bytes: &[u8]) -> Option<u128> {
+    bytes.try_into().ok().map(u128::from_be_bytes)
+}
+
+/// What a node says of itself; none if the answer makes no sense, which counts as no answer.
+pub fn report(answer: &StatusResponse) -> Option<NodeReport> {
+    let state = match answer.state() {
+        WireState::Unspecified => return None,
+        WireState::Uninitialised => NodeState::Uninitialised,
+        WireState::Joining => NodeState::Joining,
+        WireState::Member => NodeState::Member,
+        WireState::Removed => NodeState::Removed,
+        WireState::Fenced => NodeState::Fenced,
+        WireState::Damaged => NodeState::Damaged,
+    };
+    Some(NodeReport {
+        state,
+        incarnation: Incarnation(id_of_bytes(&answer.incarnation)?),
+        cluster_id: id_of_bytes(&answer.cluster_id).filter(|id| *id != 0).map(ClusterId),
+        node_id: (answer.node_id != 0).then_some(NodeId(answer.node_id)),
+    })
+}
+
+/// The cluster as its leader sees it. Only a leader that holds its lease counts: it heard a quorum a moment ago.
+pub(super) fn view(names: &Names, id: ClusterId, answers: &BTreeMap<Ordinal, StatusResponse>) -> Option<ClusterView> {
+    let leads = |answer: &&StatusResponse| {
+        answer.role() == RaftRole::Leader
+            && answer.lease_valid
+            && report(answer).is_some_and(|r| r.state == NodeState::Member && r.cluster_id == Some(id))
+    };
+    let leader = answers.values().filter(leads).max_by_key(|answer| answer.term)?;
+    let configuration = leader.configuration.as_ref()?;
+    let mut members = BTreeMap::new();
+    for (position, member) in (0..).zip(&configuration.members) {
+        // A member that is no pod of this set was added by somebody else. It is surplus: placed above every pod.
+        let ordinal = names.ordinal_of_pod(&member.name).unwrap_or(Ordinal(u32::MAX - position));
+        let incarnation = Incarnation(id_of_bytes(&member.incarnation)?);
+        let voter = matches!(member.role(), MemberRole::Voter | MemberRole::Outgoing);
+        members.insert(NodeId(member.node_id), MemberView { ordinal, incarnation, voter });
+    }
+    let change = match (configuration.joint, configuration.target.is_empty()) {
+        (true, _) => Change::Joint,
+        (false, false) => Change::CatchingUp,
+        (false, true) => Change::None,
+    };
+    let caught_up = caught_up(leader, &members, answers);
+    Some(ClusterView { config_index: configuration.index, change, members, leader: NodeId(leader.node_id), caught_up })
+}
+
+/// By the leader's word, unless the node itself says that its data is not the member's.
+fn caught_up(
+    leader: &StatusResponse,
+    members: &BTreeMap<NodeId, MemberView>,
+    answers: &BTreeMap<Ordinal, StatusResponse>,
+) -> BTreeSet<NodeId> {
+    let follows = leader
+        .followers
+        .iter()
+        .filter(|follower| follower.active && !follower.snapshot && follower.lag_entries <= CAUGHT_UP_LAG_ENTRIES)
+        .map(|follower| NodeId(follower.node_id));
+    let own_data = |id: &NodeId| {
+        let Some(member) = members.get(id) else { return false };
+        let Some(report) = answers.get(&member.ordinal).and_then(report) else { return true };
+        report.incarnation == member.incarnation && report.state.is_sound()
+    };
+    follows.chain([NodeId(leader.node_id)]).filter(own_data).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::quorate::v1::{Configuration, Follower, Member};
+
+    use super::*;
+
+    const CLUSTER: u128 = 7;
+
+    fn names() -> Names {
+        Names { cluster: "example".to_string(), namespace: "default".to_string() }
+    }
+
+    fn member(id: u64) -> Member {
+        Member {
+            node_id: id,
+            incarnation: u128::from(id).to_be_bytes().to_vec().into(),
+            name: format!("example-{}", id - 1),
+            role: MemberRole::Voter.into(),
+            ..Member::default()
+        }
+    }
+
+    fn answer(id: u64, role: RaftRole) -> StatusResponse {
+        StatusResponse {
+            node_id: id,
+            incarnation: u128::from(id).to_be_bytes().to_vec().into(),
+            cluster_id: CLUSTER.to_be_bytes().to_vec().into(),
+            state: WireState::Member.into(),
+            role: role.into(),
+            term: 4,
+            lease_valid: role == RaftRole::Leader,
+            configuration: Some(Configuration {
+                index: 9,
+                members: (1..=3).map(member).collect(),
+                ..Default::default()
+            }),
+            followers: (2..=3).map(|node_id| Follower { node_id, active: true, ..Follower::default() }).collect(),
+            ..StatusResponse::default()
+        }
+    }
+
+    fn answers() -> BTreeMap<Ordinal, StatusResponse> {
+        let followers = (2..=3).map(|id| answer(id, RaftRole::Follower));
+        (0..).map(Ordinal).zip([answer(1, RaftRole::Leader)].into_iter().chain(followers)).collect()
+    }
+
+    fn view_of(answers: &BTreeMap<Ordinal, StatusResponse>) -> Option<ClusterView> {
+        view(&names(), ClusterId(CLUSTER), answers)
+    }
+
+    #[test]
+    fn the_leader_speaks_for_the_cluster() {
+        let view = view_of(&answers()).expect("a leader answers");
+        assert_eq!((view.config_index, view.leader, view.caught_up.len()), (9, NodeId(1), 3));
+        assert!(view.has_voters_below(3));
+    }
+
+    #[test]
+    fn a_leader_without_its_lease_is_none() {
+        let mut answers = answers();
+        answers.get_mut(&Ordinal(0)).expect("there").lease_valid = false;
+        assert_eq!(view_of(&answers), None);
+    }
+
+    #[test]
+    fn a_leader_of_another_cluster_is_none() {
+        assert_eq!(view(&names(), ClusterId(CLUSTER + 1), &answers()), None);
+    }
+
+    #[test]
+    fn a_node_with_other_data_does_not_count_as_caught_up() {
+        let mut answers = answers();
+        answers.get_mut(&Ordinal(2)).expect("there").incarnation = 99_u128.to_be_bytes().to_vec().into();
+        assert_eq!(view_of(&answers).expect("a leader answers").caught_up.len(), 2);
+    }
+
+    #[test]
+    fn a_member_that_is_no_pod_is_surplus() {
+        let mut answers = answers();
+        let leader = answers.get_mut(&Ordinal(0)).expect("there");
+        leader.configuration.as_mut().expect("there").members[2].name = "stranger".to_string();
+        let view = view_of(&answers).expect("a leader answers");
+        assert!(view.members[&NodeId(3)].ordinal > Ordinal(1_000));
+    }
+}

@@ -1,0 +1,228 @@
+//! One reconcile: observe, decide, tell, act.
+//!
+//! The status is written before the step is taken, guarded by the version that was read: what a step rests on (the cluster's id,
+//! the target) is durable first, and an operator that is behind is stopped there. Only then one step is taken.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Api, Client, Resource};
+use serde_json::json;
+
+use crate::act::{self, ActError, Hands};
+use crate::admin::Admin;
+use crate::build::Defaults;
+use crate::crd::QuorateCluster;
+use crate::metrics::Metrics;
+use crate::names::{FINALIZER, Names};
+use crate::observe::{self, Sighting};
+use crate::plan::{ClusterId, Finding, Plan, Step, plan};
+use crate::status;
+
+/// The next look after a step: its effect should be visible at once.
+const AFTER_STEP: Duration = Duration::from_millis(300);
+/// The next look while something is awaited that no watch reports: the nodes' own state.
+const WHILE_WAITING: Duration = Duration::from_secs(1);
+/// The next look at a cluster that is as it should be: who leads is not reported by any watch.
+const AT_REST: Duration = Duration::from_secs(20);
+/// The longest pause after failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What all reconciles share.
+pub struct Context<A> {
+    /// The API server.
+    pub client: Client,
+    /// The nodes.
+    pub admin: A,
+    /// What is fixed for all clusters.
+    pub defaults: Defaults,
+    /// One for the whole program, or repeated events are not folded.
+    pub recorder: Recorder,
+    /// The operator's metrics.
+    pub metrics: Arc<Metrics>,
+    /// Failures in a row, by namespace and name.
+    failures: Mutex<BTreeMap<(String, String), u32>>,
+}
+
+/// Why a reconcile failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Reading or writing the API server.
+    #[error("the API server: {0}")]
+    Kubernetes(#[from] kube::Error),
+    /// Taking a step.
+    #[error("{work}: {source}")]
+    Act {
+        /// The step's purpose.
+        work: &'static str,
+        /// What went wrong.
+        source: ActError,
+    },
+}
+
+impl ReconcileError {
+    fn kind(&self) -> &'static str {
+        match self {
+            ReconcileError::Kubernetes(kube::Error::Api(status)) if status.is_conflict() => "conflict",
+            ReconcileError::Kubernetes(_) | ReconcileError::Act { source: ActError::Kubernetes(_), .. } => "kubernetes",
+            ReconcileError::Act { source: ActError::Node(_), .. } => "node",
+            ReconcileError::Act { .. } => "other",
+        }
+    }
+}
+
+impl<A: Admin> Context<A> {
+    /// A context without a past.
+    pub fn new(client: Client, admin: A, defaults: Defaults, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
+        Context { client, admin, defaults, recorder, metrics, failures: Mutex::default() }
+    }
+
+    fn failures_of(&self, cluster: &QuorateCluster, failed: bool) -> u32 {
+        let names = Names::of(cluster);
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (names.namespace, names.cluster);
+        if failed {
+            let count = failures.entry(key).or_default();
+            *count += 1;
+            *count
+        } else {
+            failures.remove(&key);
+            0
+        }
+    }
+}
+
+/// Reconciles one cluster.
+///
+/// # Errors
+/// [`ReconcileError`]; the caller tries again later.
+pub async fn reconcile<A: Admin>(
+    cluster: Arc<QuorateCluster>,
+    context: Arc<Context<A>>,
+) -> Result<Action, ReconcileError> {
+    let start = Instant::now();
+    let result = once(&cluster, &context).await;
+    context.metrics.reconciled(start.elapsed(), result.as_ref().err().map(ReconcileError::kind));
+    if result.is_ok() {
+        context.failures_of(&cluster, false);
+    }
+    result
+}
+
+/// Pauses longer after each failure in a row; a conflict only means to look again.
+pub fn after_error<A: Admin>(cluster: Arc<QuorateCluster>, error: &ReconcileError, context: Arc<Context<A>>) -> Action {
+    let failures = context.failures_of(&cluster, true);
+    let names = Names::of(&cluster);
+    if error.kind() == "conflict" {
+        return Action::requeue(WHILE_WAITING);
+    }
+    tracing::warn!(namespace = names.namespace, name = names.cluster, failures, %error, "reconcile failed");
+    let pause = WHILE_WAITING * 2_u32.saturating_pow(failures.saturating_sub(1).min(8));
+    Action::requeue(pause.min(LONGEST_PAUSE))
+}
+
+async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result<Action, ReconcileError> {
+    let names = Names::of(cached);
+    let api = Api::<QuorateCluster>::namespaced(context.client.clone(), &names.namespace);
+    let Some(cluster) = api.get_opt(&names.cluster).await? else {
+        context.metrics.forget(&names);
+        return Ok(Action::await_change());
+    };
+    let ours = cluster.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
+    if cluster.metadata.deletion_timestamp.is_some() && !ours {
+        context.metrics.forget(&names);
+        return Ok(Action::await_change());
+    }
+    if !ours {
+        let added = act::add_finalizer(&context.client, &cluster).await;
+        added.map_err(|source| ReconcileError::Act { work: "Finalizer", source })?;
+        return Ok(Action::requeue(AFTER_STEP));
+    }
+    let sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster).await?;
+    let decided = plan(&sighting.observed);
+    write_status(&api, &sighting, &decided).await?;
+    report(context, &sighting, &decided).await;
+    context.metrics.show(&sighting);
+    if let Some(step) = &decided.step {
+        let work = reason(&decided.finding);
+        let hands = Hands { client: &context.client, admin: &context.admin, defaults: &context.defaults };
+        tracing::info!(namespace = names.namespace, name = names.cluster, work, ?step, "taking a step");
+        hands.act(&sighting, step).await.map_err(|source| ReconcileError::Act { work, source })?;
+        context.metrics.stepped(work);
+    }
+    Ok(Action::requeue(next_look(&decided)))
+}
+
+fn next_look(decided: &Plan) -> Duration {
+    match (&decided.step, &decided.finding) {
+        (Some(_), _) => AFTER_STEP,
+        (None, Finding::Reconciled | Finding::Paused) => AT_REST,
+        (None, _) => WHILE_WAITING,
+    }
+}
+
+async fn write_status(api: &Api<QuorateCluster>, sighting: &Sighting, decided: &Plan) -> Result<(), ReconcileError> {
+    if decided.step == Some(Step::ReleaseFinalizer) {
+        return Ok(());
+    }
+    let cluster = &sighting.cluster;
+    let after = status::status(sighting, decided, random_cluster_id(), &Time(Timestamp::now()));
+    let Some(status) = status::patch(cluster.status.as_ref(), &after) else { return Ok(()) };
+    let guarded = json!({ "metadata": { "resourceVersion": cluster.metadata.resource_version }, "status": status });
+    api.patch_status(&Names::of(cluster).cluster, &PatchParams::default(), &Patch::Merge(guarded)).await?;
+    Ok(())
+}
+
+/// Tells of steps, and of states in which a human should look.
+async fn report<A: Admin>(context: &Context<A>, sighting: &Sighting, decided: &Plan) {
+    let (type_, note) = match &decided.finding {
+        Finding::Working(work) if decided.step.is_some() => (EventType::Normal, work.text()),
+        Finding::QuorumLost => (EventType::Warning, "no quorum of the members answers"),
+        Finding::ClusterIdMismatch => (EventType::Warning, "the volumes belong to another cluster"),
+        _ => return,
+    };
+    let before = sighting.cluster.status.as_ref();
+    let known = |status: &crate::crd::QuorateClusterStatus| {
+        status.conditions.iter().any(|c| c.type_ == "Progressing" && c.reason == reason(&decided.finding))
+    };
+    // A state is an event when it begins; a step always is.
+    if decided.step.is_none() && before.is_some_and(known) {
+        return;
+    }
+    let event = Event {
+        type_,
+        reason: reason(&decided.finding).to_string(),
+        note: Some(note.to_string()),
+        action: "Reconcile".to_string(),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &sighting.cluster.object_ref(&())).await {
+        tracing::warn!(%error, "an event could not be written");
+    }
+}
+
+fn reason(finding: &Finding) -> &'static str {
+    match finding {
+        Finding::Working(work) => work.reason(),
+        Finding::Reconciled => "Reconciled",
+        Finding::MembersDown => "MembersDown",
+        Finding::WaitingForPods => "WaitingForPods",
+        Finding::Paused => "Paused",
+        Finding::QuorumLost => "QuorumLost",
+        Finding::ClusterIdMismatch => "ClusterIDMismatch",
+        Finding::RollAwaitsApproval => "RollAwaitsApproval",
+        Finding::Deleting => "Deleting",
+    }
+}
+
+fn random_cluster_id() -> ClusterId {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    ClusterId(u128::from_be_bytes(bytes))
+}

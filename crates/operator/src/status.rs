@@ -1,0 +1,253 @@
+//! What the user is told: the status, as a function of what was observed and decided.
+//!
+//! Pure. It changes only when there is something new to say: a condition keeps its time unless its status flips, and figures
+//! that move all the time are metrics.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use quorate_proto::quorate::v1::StatusResponse;
+use serde_json::{Map, Value};
+
+use crate::crd::{MemberRole, MemberStatus, QuorateCluster, QuorateClusterStatus};
+use crate::names::Names;
+use crate::observe::Sighting;
+use crate::plan::{ClusterId, ClusterView, Finding, NodeId, Ordinal, Plan, Step};
+
+/// The status after this observation and before this step.
+///
+/// `new_cluster_id` is used by the step that chooses one, and by no other.
+pub fn status(sighting: &Sighting, plan: &Plan, new_cluster_id: ClusterId, now: &Time) -> QuorateClusterStatus {
+    let cluster = &sighting.cluster;
+    let before = cluster.status.clone().unwrap_or_default();
+    let view = sighting.observed.cluster.as_ref();
+    let members = match view {
+        Some(view) => members(&Names::of(cluster), view, &sighting.answers),
+        // Without a leader nothing new is known of who is a member.
+        None => before.members.iter().map(|member| lost_sight(member, sighting)).collect(),
+    };
+    let current = common_version(&members).or_else(|| before.current_version.clone());
+    let ready = sighting.observed.pods.values().filter(|pod| pod.ready).count();
+    let mut after = QuorateClusterStatus {
+        observed_generation: cluster.metadata.generation,
+        replicas: count(sighting.observed.pods.len()),
+        ready_replicas: count(ready),
+        selector: Some(Names::of(cluster).selector_text()),
+        leader: view.and_then(|view| members.iter().find(|m| m.id == hex(view.leader)).map(|m| m.name.clone())),
+        term: leader_answer(sighting).map(|answer| answer.term.cast_signed()),
+        config_index: view.map(|view| view.config_index.cast_signed()).or(before.config_index),
+        current_version: current,
+        target_version: Some(cluster.spec.version.clone()),
+        members,
+        ..before.clone()
+    };
+    match plan.step {
+        Some(Step::LatchTarget { replicas }) => after.target_replicas = i32::try_from(replicas).ok(),
+        Some(Step::LatchNewClusterId) => after.cluster_id = Some(format!("{:032x}", new_cluster_id.0)),
+        Some(Step::AdoptClusterId(id)) => after.cluster_id = Some(format!("{:032x}", id.0)),
+        _ => {}
+    }
+    after.conditions = conditions(cluster, view, &plan.finding, &before.conditions, now);
+    after
+}
+
+/// A merge patch from `before` to `after`; none if there is nothing to write. What is gone is named, or it would stay.
+pub fn patch(before: Option<&QuorateClusterStatus>, after: &QuorateClusterStatus) -> Option<Value> {
+    if before == Some(after) {
+        return None;
+    }
+    let fields = |status: &QuorateClusterStatus| match serde_json::to_value(status) {
+        Ok(Value::Object(map)) => map,
+        other => unreachable!("a status is a JSON object: {other:?}"),
+    };
+    let mut patch =
+        before.map(fields).unwrap_or_default().into_iter().map(|(key, _)| (key, Value::Null)).collect::<Map<_, _>>();
+    patch.extend(fields(after));
+    Some(Value::Object(patch))
+}
+
+fn members(names: &Names, view: &ClusterView, answers: &BTreeMap<Ordinal, StatusResponse>) -> Vec<MemberStatus> {
+    let of = |(id, member): (&NodeId, &crate::plan::MemberView)| {
+        let answer = answers.get(&member.ordinal).filter(|answer| answer.node_id == id.0);
+        let sound = answer.and_then(crate::observe::report).is_some_and(|report| report.state.is_sound());
+        MemberStatus {
+            id: hex(*id),
+            name: names.pod(member.ordinal),
+            role: match (*id == view.leader, member.voter, answer.is_some()) {
+                (true, ..) => MemberRole::Leader,
+                (_, false, _) => MemberRole::Learner,
+                (_, true, true) => MemberRole::Follower,
+                (_, true, false) => MemberRole::Unknown,
+            },
+            healthy: sound,
+            caught_up: view.caught_up.contains(id),
+            version: answer.map(|answer| answer.version.clone()),
+        }
+    };
+    let mut members: Vec<_> = view.members.iter().map(of).collect();
+    members.sort_by(|one, other| one.name.cmp(&other.name));
+    members
+}
+
+fn lost_sight(member: &MemberStatus, sighting: &Sighting) -> MemberStatus {
+    let answers = sighting.answers.values().any(|answer| hex(NodeId(answer.node_id)) == member.id);
+    MemberStatus { role: MemberRole::Unknown, healthy: answers, caught_up: false, ..member.clone() }
+}
+
+fn leader_answer(sighting: &Sighting) -> Option<&StatusResponse> {
+    let view = sighting.observed.cluster.as_ref()?;
+    sighting.answers.values().find(|answer| answer.node_id == view.leader.0)
+}
+
+fn common_version(members: &[MemberStatus]) -> Option<String> {
+    let first = members.first()?.version.as_ref()?;
+    members.iter().all(|member| member.version.as_ref() == Some(first)).then(|| first.clone())
+}
+
+/// One condition before it has a time.
+struct Verdict {
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+fn conditions(
+    cluster: &QuorateCluster,
+    view: Option<&ClusterView>,
+    finding: &Finding,
+    before: &[Condition],
+    now: &Time,
+) -> Vec<Condition> {
+    let available = available(view, finding);
+    let progressing = progressing(finding);
+    let degraded = degraded(cluster, view);
+    let ready = Verdict {
+        kind: "Ready",
+        holds: available.holds && !progressing.holds && !degraded.holds,
+        reason: if progressing.holds {
+            progressing.reason
+        } else if degraded.holds {
+            degraded.reason
+        } else {
+            available.reason
+        },
+        message: if progressing.holds {
+            progressing.message.clone()
+        } else if degraded.holds {
+            degraded.message.clone()
+        } else {
+            available.message.clone()
+        },
+    };
+    let reconciling = progressing.holds.then(|| Verdict {
+        kind: "Reconciling",
+        holds: true,
+        reason: progressing.reason,
+        message: progressing.message.clone(),
+    });
+    let stalled = stalled(cluster, finding, progressing.holds, before, now);
+    let verdicts = [Some(available), Some(progressing), Some(degraded), Some(ready), reconciling, stalled];
+    let timed = |verdict: Verdict| {
+        let status = if verdict.holds { "True" } else { "False" };
+        let same = before.iter().find(|old| old.type_ == verdict.kind && old.status == status);
+        Condition {
+            type_: verdict.kind.to_string(),
+            status: status.to_string(),
+            reason: verdict.reason.to_string(),
+            message: verdict.message,
+            observed_generation: cluster.metadata.generation,
+            last_transition_time: same.map_or_else(|| now.clone(), |old| old.last_transition_time.clone()),
+        }
+    };
+    verdicts.into_iter().flatten().map(timed).collect()
+}
+
+fn available(view: Option<&ClusterView>, finding: &Finding) -> Verdict {
+    let (holds, reason, message) = match (view, finding) {
+        (Some(view), _) if view.members.keys().all(|id| view.caught_up.contains(id)) => {
+            (true, "QuorumHealthy", "every member takes part")
+        }
+        (Some(_), _) => (true, "QuorumAvailable", "a quorum serves; some members do not take part"),
+        (None, Finding::ClusterIdMismatch) => (
+            false,
+            "ClusterIDMismatch",
+            "the volumes belong to another cluster, or too few of this one are there; nothing was changed",
+        ),
+        (None, Finding::QuorumLost) => {
+            (false, "QuorumLost", "no quorum of the members answers; nothing is changed until one does")
+        }
+        (None, Finding::Paused) => (false, "Paused", "the operator is paused, and no leader answers"),
+        (None, _) => (false, "Bootstrapping", "the cluster has no leader yet"),
+    };
+    Verdict { kind: "Available", holds, reason, message: message.to_string() }
+}
+
+fn progressing(finding: &Finding) -> Verdict {
+    let (holds, reason, message) = match finding {
+        Finding::Working(work) => (true, work.reason(), work.text()),
+        Finding::WaitingForPods => (true, "WaitingForPods", "pods are coming up"),
+        Finding::Deleting => (true, "Deleting", "the cluster is being deleted"),
+        Finding::RollAwaitsApproval => (
+            true,
+            "RollAwaitsApproval",
+            "pods run an older template; set the annotation quorate.io/roll to spec.version to restart them",
+        ),
+        Finding::Reconciled => (false, "Reconciled", "everything is as specified"),
+        Finding::MembersDown => (false, "MembersDown", "nothing is to be done until the missing members come back"),
+        Finding::Paused => (false, "Paused", "spec.paused is set"),
+        Finding::QuorumLost => (false, "QuorumLost", "nothing is changed while the quorum is away"),
+        Finding::ClusterIdMismatch => (false, "ClusterIDMismatch", "a human must decide about the volumes"),
+    };
+    Verdict { kind: "Progressing", holds, reason, message: message.to_string() }
+}
+
+/// True exactly when the cluster delivers less than was asked for: reading it alone tells whether to page somebody.
+fn degraded(cluster: &QuorateCluster, view: Option<&ClusterView>) -> Verdict {
+    let wanted = usize::try_from(cluster.spec.replicas).unwrap_or(0);
+    let (holds, reason, message) = match view {
+        None => (true, "NoLeader", "no leader answers".to_string()),
+        Some(view) => {
+            let taking_part = view.members.keys().filter(|id| view.caught_up.contains(id)).count();
+            let down = view.members.len() - taking_part;
+            if down > 0 {
+                (true, "MembersDown", format!("{down} of {} members do not take part", view.members.len()))
+            } else if taking_part < wanted {
+                (true, "TooFewMembers", format!("{taking_part} members of {wanted}"))
+            } else {
+                (false, "FullCapacity", "every member takes part".to_string())
+            }
+        }
+    };
+    Verdict { kind: "Degraded", holds, reason, message }
+}
+
+/// Only while true, as `kubectl wait` and Helm read it: waiting longer is of no use.
+fn stalled(
+    cluster: &QuorateCluster,
+    finding: &Finding,
+    progressing: bool,
+    before: &[Condition],
+    now: &Time,
+) -> Option<Verdict> {
+    let verdict = |reason, message: String| Some(Verdict { kind: "Stalled", holds: true, reason, message });
+    if *finding == Finding::ClusterIdMismatch {
+        return verdict("ClusterIDMismatch", "a human must decide about the volumes".to_string());
+    }
+    let since = before.iter().find(|old| old.type_ == "Progressing" && old.status == "True" && progressing)?;
+    let seconds = now.0.duration_since(since.last_transition_time.0).as_secs();
+    let allowed = i64::from(cluster.spec.progress_deadline_seconds);
+    if seconds <= allowed {
+        return None;
+    }
+    // The number itself would change with every look.
+    verdict("DeadlineExceeded", format!("not as specified for more than {allowed} seconds"))
+}
+
+fn hex(id: NodeId) -> String {
+    format!("{:016x}", id.0)
+}
+
+fn count(of: usize) -> i32 {
+    i32::try_from(of).expect("few pods")
+}
