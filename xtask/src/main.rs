@@ -5,6 +5,7 @@
 
 mod bench;
 mod codegen;
+mod e2e;
 mod failure;
 mod gates;
 mod process;
@@ -35,6 +36,8 @@ enum Command {
     Codegen(codegen::CodegenArgs),
     /// Build etcd and etcdctl into target/tools
     Tools,
+    /// Install the charts on a real Kubernetes on this machine and put them to the test
+    E2e(e2e::E2eArgs),
     /// Measure Quorate beside etcd
     Bench(bench::BenchArgs),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Ci => gates::ci(),
         Command::Codegen(args) => codegen::run(&args),
         Command::Tools => tools::build(),
+        Command::E2e(args) => e2e::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

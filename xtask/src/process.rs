@@ -40,7 +40,13 @@ pub(crate) fn exists(program: impl AsRef<OsStr>, probe: &str) -> bool {
     Command::new(program).arg(probe).output().is_ok_and(|output| output.status.success())
 }
 
-fn describe(command: &Command) -> String {
+/// Whether a program of this name would be found.
+pub(crate) fn is_in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+pub(crate) fn describe(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut line = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     for argument in command.get_args() {

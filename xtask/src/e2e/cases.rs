@@ -1,0 +1,45 @@
+//! The tests, in the order in which they run.
+
+mod failures;
+mod lifecycle;
+mod platform;
+mod resize;
+mod rollout;
+
+use super::suite::Scene;
+use crate::failure::Failure;
+
+/// One test. Its name is the fact it holds.
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    /// Runs without `--all`.
+    pub(super) core: bool,
+    pub(super) needs_operator: bool,
+    pub(super) run: fn(&Scene<'_>) -> Result<(), Failure>,
+}
+
+const fn core(name: &'static str, run: fn(&Scene<'_>) -> Result<(), Failure>) -> Case {
+    Case { name, core: true, needs_operator: true, run }
+}
+
+const fn more(name: &'static str, run: fn(&Scene<'_>) -> Result<(), Failure>) -> Case {
+    Case { name, core: false, needs_operator: true, run }
+}
+
+pub(super) const ALL: &[Case] = &[
+    Case { name: "a_pod_runs", core: true, needs_operator: false, run: platform::a_pod_runs },
+    core("an_install_becomes_available", lifecycle::an_install_becomes_available),
+    core("a_resize_loses_no_write", resize::a_resize_loses_no_write),
+    core("a_lost_volume_is_replaced", failures::a_lost_volume_is_replaced),
+    core("a_killed_leader_comes_back", failures::a_killed_leader_comes_back),
+    core("an_upgrade_restarts_the_leader_last", rollout::an_upgrade_restarts_the_leader_last),
+    core("other_sizes_are_refused", resize::other_sizes_are_refused),
+    more("a_leader_that_leaves_hands_over", resize::a_leader_that_leaves_hands_over),
+    more("a_resize_can_be_taken_back", resize::a_resize_can_be_taken_back),
+    more("all_pods_deleted_at_once_come_back", failures::all_pods_deleted_at_once_come_back),
+    more("a_resize_survives_a_killed_operator", resize::a_resize_survives_a_killed_operator),
+    more("a_bad_image_can_be_mended", rollout::a_bad_image_can_be_mended),
+    more("a_drain_takes_one_pod_at_a_time", failures::a_drain_takes_one_pod_at_a_time),
+    more("a_cluster_of_the_same_name_takes_up_its_data", lifecycle::a_cluster_of_the_same_name_takes_up_its_data),
+    more("a_paused_cluster_is_left_alone", lifecycle::a_paused_cluster_is_left_alone),
+];

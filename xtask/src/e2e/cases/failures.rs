@@ -1,0 +1,94 @@
+//! What breaks, and comes back without a human.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::e2e::suite::{Scene, ensure};
+use crate::e2e::writer::{Writer, get, put};
+use crate::failure::Failure;
+use crate::process;
+
+pub(super) fn a_lost_volume_is_replaced(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    put(scene.service()?, "before", "1")?;
+    let old = member(scene, "db-1")?["id"].clone();
+    let writer = Writer::start(scene.service()?, "volume");
+    scene.run(&["delete", "persistentvolumeclaim", "data-db-1", "--wait=false"])?;
+    scene.run(&["delete", "pod", "db-1", "--wait=false"])?;
+    scene.await_fact("db-1 is another member", || {
+        let id = member(scene, "db-1")?["id"].clone();
+        Ok(id != old && id != Value::Null)
+    })?;
+    scene.await_ready(3)?;
+    let tally = writer.finish()?;
+    eprintln!("  {} writes, longest gap {} ms", tally.acknowledged, tally.longest_gap.as_millis());
+    ensure(get(scene.service()?, "before")? == "1", || "an old write is lost".to_owned())
+}
+
+pub(super) fn a_killed_leader_comes_back(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    let leader = scene.status()?["leader"].as_str().unwrap_or_default().to_owned();
+    let writer = Writer::start(scene.service()?, "leader");
+    let pid = process_of(scene, &leader)?;
+    process::run(Command::new("kill").args(["-KILL", &pid]))?;
+    scene.await_fact("another member leads", || {
+        let now = scene.status()?["leader"].as_str().unwrap_or_default().to_owned();
+        Ok(!now.is_empty() && now != leader)
+    })?;
+    scene.await_ready(3)?;
+    let tally = writer.finish()?;
+    eprintln!("  {} writes, longest gap {} ms", tally.acknowledged, tally.longest_gap.as_millis());
+    Ok(())
+}
+
+pub(super) fn all_pods_deleted_at_once_come_back(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    put(scene.service()?, "kept", "yes")?;
+    let ids = |status: &Value| -> Vec<Value> {
+        status["members"].as_array().map(|all| all.iter().map(|m| m["id"].clone()).collect()).unwrap_or_default()
+    };
+    let before = ids(&scene.status()?);
+    let pods = scene.pods()?;
+    scene.run(&["delete", "pods", "--all", "--wait=true"])?;
+    scene.await_fact("new pods run", || {
+        let now = scene.pods()?;
+        Ok(now.len() == 3 && now.iter().all(|(_, uid, _)| pods.iter().all(|(_, old, _)| old != uid)))
+    })?;
+    scene.await_ready(3)?;
+    ensure(ids(&scene.status()?) == before, || "the members are not the same".to_owned())?;
+    ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
+}
+
+pub(super) fn a_drain_takes_one_pod_at_a_time(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    let evict = |pod: &str| {
+        let eviction = serde_json::json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": { "name": pod, "namespace": scene.namespace },
+        });
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", scene.namespace);
+        scene.kubectl.create_raw(&path, &eviction.to_string())
+    };
+    evict("db-0")?;
+    let second = evict("db-1").err().map(|failure| failure.to_string()).unwrap_or_default();
+    ensure(second.contains("disruption budget"), || format!("a second eviction was answered with {second:?}"))?;
+    scene.await_ready(3)
+}
+
+fn member(scene: &Scene<'_>, name: &str) -> Result<Value, Failure> {
+    let status = scene.status()?;
+    let members = status["members"].as_array().cloned().unwrap_or_default();
+    Ok(members.into_iter().find(|member| member["name"] == name).unwrap_or_default())
+}
+
+/// Process id, on this machine, of the server in `pod`.
+fn process_of(scene: &Scene<'_>, pod: &str) -> Result<String, Failure> {
+    let id = scene.get(&["pod", pod])?["status"]["containerStatuses"][0]["containerID"].clone();
+    let id = id.as_str().and_then(|id| id.strip_prefix("containerd://")).unwrap_or_default().to_owned();
+    let listed = crate::e2e::node::ctr(&["task", "list"]).output().map_err(Failure::file("ctr"))?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let line = listed.lines().find(|line| line.starts_with(&id) && !id.is_empty());
+    let pid = line.and_then(|line| line.split_whitespace().nth(1));
+    pid.map(str::to_owned).ok_or_else(|| Failure::Broken(format!("{pod} has no running container")))
+}

@@ -1,0 +1,54 @@
+//! From nothing to a cluster, and away again.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::e2e::suite::{Scene, condition, ensure};
+use crate::e2e::writer::{get, put};
+use crate::failure::Failure;
+
+pub(super) fn an_install_becomes_available(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    let status = scene.status()?;
+    for (kind, expected) in [("Available", "True"), ("Progressing", "False"), ("Degraded", "False")] {
+        ensure(condition(&status, kind) == expected, || format!("{kind} is not {expected}: {status}"))?;
+    }
+    ensure(condition(&status, "Reconciling").is_empty(), || format!("Reconciling is still there: {status}"))?;
+    let leaders = status["members"].as_array().map_or(0, |all| all.iter().filter(|m| m["role"] == "Leader").count());
+    ensure(leaders == 1, || format!("{leaders} leaders in {status}"))?;
+    let service = scene.service()?;
+    put(service, "greeting", "hello")?;
+    ensure(get(service, "greeting")? == "hello", || "the key is not what was written".to_owned())?;
+    scene.kubectl.helm(&["test", "db", "--namespace", &scene.namespace, "--timeout", "120s"]).map(drop)
+}
+
+pub(super) fn a_cluster_of_the_same_name_takes_up_its_data(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    put(scene.service()?, "kept", "yes")?;
+    let id = scene.status()?["clusterID"].clone();
+    scene.kubectl.helm(&["uninstall", "db", "--namespace", &scene.namespace, "--wait"])?;
+    scene.await_fact("the pods are gone", || Ok(scene.pods()?.is_empty()))?;
+    let claims = scene.get(&["persistentvolumeclaims"])?["items"].as_array().map_or(0, Vec::len);
+    ensure(claims == 3, || format!("{claims} volumes are left of 3"))?;
+    scene.install(&[])?;
+    ensure(scene.status()?["clusterID"] == id, || "it is another cluster".to_owned())?;
+    ensure(get(scene.service()?, "kept")? == "yes", || "the data is not the old one".to_owned())
+}
+
+pub(super) fn a_paused_cluster_is_left_alone(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    scene.patch(&json!({ "paused": true, "replicas": 5 }))?;
+    scene.await_fact("the status says so", || {
+        let status = scene.status()?;
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|c| c["type"] == "Progressing" && c["reason"] == "Paused"))
+    })?;
+    // Long enough for several reconciles; what is looked for is that nothing happens.
+    sleep(Duration::from_secs(5));
+    let pods = scene.pods()?.len();
+    ensure(pods == 3, || format!("there are {pods} pods"))?;
+    scene.patch(&json!({ "paused": false }))?;
+    scene.await_ready(5)
+}

@@ -1,0 +1,224 @@
+//! What the tests share: the cluster, waiting for facts, and what is shown when a fact does not come true.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::cases::Case;
+use super::image::{IMAGE, TAGS};
+use super::kubectl::Kubectl;
+use super::toolchain::Toolchain;
+use super::volumes;
+use crate::failure::Failure;
+use crate::process::root;
+
+/// Long, for a machine that is busy with other things; a fact that never comes true is what fails.
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
+const POLL: Duration = Duration::from_millis(250);
+/// Namespace of the operator.
+pub(super) const SYSTEM: &str = "quorate-system";
+
+/// The cluster under test, and where its parts are.
+pub(super) struct Suite {
+    pub(super) kubectl: Kubectl,
+}
+
+/// One test's own namespace, with a Quorate cluster named `db` in it.
+pub(super) struct Scene<'a> {
+    pub(super) kubectl: &'a Kubectl,
+    pub(super) namespace: String,
+}
+
+impl Suite {
+    pub(super) fn new(tools: &Toolchain) -> Self {
+        Suite { kubectl: Kubectl::new(tools) }
+    }
+
+    /// Runs one test in a namespace of its own, and removes the namespace if it passed.
+    pub(super) fn run(&self, case: &Case) -> Result<(), Failure> {
+        let scene = Scene { kubectl: &self.kubectl, namespace: case.name.replace('_', "-") };
+        let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
+        let namespace = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": { "name": scene.namespace, "labels": labels },
+        });
+        self.kubectl.apply(&namespace.to_string())?;
+        volumes::make(&self.kubectl, case.name)?;
+        if case.needs_operator {
+            self.install_operator()?;
+        }
+        (case.run)(&scene)?;
+        self.clean(&scene, case.name);
+        Ok(())
+    }
+
+    /// Installs the operator's chart, or does nothing if it is there.
+    fn install_operator(&self) -> Result<(), Failure> {
+        let chart = chart("quorate-operator");
+        let image = format!("image.repository={IMAGE}");
+        let tag = format!("image.tag={}", TAGS[0]);
+        let arguments = [
+            "upgrade",
+            "--install",
+            "quorate-operator",
+            &chart,
+            "--namespace",
+            SYSTEM,
+            "--create-namespace",
+            "--set",
+            &image,
+            "--set",
+            &tag,
+            "--wait",
+            "--timeout",
+            "180s",
+        ];
+        self.kubectl.helm(&arguments).map(drop)
+    }
+
+    fn clean(&self, scene: &Scene<'_>, test: &str) {
+        // Best effort: what stays disturbs no other test, and everything goes with the run.
+        let _ = scene.run(&["delete", "quorateclusters", "--all", "--wait=false", "--ignore-not-found"]);
+        let _ = self.kubectl.output(&["delete", "namespace", &scene.namespace, "--wait=false"]);
+        volumes::remove(&self.kubectl, test);
+    }
+
+    /// Everything a person would look at first.
+    pub(super) fn print_state(&self) {
+        for arguments in [
+            &["get", "pods,persistentvolumeclaims,statefulsets,services", "--all-namespaces", "-o", "wide"][..],
+            &["get", "quorateclusters", "--all-namespaces", "-o", "yaml"],
+            &["get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"],
+            &["logs", "--namespace", SYSTEM, "--selector=app.kubernetes.io/name=quorate-operator", "--tail=40"],
+        ] {
+            match self.kubectl.output(arguments) {
+                Ok(text) => eprintln!("---- kubectl {}\n{}", arguments.join(" "), last_lines(&text, 120)),
+                Err(failure) => eprintln!("---- {failure}"),
+            }
+        }
+    }
+}
+
+impl Scene<'_> {
+    /// kubectl in the test's namespace.
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<String, Failure> {
+        self.kubectl.output(&[&["--namespace", &self.namespace], arguments].concat())
+    }
+
+    /// An object of the test's namespace.
+    pub(super) fn get(&self, arguments: &[&str]) -> Result<Value, Failure> {
+        self.kubectl.get(&[&["--namespace", &self.namespace], arguments].concat())
+    }
+
+    /// Installs the cluster chart as `db`, with these values, and waits until every member takes part.
+    pub(super) fn install(&self, values: &[&str]) -> Result<(), Failure> {
+        self.install_without_waiting(values)?;
+        self.await_ready(3)
+    }
+
+    pub(super) fn install_without_waiting(&self, values: &[&str]) -> Result<(), Failure> {
+        let chart = chart("quorate");
+        let image = format!("image={IMAGE}:{}", TAGS[0]);
+        let mut arguments = vec![
+            "upgrade",
+            "--install",
+            "db",
+            &chart,
+            "--namespace",
+            &self.namespace,
+            "--set",
+            &image,
+            "--set",
+            "storage.size=1Gi",
+        ];
+        for value in values {
+            arguments.extend(["--set", value]);
+        }
+        self.kubectl.helm(&arguments).map(drop)
+    }
+
+    /// Changes the cluster's spec as a user with `kubectl patch` would.
+    pub(super) fn patch(&self, spec: &Value) -> Result<(), Failure> {
+        let patch = json!({ "spec": spec }).to_string();
+        self.run(&["patch", "quoratecluster", "db", "--type=merge", "--patch", &patch]).map(drop)
+    }
+
+    /// The cluster's status.
+    pub(super) fn status(&self) -> Result<Value, Failure> {
+        Ok(self.get(&["quoratecluster", "db"])?["status"].clone())
+    }
+
+    /// Waits until the resource says that it is as specified, with this many members.
+    pub(super) fn await_ready(&self, members: usize) -> Result<(), Failure> {
+        self.await_fact(&format!("{members} members and Ready"), || {
+            let cluster = self.get(&["quoratecluster", "db"])?;
+            let status = &cluster["status"];
+            let current = status["observedGeneration"] == cluster["metadata"]["generation"];
+            let voters = status["members"].as_array().map_or(0, Vec::len);
+            Ok(current && voters == members && condition(status, "Ready") == "True")
+        })
+    }
+
+    /// Waits until `fact` holds.
+    pub(super) fn await_fact(
+        &self,
+        what: &str,
+        mut fact: impl FnMut() -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let start = Instant::now();
+        loop {
+            // While a cluster changes, looking at it may fail as well.
+            let seen = fact();
+            if matches!(seen, Ok(true)) {
+                return Ok(());
+            }
+            if start.elapsed() > PATIENCE {
+                let saw = seen.err().map(|failure| format!("; last: {failure}")).unwrap_or_default();
+                return Err(Failure::Broken(format!("after {} s still not: {what}{saw}", PATIENCE.as_secs())));
+            }
+            sleep(POLL);
+        }
+    }
+
+    /// Address of the client Service.
+    pub(super) fn service(&self) -> Result<SocketAddr, Failure> {
+        let service = self.get(&["service", "db"])?;
+        let host = service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
+        let address = (host.as_str(), 2379_u16).to_socket_addrs().ok().and_then(|mut all| all.next());
+        address.ok_or_else(|| Failure::Broken(format!("the Service has no address: {host:?}")))
+    }
+
+    /// Uid and number of container restarts of each pod, by name: equal before and after means that none was restarted.
+    pub(super) fn pods(&self) -> Result<Vec<(String, String, u64)>, Failure> {
+        let list = self.get(&["pods", "--selector=app.kubernetes.io/instance=db,app.kubernetes.io/name=quorate"])?;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0);
+        Ok(items.iter().map(|p| (text(&p["metadata"]["name"]), text(&p["metadata"]["uid"]), restarts(p))).collect())
+    }
+}
+
+/// Status of a condition; empty if there is none.
+pub(super) fn condition(status: &Value, kind: &str) -> String {
+    let all = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = all.iter().find(|condition| condition["type"] == kind);
+    found.and_then(|condition| condition["status"].as_str()).unwrap_or_default().to_owned()
+}
+
+/// A test's assertion.
+pub(super) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failure> {
+    if holds { Ok(()) } else { Err(Failure::Broken(what())) }
+}
+
+fn chart(name: &str) -> String {
+    let folder: PathBuf = root().join("charts").join(name);
+    folder.display().to_string()
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}

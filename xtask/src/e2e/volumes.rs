@@ -1,0 +1,54 @@
+//! Volumes: a storage class without a provisioner, and folders of this machine handed out as PersistentVolumes.
+
+use std::fs;
+use std::os::unix::fs::chown;
+
+use serde_json::json;
+
+use super::kubectl::Kubectl;
+use super::place;
+use crate::failure::Failure;
+
+/// User and group of the image: the kubelet does not change the owner of a folder of its machine.
+const USER: u32 = 65_532;
+/// More than any test uses at once, since a released volume is not handed out again.
+const VOLUMES_A_TEST: usize = 9;
+
+/// The default storage class.
+pub(super) fn make_class(kubectl: &Kubectl) -> Result<(), Failure> {
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": { "name": "e2e", "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "reclaimPolicy": "Retain",
+    });
+    kubectl.apply(&class.to_string()).map(drop)
+}
+
+/// Fresh empty volumes for one test.
+pub(super) fn make(kubectl: &Kubectl, test: &str) -> Result<(), Failure> {
+    let volume = |number: usize| -> Result<serde_json::Value, Failure> {
+        let name = format!("{}-{number}", test.replace('_', "-"));
+        let folder = place::path(&format!("volumes/{name}"));
+        fs::create_dir_all(&folder).map_err(Failure::file(&folder))?;
+        chown(&folder, Some(USER), Some(USER)).map_err(Failure::file(&folder))?;
+        Ok(json!({
+            "apiVersion": "v1", "kind": "PersistentVolume",
+            "metadata": { "name": name, "labels": { "test": test } },
+            "spec": {
+                "capacity": { "storage": "20Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": "e2e",
+                "persistentVolumeReclaimPolicy": "Retain", "hostPath": { "path": folder },
+            },
+        }))
+    };
+    let volumes = (0..VOLUMES_A_TEST).map(volume).collect::<Result<Vec<_>, _>>()?;
+    kubectl.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": volumes }).to_string()).map(drop)
+}
+
+/// Removes the volumes of a test, and their data.
+pub(super) fn remove(kubectl: &Kubectl, test: &str) {
+    let selector = format!("--selector=test={test}");
+    // A volume that stays is in nobody's way: the next test has its own.
+    let _ = kubectl.output(&["delete", "persistentvolume", &selector, "--wait=false"]);
+}

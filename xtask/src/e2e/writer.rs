@@ -1,0 +1,172 @@
+//! Continuous writes through the client Service, as a client that knows nothing of resizes would make them.
+//!
+//! Every write is one HTTP request on a connection that is kept while it lasts. A write that got no answer is tried again, and
+//! counts as one write: what matters is that each acknowledged one is still there, and how long nobody was served.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::{Duration, Instant};
+
+use crate::failure::Failure;
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// About two hundred writes a second: light, on a machine that runs a whole Kubernetes.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// Writes `PREFIX/1`, `PREFIX/2` and so on until it is stopped.
+pub(super) struct Writer {
+    address: SocketAddr,
+    prefix: String,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Tally>,
+}
+
+/// What happened.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Writes that were acknowledged: all from 1 on.
+    pub(super) acknowledged: u64,
+    /// Answers that were errors, and connections that broke.
+    pub(super) refused: u64,
+    /// What the last of them said.
+    pub(super) last_refusal: String,
+    /// The longest time between two acknowledged writes.
+    pub(super) longest_gap: Duration,
+}
+
+impl Writer {
+    pub(super) fn start(address: SocketAddr, prefix: &str) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, name) = (Arc::clone(&stop), prefix.to_owned());
+        let thread = spawn(move || write_until(&stopped, address, &name));
+        Writer { address, prefix: prefix.to_owned(), stop, thread }
+    }
+
+    /// Stops writing, and reads every acknowledged write back.
+    pub(super) fn finish(self) -> Result<Tally, Failure> {
+        self.stop.store(true, Ordering::Relaxed);
+        let tally = self.thread.join().map_err(|_| Failure::Broken("the writer failed".to_owned()))?;
+        let mut connection = None;
+        for number in 1..=tally.acknowledged {
+            let path = format!("/v1/kv/{}/{number}?consistent&raw", self.prefix);
+            let read = retry(|| request(&mut connection, self.address, "GET", &path, ""));
+            let value = read.map_err(|problem| Failure::Broken(format!("write {number} cannot be read: {problem}")))?;
+            if value != number.to_string() {
+                return Err(Failure::Broken(format!(
+                    "write {number} was acknowledged and is lost; there is {value:?}"
+                )));
+            }
+        }
+        if tally.acknowledged == 0 {
+            return Err(Failure::Broken(format!("no write was acknowledged: {}", tally.last_refusal)));
+        }
+        Ok(tally)
+    }
+}
+
+/// One write, tried until it is acknowledged.
+pub(super) fn put(address: SocketAddr, key: &str, value: &str) -> Result<(), Failure> {
+    let path = format!("/v1/kv/{key}");
+    let done = retry(|| request(&mut None, address, "PUT", &path, value));
+    done.map(drop).map_err(|problem| Failure::Broken(format!("{key} cannot be written: {problem}")))
+}
+
+/// One linearizable read.
+pub(super) fn get(address: SocketAddr, key: &str) -> Result<String, Failure> {
+    let path = format!("/v1/kv/{key}?consistent&raw");
+    let read = retry(|| request(&mut None, address, "GET", &path, ""));
+    read.map_err(|problem| Failure::Broken(format!("{key} cannot be read: {problem}")))
+}
+
+fn retry(mut attempt: impl FnMut() -> Result<String, String>) -> Result<String, String> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Err(_) if start.elapsed() < Duration::from_secs(60) => sleep(Duration::from_millis(200)),
+            done => return done,
+        }
+    }
+}
+
+fn write_until(stop: &AtomicBool, address: SocketAddr, prefix: &str) -> Tally {
+    let mut tally = Tally::default();
+    let mut connection = None;
+    let mut last = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let number = tally.acknowledged + 1;
+        let path = format!("/v1/kv/{prefix}/{number}");
+        match request(&mut connection, address, "PUT", &path, &number.to_string()) {
+            Ok(_) => {
+                tally.acknowledged = number;
+                tally.longest_gap = tally.longest_gap.max(last.elapsed());
+                last = Instant::now();
+                sleep(PAUSE);
+            }
+            Err(problem) => {
+                tally.refused += 1;
+                tally.last_refusal = problem;
+                sleep(Duration::from_millis(20));
+            }
+        }
+    }
+    tally
+}
+
+/// One request. A connection that fails is dropped, so that the next request may reach another node.
+fn request(
+    connection: &mut Option<BufReader<TcpStream>>,
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<String, String> {
+    let mut open = match connection.take() {
+        Some(open) => open,
+        None => connect(address).map_err(|error| error.to_string())?,
+    };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: quorate\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    open.get_mut().write_all(head.as_bytes()).map_err(|error| error.to_string())?;
+    let (status, keep, answer) = read_answer(&mut open).map_err(|error| error.to_string())?;
+    if status != 200 {
+        return Err(format!("{status}: {}", answer.trim()));
+    }
+    if keep {
+        *connection = Some(open);
+    }
+    Ok(answer)
+}
+
+fn connect(address: SocketAddr) -> std::io::Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_nodelay(true)?;
+    Ok(BufReader::new(stream))
+}
+
+/// Status, whether the connection may be used again, body.
+fn read_answer(open: &mut BufReader<TcpStream>) -> std::io::Result<(u16, bool, String)> {
+    let bad = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
+    let mut line = String::new();
+    open.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| bad("no status line"))?;
+    let (mut length, mut keep) = (0, true);
+    loop {
+        line.clear();
+        open.read_line(&mut line)?;
+        let header = line.trim().to_ascii_lowercase();
+        if header.is_empty() {
+            break;
+        }
+        if let Some(value) = header.strip_prefix("content-length:") {
+            length = value.trim().parse().map_err(|_| bad("no length"))?;
+        }
+        keep &= header != "connection: close";
+    }
+    let mut body = vec![0; length];
+    open.read_exact(&mut body)?;
+    Ok((status, keep, String::from_utf8_lossy(&body).into_owned()))
+}
