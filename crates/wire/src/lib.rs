@@ -26,5 +26,12 @@ pub use membership::{decode_membership, encode_membership};
 pub use peer::{PeerMessage, decode_peer, encode_peer};
 pub use quorate_proto::quorate::peer::v1::Frame;
 
-/// Newest version of log records, peer messages and snapshot images this build reads, and the one it writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// Newest version of log records, peer messages, snapshot images and configurations this build reads.
+///
+/// The feature `next-format` builds the release after this one, as far as versions go, for the test of an upgrade.
+pub const FORMAT_VERSION: u32 = if cfg!(feature = "next-format") { 2 } else { 1 };
+
+/// The lowest version that reads what this build writes, whatever the cluster's version is: until that has risen, an older
+/// build must be able to take over the files. What a later version adds is written with that version, and only in a cluster
+/// whose version allows it.
+pub const WRITTEN_VERSION: u32 = 1;

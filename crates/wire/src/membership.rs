@@ -10,7 +10,7 @@ use prost::Message;
 use quorate_proto::quorate::log::v1 as pb;
 use quorate_raft::{Incarnation, LogIndex, Member, Membership, NodeId};
 
-use crate::DecodeError;
+use crate::{DecodeError, FORMAT_VERSION};
 use crate::identity::{from_id_bytes, to_id_bytes};
 use crate::record::{Place, seal, unseal};
 
@@ -52,6 +52,10 @@ pub(crate) fn to_membership(membership: &Membership) -> pb::Membership {
 pub(crate) fn from_membership(membership: pb::Membership) -> Result<Membership, DecodeError> {
     if membership.members.len() > MAX_MEMBERSHIP_IDS {
         return Err(DecodeError::TooLarge { what: WHAT, size: membership.members.len(), limit: MAX_MEMBERSHIP_IDS });
+    }
+    if membership.cluster_version > FORMAT_VERSION {
+        let (what, found) = ("the cluster's configuration", membership.cluster_version);
+        return Err(DecodeError::UnknownVersion { what, found, supported: FORMAT_VERSION });
     }
     let mut members = BTreeMap::new();
     for member in membership.members {

@@ -8,7 +8,7 @@
 use bytes::{Buf, Bytes};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::{DecodeError, FORMAT_VERSION};
+use crate::{DecodeError, FORMAT_VERSION, WRITTEN_VERSION};
 
 const HEAD_BYTES: usize = 9;
 
@@ -54,7 +54,7 @@ impl Place {
 /// Appends a record to `out` whose body `write` appends.
 pub fn seal(place: Place, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
-    out.push(FORMAT_VERSION as u8);
+    out.push(WRITTEN_VERSION as u8);
     out.extend_from_slice(&[0; 8]);
     write(out);
     let checksum = xxh3_64_with_seed(&out[start + HEAD_BYTES..], place.salt());

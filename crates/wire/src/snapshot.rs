@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::identity::{check_version, from_id_bytes, to_id_bytes};
 use crate::membership::{from_membership, to_membership};
-use crate::{DecodeError, FORMAT_VERSION};
+use crate::{DecodeError, WRITTEN_VERSION};
 
 const WHAT: &str = "snapshot image";
 const MAGIC: [u8; 8] = *b"QUORSNAP";
@@ -54,7 +54,7 @@ impl Header {
         compact_revision: Revision,
         digest: Digest,
     ) -> Header {
-        Header { format_version: FORMAT_VERSION, cluster_id, meta, revision, compact_revision, digest }
+        Header { format_version: WRITTEN_VERSION, cluster_id, meta, revision, compact_revision, digest }
     }
 }
 

@@ -13,7 +13,7 @@ use quorate_node::{Input, Lifecycle};
 use quorate_raft::{Incarnation, Member, Membership, NodeId, Term};
 use quorate_store::{Disk, OpenedStores, RealDisk, StateStore};
 use quorate_wire::peer::{Hello, HelloRefused, NodeState, PeerIdentity};
-use quorate_wire::{Bootstrap, FORMAT_VERSION, PeerMessage};
+use quorate_wire::{Bootstrap, FORMAT_VERSION, PeerMessage, WRITTEN_VERSION};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -248,7 +248,7 @@ impl Core {
             member: self.member(),
             to: to.id,
             to_incarnation: to.incarnation,
-            format_version: FORMAT_VERSION,
+            format_version: WRITTEN_VERSION,
             refused: None,
         })
     }

@@ -8,7 +8,7 @@ use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, NodeError, Rea
 use quorate_raft::{Incarnation, LogIndex, Member, NodeId, Term};
 use quorate_store::StateView;
 use quorate_wire::peer::PeerIdentity;
-use quorate_wire::{Bootstrap, FORMAT_VERSION};
+use quorate_wire::{Bootstrap, FORMAT_VERSION, WRITTEN_VERSION};
 use tokio::sync::{mpsc, watch};
 
 use super::admin::{InitError, ResetError, SetVotersError, SnapshotInfo, StartError, VoterProgress, VoterSpec};
@@ -282,7 +282,7 @@ impl Replica {
             index: meta.index,
             term: meta.term,
             revision: source.revision().0,
-            format_version: FORMAT_VERSION,
+            format_version: WRITTEN_VERSION,
         };
         Ok((info, images::chunks(source)))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quorate_node::{Admitted, Input, Node, Restored};
 use quorate_raft::NodeId;
 use quorate_wire::peer::Hello;
-use quorate_wire::{FORMAT_VERSION, PeerMessage, decode_peer, encode_peer};
+use quorate_wire::{PeerMessage, WRITTEN_VERSION, decode_peer, encode_peer};
 
 use super::{CLUSTER, Disk, FullTier, Packet, Process, config, jitter, storage};
 use crate::check::Promise;
@@ -100,7 +100,7 @@ impl Process {
             member: member(context.host, self.lifecycle.incarnation()),
             to,
             to_incarnation,
-            format_version: FORMAT_VERSION,
+            format_version: WRITTEN_VERSION,
             refused: None,
         }))
     }
