@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use redb::{Builder, Durability, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 
-use crate::disk::{CountedFile, Disk, FileCounters, FileCounts, OpenMode};
+use crate::disk::{CountedFile, Disk, FileCounters, FileCounts, OpenMode, remove_if_present};
 use crate::error::{OpenError, ReadError, WriteError};
 
 /// What every redb file begins with.
@@ -61,13 +61,18 @@ impl Database {
     }
 
     /// Makes a database under `new_name`; [`Self::publish`] gives it its final name.
+    ///
+    /// What had that name is removed first, not emptied: an image given up half-way may still be open, and closing it
+    /// writes.
     pub(crate) fn create(
         disk: &dyn Disk,
         new_name: &str,
         name: &'static str,
         cache_bytes: usize,
     ) -> Result<Self, OpenError> {
-        let file = disk.open(new_name, OpenMode::Fresh).map_err(|error| OpenError::io(name, error))?;
+        let file = remove_if_present(disk, new_name)
+            .and_then(|_| disk.open(new_name, OpenMode::Fresh))
+            .map_err(|error| OpenError::io(name, error))?;
         Self::with_file(file, name, cache_bytes)
     }
 

@@ -124,6 +124,14 @@ impl FaultyDisk {
         state.power_cut_at = Some(state.calls.total() + calls);
     }
 
+    /// Forgets the faults that were planned and have not come.
+    pub fn call_off_faults(&self) {
+        let mut state = self.lock();
+        state.power_cut_at = None;
+        state.write_error_at = None;
+        state.sync_error_at = None;
+    }
+
     /// Whether a planned power cut has come.
     pub fn is_power_cut(&self) -> bool {
         let state = self.lock();

@@ -10,3 +10,4 @@ mod real_directory;
 mod snapshots;
 mod space;
 mod state_crash;
+mod state_damage;

@@ -104,6 +104,24 @@ fn a_damaged_cut_or_foreign_image_is_refused_and_the_state_stays() {
 }
 
 #[test]
+fn an_image_given_up_does_not_touch_the_next_one() {
+    let mut sender = member(&FaultyDisk::new());
+    sender.state.apply(&entries(5, 1..=120)).expect("no fault");
+    let chunks = image(&sender.state);
+    let mut receiver = member(&FaultyDisk::new());
+    let mut given_up = receiver.state.receive_snapshot(CLUSTER).expect("no fault");
+    given_up.push(&chunks[0]).expect("whole");
+    let mut sink = receiver.state.receive_snapshot(CLUSTER).expect("no fault");
+    chunks.iter().for_each(|chunk| sink.push(chunk).expect("whole"));
+    let received = sink.finish().expect("whole");
+    drop(given_up);
+    receiver.state.install(received).expect("no fault");
+    let mut reference = Reference::new(5);
+    reference.advance(120);
+    reference.assert_same(&receiver.state.view());
+}
+
+#[test]
 fn a_node_without_a_cluster_gives_no_image() {
     let state = StateStore::open(std::sync::Arc::new(FaultyDisk::new()), options().state).expect("empty");
     assert!(matches!(state.snapshot(), Err(SnapshotError::Refused(_))));

@@ -157,7 +157,7 @@ impl Run {
             self.node = Some(opened.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed)));
             break;
         }
-        self.disk.cut_power_after(u64::MAX / 2);
+        self.disk.call_off_faults();
     }
 
     fn assert_recovered(&mut self) {
