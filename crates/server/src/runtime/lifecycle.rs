@@ -139,7 +139,7 @@ async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
             );
             Ok(())
         }
-        Some(identity) => run(core, identity).await.map_err(system),
+        Some(identity) => run(core, identity).await,
     }
 }
 
@@ -164,17 +164,17 @@ fn system(error: std::io::Error) -> OpenError {
 }
 
 /// Turns an idle phase with an identity into a running one.
-async fn run(core: &Arc<Core>, identity: Identity) -> std::io::Result<()> {
+async fn run(core: &Arc<Core>, identity: Identity) -> Result<(), OpenError> {
     let Some(stores) = core.take_idle_stores() else { return Ok(()) };
     let config = node_config(core);
     let starting = {
         let core = Arc::clone(core);
-        tokio::task::spawn_blocking(move || -> std::io::Result<Arc<Engine>> {
-            let opened = restore(stores, identity).map_err(std::io::Error::other)?;
-            Engine::start(&core, config, identity, opened)
+        tokio::task::spawn_blocking(move || {
+            let opened = restore(stores, identity)?;
+            Engine::start(&core, config, identity, opened).map_err(system)
         })
     };
-    let engine = starting.await.map_err(std::io::Error::other)??;
+    let engine = starting.await.map_err(|panic| system(std::io::Error::other(panic)))??;
     tracing::info!(node = %identity.node_id, cluster = format!("{:032x}", identity.cluster_id), "running");
     core.set_phase(Phase::Running(Arc::clone(&engine)));
     core.connect(&engine);
@@ -194,15 +194,15 @@ fn node_config(core: &Core) -> NodeConfig {
 }
 
 /// Everything consensus has to know of the files.
-fn restore(stores: Box<OpenedStores>, identity: Identity) -> Result<Opened, String> {
+fn restore(stores: Box<OpenedStores>, identity: Identity) -> Result<Opened, OpenError> {
     let OpenedStores { log, mut state, .. } = *stores;
-    state.set_cluster_id(identity.cluster_id).map_err(|error| error.to_string())?;
+    state.set_cluster_id(identity.cluster_id)?;
     let recovered = log.recovered();
     let position = state.position();
     let view = state.view();
     let applied = position.index;
     let from = LogIndex(applied.0 + 1);
-    let tail = log.entries(from, usize::MAX).map_err(|error| error.to_string())?;
+    let tail = log.entries(from, usize::MAX)?;
     let log_bytes = tail.iter().map(|entry| entry.size() as u64).sum();
     let restored = Restored {
         raft: quorate_raft::Restored {
@@ -223,7 +223,7 @@ fn restore(stores: Box<OpenedStores>, identity: Identity) -> Result<Opened, Stri
         },
         log_bytes,
         barred: barred(&recovered.mark),
-        session: Incarnation(random_u128().map_err(|error| error.to_string())?),
+        session: Incarnation(random_u128().map_err(system)?),
     };
     Ok(Opened { log, state, restored })
 }
