@@ -210,8 +210,9 @@ impl<O: Outside> NodeThread<O> {
         let now = self.clock.now();
         if outgoing.notable || now.since(progress.published_at) >= STATUS_AGE {
             let seen = Seen { status: self.node.status(now), at: now };
-            self.outside.status_changed(&seen);
             self.published.set_status(seen);
+            // After it is published: whoever is woken by the change looks at the status.
+            self.outside.status_changed(&self.published.status());
             progress.published_at = now;
             outgoing.notable = false;
         }
