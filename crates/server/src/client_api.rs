@@ -67,15 +67,17 @@ pub(crate) struct ClientApi {
     replica: Replica,
     access: Access,
     limits: quorate_kv::Limits,
+    max_request_bytes: usize,
     metrics: Arc<Metrics>,
     large_reads: Arc<Semaphore>,
 }
 
 impl ClientApi {
-    /// Serves from `replica` by the rules of `access`.
-    pub(crate) fn new(replica: Replica, access: Access, metrics: Arc<Metrics>) -> Self {
+    /// Serves from `replica` by the rules of `access`. Larger writes than `max_request_bytes` are refused.
+    pub(crate) fn new(replica: Replica, access: Access, max_request_bytes: usize, metrics: Arc<Metrics>) -> Self {
         let large_reads = Arc::new(Semaphore::new(MAX_LARGE_READS));
-        ClientApi { replica, access, limits: quorate_kv::Limits::default(), metrics, large_reads }
+        let limits = quorate_kv::Limits::default();
+        ClientApi { replica, access, limits, max_request_bytes, metrics, large_reads }
     }
 
     /// The replica behind it.
@@ -88,17 +90,25 @@ impl ClientApi {
         &self.access
     }
 
+    /// Largest write that is taken.
+    pub(crate) fn max_request_bytes(&self) -> usize {
+        self.max_request_bytes
+    }
+
     /// The node's metrics.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Replicates a command. The answer comes when it is committed and applied here.
+    /// Replicates a command that took `bytes` to send. The answer comes when it is committed and applied here.
     ///
     /// # Errors
     /// [`ApiError`]. After [`NodeError::Timeout`] and its kin the command may still take effect.
-    pub(crate) async fn write(&self, headers: &HeaderMap, command: Command) -> Result<Outcome, ApiError> {
+    pub(crate) async fn write(&self, headers: &HeaderMap, command: Command, bytes: usize) -> Result<Outcome, ApiError> {
         self.access.check(headers, Action::Write)?;
+        if bytes > self.max_request_bytes {
+            return Err(NodeError::TooLarge.into());
+        }
         quorate_kv::validate(&command, &self.limits)?;
         Ok(self.replica.write(command).await?)
     }

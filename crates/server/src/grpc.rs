@@ -32,13 +32,13 @@ pub(crate) const ETCD_STORAGE_VERSION: &str = "3.7.0";
 const DECODE_MARGIN: usize = 512 * 1024;
 
 /// The `KV` service.
-pub(crate) fn kv_service(api: &Arc<ClientApi>, max_request_bytes: usize) -> KvServer<KvService> {
-    KvServer::new(KvService::new(Arc::clone(api))).max_decoding_message_size(max_request_bytes + DECODE_MARGIN)
+pub(crate) fn kv_service(api: &Arc<ClientApi>) -> KvServer<KvService> {
+    KvServer::new(KvService::new(Arc::clone(api))).max_decoding_message_size(api.max_request_bytes() + DECODE_MARGIN)
 }
 
 /// Every other service, and the handle that turns health around.
-pub(crate) async fn other_services(api: &Arc<ClientApi>, max_request_bytes: usize) -> (axum::Router, HealthReporter) {
-    let max_message_bytes = max_request_bytes + DECODE_MARGIN;
+pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, HealthReporter) {
+    let max_message_bytes = api.max_request_bytes() + DECODE_MARGIN;
     let (reporter, health) = health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()

@@ -23,12 +23,11 @@ use crate::grpc::{ETCD_STORAGE_VERSION, ETCD_VERSION};
 #[derive(Debug, Clone)]
 struct Shared {
     api: Arc<ClientApi>,
-    max_value_bytes: usize,
 }
 
 /// Everything HTTP on the client port.
-pub(crate) fn client_router(api: &Arc<ClientApi>, max_request_bytes: usize) -> Router {
-    let shared = Shared { api: Arc::clone(api), max_value_bytes: max_request_bytes };
+pub(crate) fn client_router(api: &Arc<ClientApi>) -> Router {
+    let shared = Shared { api: Arc::clone(api) };
     let keys: MethodRouter<Shared> = get(kv::get).put(kv::put).delete(kv::delete).fallback(answer::wrong_method);
     probes()
         .route("/version", get(version).fallback(answer::wrong_method))
@@ -41,7 +40,7 @@ pub(crate) fn client_router(api: &Arc<ClientApi>, max_request_bytes: usize) -> R
 
 /// Metrics and health alone: for scrapers and probes, which have no credentials.
 pub(crate) fn metrics_router(api: &Arc<ClientApi>) -> Router {
-    let shared = Shared { api: Arc::clone(api), max_value_bytes: 0 };
+    let shared = Shared { api: Arc::clone(api) };
     probes().fallback(answer::no_such_path).with_state(shared)
 }
 

@@ -64,17 +64,13 @@ impl Server {
 
         let replica = Replica::start(config.replica).await?;
         let access = Access::new(config.admin_token_file);
-        let api = Arc::new(ClientApi::new(replica.clone(), access, Arc::clone(&metrics)));
+        let api = Arc::new(ClientApi::new(replica.clone(), access, max_request_bytes, Arc::clone(&metrics)));
         let (stop, stopped) = watch::channel(false);
         let mut ports = JoinSet::new();
 
-        let (other_services, health) = grpc::other_services(&api, max_request_bytes).await;
-        let client_port = Dispatch::new(
-            grpc::kv_service(&api, max_request_bytes),
-            other_services,
-            http::client_router(&api, max_request_bytes),
-            Arc::clone(&metrics),
-        );
+        let (other_services, health) = grpc::other_services(&api).await;
+        let client_port =
+            Dispatch::new(grpc::kv_service(&api), other_services, http::client_router(&api), Arc::clone(&metrics));
         let limits = config.limits;
         ports.spawn(serve(client_listener, client_port, limits.clone(), Arc::clone(&metrics), stopped.clone()));
         if let Some(listener) = metrics_listener {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use quorate_kv::{Command, Outcome, Response as KvResponse, Revision};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::kv_server::Kv;
@@ -36,8 +37,13 @@ impl KvService {
     }
 
     /// Replicates a command; the revision for the header comes with the response.
-    async fn write(&self, headers: &HeaderMap, command: Command) -> Result<(KvResponse, Revision), Status> {
-        let Outcome { result, revision, .. } = self.api.write(headers, command).await?;
+    async fn write(
+        &self,
+        headers: &HeaderMap,
+        command: Command,
+        bytes: usize,
+    ) -> Result<(KvResponse, Revision), Status> {
+        let Outcome { result, revision, .. } = self.api.write(headers, command, bytes).await?;
         let response = result.map_err(ApiError::Kv)?;
         Ok((response, revision))
     }
@@ -76,8 +82,9 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
+        let bytes = request.encoded_len();
         let command = Command::Put(etcd::decode_put(request));
-        let (KvResponse::Put(response), revision) = self.write(metadata.as_ref(), command).await? else {
+        let (KvResponse::Put(response), revision) = self.write(metadata.as_ref(), command, bytes).await? else {
             unreachable!("a put is answered as a put")
         };
         Ok(Response::new(etcd::put_response(self.header(), revision, response)))
@@ -88,8 +95,9 @@ impl Kv for KvService {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
+        let bytes = request.encoded_len();
         let command = Command::DeleteRange(etcd::decode_delete_range(request));
-        let (KvResponse::DeleteRange(response), revision) = self.write(metadata.as_ref(), command).await? else {
+        let (KvResponse::DeleteRange(response), revision) = self.write(metadata.as_ref(), command, bytes).await? else {
             unreachable!("a deletion is answered as a deletion")
         };
         Ok(Response::new(etcd::delete_range_response(self.header(), revision, response)))
@@ -97,6 +105,7 @@ impl Kv for KvService {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
+        let bytes = request.encoded_len();
         let request = etcd::decode_txn(request).map_err(ApiError::Kv)?;
         if request.is_read_only() {
             let asked = asked_read(metadata.as_ref(), request.is_serializable()).map_err(ApiError::Choice)?;
@@ -106,7 +115,8 @@ impl Kv for KvService {
             asked.tell(response.metadata_mut(), &grant);
             return Ok(response);
         }
-        let (KvResponse::Txn(response), revision) = self.write(metadata.as_ref(), Command::Txn(request)).await? else {
+        let (KvResponse::Txn(response), revision) = self.write(metadata.as_ref(), Command::Txn(request), bytes).await?
+        else {
             unreachable!("a transaction is answered as a transaction")
         };
         Ok(Response::new(etcd::txn_response(self.header(), revision, response)))
@@ -117,8 +127,9 @@ impl Kv for KvService {
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
+        let bytes = request.encoded_len();
         let command = Command::Compact(etcd::decode_compaction(request));
-        let (_, revision) = self.write(metadata.as_ref(), command).await?;
+        let (_, revision) = self.write(metadata.as_ref(), command, bytes).await?;
         Ok(Response::new(etcd::compaction_response(self.header(), revision)))
     }
 }

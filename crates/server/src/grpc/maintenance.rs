@@ -92,7 +92,8 @@ impl Maintenance for MaintenanceService {
         Ok(Response::new(pb::StatusResponse {
             header: self.header(status.space.revision),
             version: ETCD_VERSION.to_string(),
-            db_size: as_i64(status.disk.state_allocated),
+            // etcdctl divides by it, also on a node that has no files yet.
+            db_size: as_i64(status.disk.state_allocated.max(1)),
             leader,
             raft_index: index(|raft| raft.commit.0),
             raft_term: index(|raft| raft.term.0),

@@ -92,22 +92,24 @@ pub(super) async fn put(
 ) -> Response {
     let (cas, key) = match (cas_of(query.as_deref(), &["cas"]), key_of(&uri)) {
         (Ok((cas, _)), Ok(key)) => (cas, key),
-        (Err(response), _) => return response,
+        (Err(bad), _) => return bad_request(bad),
         (_, Err(bad)) => return bad.into_response(),
     };
     if key.is_empty() {
         return missing_key();
     }
-    let Ok(value) = to_bytes(body, shared.max_value_bytes).await else {
-        let text = format!("the value is larger than {} bytes, or did not arrive whole", shared.max_value_bytes);
+    let limit = shared.api.max_request_bytes();
+    let Ok(value) = to_bytes(body, limit).await else {
+        let text = format!("the value is larger than {limit} bytes, or did not arrive whole");
         return error(StatusCode::PAYLOAD_TOO_LARGE, &text);
     };
+    let bytes = key.len() + value.len();
     let put = PutRequest { key: key.clone(), value, ..PutRequest::default() };
     let command = match cas {
         None => Command::Put(put),
         Some(index) => Command::Txn(if_unchanged(key, index, RequestOp::Put(put))),
     };
-    written(shared.api.write(&headers, command).await)
+    written(shared.api.write(&headers, command, bytes).await)
 }
 
 /// `DELETE /v1/kv/KEY`. Answers `true` also if there was nothing to delete, or `false` if `cas` did not hold.
@@ -119,9 +121,10 @@ pub(super) async fn delete(
 ) -> Response {
     let ((cas, recurse), key) = match (cas_of(query.as_deref(), &["cas", "recurse"]), key_of(&uri)) {
         (Ok(parsed), Ok(key)) => (parsed, key),
-        (Err(response), _) => return response,
+        (Err(bad), _) => return bad_request(bad),
         (_, Err(bad)) => return bad.into_response(),
     };
+    let bytes = key.len();
     let command = match (cas, recurse) {
         (Some(_), true) => return bad_request("cas and recurse contradict each other: an index belongs to one key"),
         (Some(0), false) => return bad_request("cas=0 means that the key is absent, so there is nothing to delete"),
@@ -135,7 +138,7 @@ pub(super) async fn delete(
             Command::Txn(if_unchanged(key, index, RequestOp::DeleteRange(delete)))
         }
     };
-    written(shared.api.write(&headers, command).await)
+    written(shared.api.write(&headers, command, bytes).await)
 }
 
 fn missing_key() -> Response {
@@ -149,10 +152,10 @@ fn key_of(uri: &Uri) -> Result<Bytes, super::query::QueryError> {
 }
 
 /// `cas` and `recurse` of a write.
-fn cas_of(query: Option<&str>, known: &[&str]) -> Result<(Option<i64>, bool), Response> {
-    let query = Query::parse(query.unwrap_or_default(), known).map_err(IntoResponse::into_response)?;
+fn cas_of(query: Option<&str>, known: &[&str]) -> Result<(Option<i64>, bool), String> {
+    let query = Query::parse(query.unwrap_or_default(), known).map_err(|bad| bad.to_string())?;
     let cas = query.get("cas").map(|value| parse_revision("cas", value)).transpose();
-    Ok((cas.map_err(|bad| ApiError::Choice(bad).into_response())?, query.has("recurse")))
+    Ok((cas.map_err(|bad| bad.to_string())?, query.has("recurse")))
 }
 
 fn shape(query: &Query) -> Result<Shape, &'static str> {

@@ -2,9 +2,14 @@
 //!
 //! No test sleeps: each waits for a state it can name, for at most [`cluster::PATIENCE`].
 
+mod admin_calls;
 mod cluster;
+mod etcd_kv;
+mod etcd_maintenance;
+mod http_api;
 mod identity;
 mod limits;
 mod membership;
 mod ports;
 mod replication;
+mod served;

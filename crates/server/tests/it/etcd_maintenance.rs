@@ -1,0 +1,122 @@
+//! `Maintenance`, `Cluster`, health and reflection over gRPC.
+
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
+use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
+use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_proto::etcdserverpb::watch_client::WatchClient;
+use quorate_proto::etcdserverpb::{
+    AlarmRequest, DefragmentRequest, HashKvRequest, MemberAddRequest, MemberListRequest, MoveLeaderRequest,
+    StatusRequest, WatchRequest,
+};
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::served::Served;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_never_has_a_size_of_zero() {
+    // etcdctl divides by it, whatever state the node is in.
+    for served in [Served::empty().await, Served::alone().await] {
+        let status = MaintenanceClient::new(served.channel()).status(StatusRequest {}).await;
+        let status = status.expect("answered in every state").into_inner();
+        assert!(status.db_size > 0 && status.db_size_quota > 0, "{status:?}");
+        assert!(status.version.starts_with("3.7."), "{}", status.version);
+        served.server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_shows_leader_and_indexes_and_no_errors() {
+    let served = Served::alone().await;
+    served.put("a", "1").await;
+    let status =
+        MaintenanceClient::new(served.channel()).status(StatusRequest {}).await.expect("answered").into_inner();
+    let header = status.header.expect("a header");
+    assert_eq!(status.leader, header.member_id);
+    assert_eq!(header.revision, 2);
+    assert!(status.raft_index > 0 && status.raft_applied_index > 0 && status.raft_term > 0);
+    assert_eq!(status.errors, Vec::<String>::new());
+    assert!(!status.is_learner);
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_node_shows_why_in_its_status() {
+    let served = Served::empty().await;
+    let status =
+        MaintenanceClient::new(served.channel()).status(StatusRequest {}).await.expect("answered").into_inner();
+    assert_eq!(status.leader, 0);
+    assert!(status.errors.iter().any(|error| error == "etcdserver: no leader"), "{:?}", status.errors);
+    assert!(status.errors.iter().any(|error| error.contains("quorate ctl init")), "{:?}", status.errors);
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn housekeeping_calls_of_etcd_clients_succeed() {
+    let served = Served::alone().await;
+    let mut maintenance = MaintenanceClient::new(served.channel());
+    let alarms = maintenance.alarm(AlarmRequest::default()).await.expect("listed").into_inner();
+    assert!(alarms.alarms.is_empty());
+    let deactivate = AlarmRequest { action: AlarmAction::Deactivate.into(), ..AlarmRequest::default() };
+    maintenance.alarm(deactivate).await.expect("nothing to clear");
+    let defragmented = maintenance.defragment(DefragmentRequest {}).await.expect("done").into_inner();
+    assert!(defragmented.header.is_none());
+    let hash = maintenance.hash_kv(HashKvRequest::default()).await.expect("hashed").into_inner();
+    assert_eq!(hash.hash_revision, 1);
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_goes_to_voters_only() {
+    let served = Served::alone().await;
+    let refused =
+        MaintenanceClient::new(served.channel()).move_leader(MoveLeaderRequest { target_id: 7 }).await.expect_err("no");
+    assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, "etcdserver: bad leader transferee"));
+    served.server.stop().await;
+
+    let served = Served::empty().await;
+    let refused =
+        MaintenanceClient::new(served.channel()).move_leader(MoveLeaderRequest { target_id: 7 }).await.expect_err("no");
+    assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, "etcdserver: not leader"));
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_listed_with_urls_and_changed_elsewhere() {
+    let served = Served::alone().await;
+    let mut cluster = ClusterClient::new(served.channel());
+    for linearizable in [false, true] {
+        let list = cluster.member_list(MemberListRequest { linearizable }).await.expect("listed").into_inner();
+        let [member] = &list.members[..] else { panic!("one member, not {:?}", list.members) };
+        assert_eq!(member.name, "alone");
+        assert_eq!(member.client_ur_ls, [format!("http://{}", served.server.client_address())]);
+        assert!(member.peer_ur_ls[0].starts_with("http://127.0.0.1:"));
+        assert_eq!(list.header.expect("a header").revision, 0);
+    }
+    let refused = cluster.member_add(MemberAddRequest::default()).await.expect_err("not offered");
+    assert_eq!(refused.code(), Code::Unimplemented);
+    assert!(refused.message().contains("set-voters"), "{refused}");
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_that_are_not_there_yet_are_unimplemented() {
+    let served = Served::alone().await;
+    let requests = tokio_stream::iter([WatchRequest::default()]);
+    let refused = WatchClient::new(served.channel()).watch(requests).await.expect_err("not offered");
+    assert_eq!(refused.code(), Code::Unimplemented);
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_known_for_the_server_as_a_whole() {
+    let served = Served::alone().await;
+    let mut health = HealthClient::new(served.channel());
+    let whole = health.check(HealthCheckRequest { service: String::new() }).await.expect("known").into_inner();
+    assert_eq!(whole.status(), ServingStatus::Serving);
+    let unknown = health.check(HealthCheckRequest { service: "other".to_string() }).await.expect_err("unknown");
+    assert_eq!(unknown.code(), Code::NotFound);
+    served.server.stop().await;
+}

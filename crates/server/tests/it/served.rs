@@ -1,0 +1,164 @@
+//! One node with all its ports for tests of the client APIs, and small clients for it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use quorate_proto::etcdserverpb::kv_client::KvClient;
+use quorate_proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
+use quorate_proto::quorate::v1::admin_client::AdminClient;
+use quorate_server::listen::PortLimits;
+use quorate_server::runtime::ReplicaConfig;
+use quorate_server::server::{Server, ServerConfig};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use crate::cluster::{CLUSTER, PATIENCE};
+
+/// Largest request of every node here; small, so that tests can pass it cheaply.
+pub(crate) const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// A node and the folder it lives in.
+pub(crate) struct Served {
+    pub(crate) server: Server,
+    _directory: TempDir,
+}
+
+impl Served {
+    /// A node that waits to be initialised.
+    pub(crate) async fn empty() -> Served {
+        Served::start(None).await
+    }
+
+    /// The only node of a cluster.
+    pub(crate) async fn alone() -> Served {
+        let served = Served::empty().await;
+        served.init().await;
+        served
+    }
+
+    /// A node whose admin calls need the token in `file`.
+    pub(crate) async fn guarded(file: &Path) -> Served {
+        Served::start(Some(file)).await
+    }
+
+    async fn start(token_file: Option<&Path>) -> Served {
+        let directory = TempDir::new().expect("a temporary folder");
+        let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let client_listener = bind();
+        let mut replica = ReplicaConfig::new(directory.path().to_owned(), "alone".to_string(), bind());
+        replica.advertise_client = vec![client_listener.local_addr().expect("bound").to_string()];
+        replica.heartbeat_interval = Duration::from_millis(50);
+        replica.election_timeout = Duration::from_millis(500);
+        replica.max_request_bytes = MAX_REQUEST_BYTES;
+        let config = ServerConfig {
+            replica,
+            client_listener,
+            metrics_listener: Some(bind()),
+            admin_token_file: token_file.map(Path::to_owned),
+            auto_compaction: None,
+            limits: PortLimits::default(),
+        };
+        Served { server: Server::start(config).await.expect("starts"), _directory: directory }
+    }
+
+    /// Makes it a cluster, and waits until it leads.
+    pub(crate) async fn init(&self) {
+        let replica = self.server.replica();
+        replica.init(CLUSTER, vec![replica.own_identity().member]).await.expect("an empty node accepts");
+        let mut changes = replica.watch_status();
+        tokio::time::timeout(PATIENCE, changes.wait_for(|change| change.leader.is_some()))
+            .await
+            .expect("elects itself in time")
+            .expect("runs");
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.server.client_address())).expect("an address").connect_lazy()
+    }
+
+    pub(crate) fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel())
+    }
+
+    pub(crate) fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel())
+    }
+
+    /// Puts one key; the revision of the answer.
+    pub(crate) async fn put(&self, key: &str, value: &str) -> i64 {
+        let answer = self.kv().put(put(key, value)).await.expect("a put succeeds").into_inner();
+        answer.header.expect("a header").revision
+    }
+
+    /// A read with metadata.
+    pub(crate) async fn range_with(
+        &self,
+        request: RangeRequest,
+        metadata: &[(&'static str, &str)],
+    ) -> Result<Response<RangeResponse>, Status> {
+        let mut request = Request::new(request);
+        for (name, value) in metadata {
+            request.metadata_mut().append(*name, value.parse().expect("a metadata value"));
+        }
+        self.kv().range(request).await
+    }
+
+    /// An HTTP call on the client port.
+    pub(crate) async fn http(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+        http(self.server.client_address(), method, path, body).await
+    }
+}
+
+pub(crate) fn put(key: &str, value: &str) -> PutRequest {
+    PutRequest { key: key.to_string().into(), value: value.to_string().into(), ..PutRequest::default() }
+}
+
+pub(crate) fn range(key: &str) -> RangeRequest {
+    RangeRequest { key: key.to_string().into(), ..RangeRequest::default() }
+}
+
+/// An answer over HTTP/1.1.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// The value of a header, by its name in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let line = self.head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")))?;
+        Some(line.split_once(':')?.1.trim())
+    }
+}
+
+/// One request on a connection of its own.
+pub(crate) async fn http(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).await.expect("the port is open");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    // A server that refuses a body early may close before it has read all of it.
+    let _ = stream.write_all(body).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head");
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+    Answer { status, head, body: answer[end + 4..].to_vec() }
+}
