@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::failure::Failure;
 use crate::flags::{NodeFlags, listen};
 use crate::random::random_id;
+use crate::say::say;
 use crate::stop::StopSignals;
 
 /// Client port of the first node.
@@ -67,7 +68,7 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
         () = signals.next() => {}
         reason = failed => return Err(Failure::new(format_args!("a node ended itself: {reason}"))),
     }
-    println!("stopping");
+    say("stopping");
     stop(servers, &mut signals).await
 }
 
@@ -237,32 +238,37 @@ fn introduce(servers: &[Server], data: &DataDir, leader: String, waiting: &[Stri
         }
     };
     let count = servers.len();
-    println!(
+    say(format_args!(
         "quorate {}: {count} {}, {leader} leads",
         env!("CARGO_PKG_VERSION"),
         if count == 1 { "node" } else { "nodes" }
-    );
-    println!("data {kept}\n");
+    ));
+    say(format_args!("data {kept}\n"));
     for server in servers {
         let status = server.replica().status();
         let metrics = server.metrics_address().map_or_else(String::new, |address| format!("  metrics {address}"));
-        println!("  {}  clients {}  peers {}{metrics}", status.name, server.client_address(), status.peer_address);
+        say(format_args!(
+            "  {}  clients {}  peers {}{metrics}",
+            status.name,
+            server.client_address(),
+            status.peer_address
+        ));
     }
     let first = servers[0].client_address();
     let last = servers[count - 1].client_address();
-    println!("\nTry:");
-    println!("  etcdctl --endpoints {first} put greeting hello");
-    println!("  etcdctl --endpoints {last} get greeting");
-    println!("  etcdctl --endpoints {first} member list -w table");
-    println!("  quorate ctl --endpoint {first} members");
-    println!("  quorate ctl --endpoint {last} get greeting --consistency stale");
-    println!("  curl 'http://{last}/v1/kv/greeting?stale&raw'");
+    say("\nTry:");
+    say(format_args!("  etcdctl --endpoints {first} put greeting hello"));
+    say(format_args!("  etcdctl --endpoints {last} get greeting"));
+    say(format_args!("  etcdctl --endpoints {first} member list -w table"));
+    say(format_args!("  quorate ctl --endpoint {first} members"));
+    say(format_args!("  quorate ctl --endpoint {last} get greeting --consistency stale"));
+    say(format_args!("  curl 'http://{last}/v1/kv/greeting?stale&raw'"));
     if !waiting.is_empty() {
         let peers: Vec<String> = servers.iter().map(|server| server.replica().status().peer_address).collect();
-        println!("\n{} wait to be admitted:", waiting.join(", "));
-        println!("  quorate ctl --endpoint {first} set-voters {}", peers.join(","));
+        say(format_args!("\n{} wait to be admitted:", waiting.join(", ")));
+        say(format_args!("  quorate ctl --endpoint {first} set-voters {}", peers.join(",")));
     }
-    println!("\nCtrl-C ends it.");
+    say("\nCtrl-C ends it.");
 }
 
 #[cfg(test)]

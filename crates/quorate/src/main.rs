@@ -8,9 +8,11 @@ mod failure;
 mod flags;
 mod random;
 mod recover;
+mod say;
 mod server;
 mod stop;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -45,7 +47,8 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Command::Dev(args) => with_runtime("warn", dev::run(args)),
+        // A cluster that stops is full of nodes that miss each other; only what ends one is worth a line.
+        Command::Dev(args) => with_runtime("error", dev::run(args)),
         Command::Server(args) => with_runtime("info", server::run(args)),
         Command::Ctl(args) => with_runtime("warn", ctl::run(args)),
         Command::Bench(args) => with_runtime("warn", async { bench::run(args).await.map_err(Failure::new) }),
@@ -64,7 +67,8 @@ fn main() -> ExitCode {
 /// Runs `future` on a runtime with a thread a core. `level` is what is logged if `RUST_LOG` does not say otherwise.
 fn with_runtime(level: &str, future: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

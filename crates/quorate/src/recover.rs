@@ -13,6 +13,7 @@ use quorate_store::offline::{Inspection, NewCluster, UncommittedTail, inspect, r
 use crate::dump_applied::{failed, open_stopped};
 use crate::failure::Failure;
 use crate::random::random_id;
+use crate::say::say;
 
 /// Uncommitted entries that are shown one by one.
 const SHOWN_ENTRIES: usize = 20;
@@ -59,35 +60,38 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failure> {
     let new = NewCluster { cluster_id, member, revision_bump: args.revision_bump };
     let tail = if args.discard_uncommitted { UncommittedTail::Discard } else { UncommittedTail::Apply };
     let recovered = recover(disk, new, tail).map_err(|error| failed(&args.data_dir, &error))?;
-    println!("cluster {cluster_id:032x}, revision {}", recovered.revision);
-    println!(
+    say(format_args!("cluster {cluster_id:032x}, revision {}", recovered.revision));
+    say(format_args!(
         "Start the node as before; then grow the cluster with `quorate ctl set-voters`, after resetting the others."
-    );
+    ));
     Ok(())
 }
 
 fn show(inspection: &Inspection, args: &RecoverArgs) {
     let (config_index, membership) = &inspection.membership;
-    println!("node of {}", args.data_dir.display());
+    say(format_args!("node of {}", args.data_dir.display()));
     if let Some(identity) = inspection.identity {
-        println!("  cluster    {:032x}", identity.cluster_id);
-        println!("  node       {:x}", identity.node_id.0);
+        say(format_args!("  cluster    {:032x}", identity.cluster_id));
+        say(format_args!("  node       {:x}", identity.node_id.0));
     }
-    println!("  voters     {} (configuration {})", membership.voters.len(), config_index.0);
-    println!("  log        to {}, known to be committed to {}", inspection.last.0, inspection.hard_state.commit.0);
-    println!("  revision   {}", inspection.revision);
+    say(format_args!("  voters     {} (configuration {})", membership.voters.len(), config_index.0));
+    say(format_args!(
+        "  log        to {}, known to be committed to {}",
+        inspection.last.0, inspection.hard_state.commit.0
+    ));
+    say(format_args!("  revision   {}", inspection.revision));
     let tail = &inspection.uncommitted;
     if tail.is_empty() {
-        println!("Every entry it has is known to be committed.");
+        say("Every entry it has is known to be committed.");
         return;
     }
     let fate = if args.discard_uncommitted { "will be left out" } else { "will become part of the new cluster" };
-    println!("{} entries are not known to be committed, and {fate}:", tail.len());
+    say(format_args!("{} entries are not known to be committed, and {fate}:", tail.len()));
     for entry in tail.iter().take(SHOWN_ENTRIES) {
-        println!("  {} term {}: {}", entry.index.0, entry.term.0, describe(entry));
+        say(format_args!("  {} term {}: {}", entry.index.0, entry.term.0, describe(entry)));
     }
     if tail.len() > SHOWN_ENTRIES {
-        println!("  and {} more", tail.len() - SHOWN_ENTRIES);
+        say(format_args!("  and {} more", tail.len() - SHOWN_ENTRIES));
     }
 }
 

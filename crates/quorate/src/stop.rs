@@ -29,11 +29,12 @@ impl StopSignals {
         }
     }
 
-    /// Waits for `stopping`; a second signal ends the waiting, for people in a hurry.
+    /// Waits for `stopping`; another Ctrl-C ends the waiting, for people in a hurry. Another SIGTERM does not: supervisors
+    /// send it to the process and to its group.
     pub(crate) async fn unless_hurried(&mut self, stopping: impl Future<Output = ()>) -> Result<(), Failure> {
         tokio::select! {
             () = stopping => Ok(()),
-            () = self.next() => Err(Failure::new("stopped in the middle of stopping; the next start replays the log")),
+            _ = self.interrupt.recv() => Err(Failure::new("stopped in the middle of stopping; the next start replays the log")),
         }
     }
 }

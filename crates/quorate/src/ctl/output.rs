@@ -7,6 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
+use crate::say::say;
+
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -20,11 +22,11 @@ impl Output {
     /// Prints `value`, or what `text` makes.
     pub(crate) fn print(self, value: &Value, text: impl FnOnce() -> String) {
         match self {
-            Output::Json => println!("{value}"),
+            Output::Json => say(value),
             Output::Text => {
                 let text = text();
                 if !text.is_empty() {
-                    println!("{text}");
+                    say(text);
                 }
             }
         }
