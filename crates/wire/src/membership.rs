@@ -10,9 +10,9 @@ use prost::Message;
 use quorate_proto::quorate::log::v1 as pb;
 use quorate_raft::{Incarnation, LogIndex, Member, Membership, NodeId};
 
-use crate::{DecodeError, FORMAT_VERSION};
 use crate::identity::{from_id_bytes, to_id_bytes};
 use crate::record::{Place, seal, unseal};
+use crate::{DecodeError, FORMAT_VERSION};
 
 const WHAT: &str = "membership";
 
@@ -73,13 +73,27 @@ pub(crate) fn from_membership(membership: pb::Membership) -> Result<Membership, 
         removed: from_ids(&membership.removed)?,
         cluster_version: membership.cluster_version,
     };
-    let named = membership.voters.iter().chain(&membership.outgoing).chain(&membership.learners);
-    for id in named {
-        if !membership.members.contains_key(id) {
-            return Err(DecodeError::malformed(WHAT, format_args!("node {id} has no member record")));
-        }
+    match contradiction(&membership) {
+        Some(problem) => Err(DecodeError::malformed(WHAT, problem)),
+        None => Ok(membership),
     }
-    Ok(membership)
+}
+
+/// What consensus would panic about, because there only a bug can bring it forth; here a peer or a disk can.
+fn contradiction(membership: &Membership) -> Option<&'static str> {
+    let voters: BTreeSet<NodeId> = membership.all_voters().collect();
+    let described: BTreeSet<NodeId> = voters.union(&membership.learners).copied().collect();
+    let joint_elsewhere = membership.is_joint() && membership.target.as_ref() != Some(&membership.voters);
+    let target = membership.target.as_ref();
+    let rules = [
+        (membership.learners.is_disjoint(&voters), "a learner votes"),
+        (described.iter().eq(membership.members.keys()), "members are not voters and learners"),
+        (membership.removed.is_disjoint(&described), "a removed node is a member"),
+        (!membership.voters.is_empty() || membership.members.is_empty(), "there are members but no voters"),
+        (!joint_elsewhere, "a joint phase leads elsewhere than its target"),
+        (target.is_none_or(|target| !target.is_empty() && target.is_subset(&described)), "the target is no member"),
+    ];
+    rules.into_iter().find(|(holds, _)| !holds).map(|(_, problem)| problem)
 }
 
 pub(crate) fn to_member(id: NodeId, member: &Member) -> pb::Member {

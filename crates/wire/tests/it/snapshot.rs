@@ -1,0 +1,115 @@
+//! Images: whole, cut, damaged, doubled.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use quorate_kv::{Digest, Record, RecordKey, Revision};
+use quorate_raft::{LogIndex, Membership, SnapshotMeta, Term};
+use quorate_wire::DecodeError;
+use quorate_wire::snapshot::{Header, ImageDecoder, ImageEncoder, MAX_BODY_BYTES, Part};
+
+use crate::samples;
+
+fn header(membership: Membership) -> Header {
+    let meta = SnapshotMeta {
+        index: LogIndex(9),
+        term: Term(2),
+        membership: Arc::new(membership),
+        membership_index: LogIndex(4),
+    };
+    Header::new(7, meta, Revision(5), Revision(-1), Digest(11))
+}
+
+fn image(header: &Header, batches: &[&[(RecordKey, Record)]]) -> Vec<u8> {
+    let (mut encoder, first) = ImageEncoder::start(header);
+    let mut out = first.to_vec();
+    for batch in batches {
+        out.extend_from_slice(&encoder.records(batch));
+    }
+    out.extend_from_slice(&encoder.finish());
+    out
+}
+
+fn read(image: &[u8], chunk: usize) -> Result<(Vec<Part>, bool), DecodeError> {
+    let mut decoder = ImageDecoder::new();
+    let mut parts = Vec::new();
+    for chunk in image.chunks(chunk) {
+        decoder.push(chunk)?;
+        while let Some(part) = decoder.next_part()? {
+            parts.push(part);
+        }
+    }
+    Ok((parts, decoder.ended()))
+}
+
+proptest! {
+    #[test]
+    fn images_survive_their_bytes_however_they_are_cut(
+        membership in samples::membership(), records in samples::records(), chunk in 1_usize..300,
+    ) {
+        let header = header(membership);
+        let (first, second) = records.split_at(records.len() / 2);
+        let bytes = image(&header, &[first, second]);
+        let (parts, ended) = read(&bytes, chunk).expect("sound");
+        prop_assert!(ended);
+        let expected = vec![
+            Part::Header(Box::new(header)),
+            Part::Records(first.to_vec()),
+            Part::Records(second.to_vec()),
+            Part::End { records: records.len() as u64 },
+        ];
+        prop_assert_eq!(parts, expected);
+    }
+
+    #[test]
+    fn no_flipped_bit_passes(records in samples::records(), at: prop::sample::Index, bit in 0..8_u8) {
+        let mut bytes = image(&header(Membership::default()), &[&records]);
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1_u8 << bit;
+        // A flipped length may also leave the reader waiting for more.
+        prop_assert!(!matches!(read(&bytes, 64), Ok((_, true))));
+    }
+
+    #[test]
+    fn a_cut_image_never_ends(records in samples::records(), at: prop::sample::Index) {
+        let bytes = image(&header(Membership::default()), &[&records]);
+        let cut = &bytes[..at.index(bytes.len())];
+        prop_assert!(matches!(read(cut, 64), Ok((_, false))));
+    }
+}
+
+fn record(revision: i64) -> (RecordKey, Record) {
+    (RecordKey { revision, sub: 0 }, Record::tombstone(Bytes::from_static(b"k")))
+}
+
+#[test]
+fn frames_that_are_dropped_or_doubled_are_noticed() {
+    let (mut encoder, first) = ImageEncoder::start(&header(Membership::default()));
+    let one = encoder.records(&[record(1)]);
+    let two = encoder.records(&[record(2)]);
+    let last = encoder.finish();
+    let whole = [&first, &one, &two, &last].map(|part| part.to_vec()).concat();
+    assert!(matches!(read(&whole, 7), Ok((_, true))));
+    let without = [&first, &two, &last].map(|part| part.to_vec()).concat();
+    assert_eq!(read(&without, 7), Err(DecodeError::Damaged { what: "snapshot image" }));
+    let doubled = [&first, &one, &one, &two, &last].map(|part| part.to_vec()).concat();
+    assert!(matches!(read(&doubled, 7), Err(DecodeError::Malformed { .. })));
+    let after = [&first, &one, &two, &last, &last].map(|part| part.to_vec()).concat();
+    assert!(read(&after, 7).is_err());
+}
+
+#[test]
+fn an_announced_size_is_refused_before_it_is_waited_for() {
+    let mut bytes = image(&header(Membership::default()), &[]);
+    bytes[9..13].copy_from_slice(&u32::MAX.to_le_bytes());
+    let error = read(&bytes[..30], 64).expect_err("too large");
+    assert_eq!(error, DecodeError::TooLarge { what: "snapshot image", size: u32::MAX as usize, limit: MAX_BODY_BYTES });
+}
+
+#[test]
+#[should_panic(expected = "records rise")]
+fn records_out_of_order_are_a_bug_of_the_writer() {
+    let (mut encoder, _) = ImageEncoder::start(&header(Membership::default()));
+    encoder.records(&[record(2), record(1)]);
+}
