@@ -109,6 +109,9 @@ impl Raft {
 
 /// Whether the entries follow `prev` without a gap and their terms rise up to the leader's.
 fn is_well_formed(prev: (LogIndex, Term), entries: &[Entry], leader_term: Term) -> bool {
+    if prev.0.0.checked_add(entries.len() as u64).is_none() {
+        return false;
+    }
     let mut before = prev;
     let consecutive = entries.iter().all(|entry| {
         let fits = entry.index == before.0.next() && entry.term >= before.1;

@@ -102,12 +102,12 @@ impl Membership {
     /// Highest value that a majority of each half has reached. `reached` may be any measure that only rises: durable log
     /// index, round, time of last contact. The default value without voters.
     pub fn quorum_value<T: Ord + Copy + Default>(&self, reached: impl Fn(NodeId) -> T) -> T {
+        // By the definition rather than by sorting: halves are a few nodes, this runs with every answer, and a vector that
+        // somebody forgets to sort commits what the leader alone holds (openraft#1802).
         let half_value = |half: &BTreeSet<NodeId>| {
-            let mut values: Vec<T> = half.iter().map(|id| reached(*id)).collect();
-            // Sorted highest first: the quorum-th highest is what a majority has reached. An unsorted vector would commit
-            // what the leader alone holds (openraft#1802).
-            values.sort_unstable_by(|a, b| b.cmp(a));
-            values.get(quorum_size(half.len()) - 1).copied().unwrap_or_default()
+            let majority_reached =
+                |value: &T| half.iter().filter(|id| reached(**id) >= *value).count() >= quorum_size(half.len());
+            half.iter().map(|id| reached(*id)).filter(majority_reached).max().unwrap_or_default()
         };
         let incoming = half_value(&self.voters);
         if self.outgoing.is_empty() { incoming } else { incoming.min(half_value(&self.outgoing)) }
