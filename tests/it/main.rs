@@ -4,3 +4,4 @@ mod bad_input;
 mod disk_full;
 mod faults;
 mod resize;
+mod versions;

@@ -6,25 +6,49 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-/// The `quorate` binary of this build, built once per test process if it is not there yet.
+/// Which build of the server a node runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// This one.
+    Current,
+    /// The next release, as far as format versions go.
+    Next,
+}
+
+/// The `quorate` binary of `build`, made once per test process if it is not there yet.
 ///
 /// # Panics
 /// If cargo cannot build it: no test here means anything without the real binary.
-pub fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "quorate", "--bin", "quorate"])
-            .status()
-            .expect("cargo runs");
-        assert!(status.success(), "cargo build --package quorate failed");
-        // The test binary is target/PROFILE/deps/it-HASH.
-        let deps = std::env::current_exe().expect("a test binary has a path");
-        let profile = deps.parent().and_then(Path::parent).expect("deps has a parent");
-        let binary = profile.join("quorate");
-        assert!(binary.exists(), "no binary at {}", binary.display());
-        binary
-    })
+pub fn binary(build: Build) -> &'static Path {
+    static CURRENT: OnceLock<PathBuf> = OnceLock::new();
+    static NEXT: OnceLock<PathBuf> = OnceLock::new();
+    match build {
+        Build::Current => CURRENT.get_or_init(|| {
+            make(&[]);
+            profile_folder().join("quorate")
+        }),
+        Build::Next => NEXT.get_or_init(|| {
+            // A folder of its own: a build with another feature would take the place of the current one.
+            let folder = profile_folder().join("next-format");
+            make(&["--features", "next-format", "--target-dir", folder.to_str().expect("a path in UTF-8")]);
+            folder.join("debug").join("quorate")
+        }),
+    }
+}
+
+fn make(arguments: &[&str]) {
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--package", "quorate", "--bin", "quorate"])
+        .args(arguments)
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "cargo build --package quorate {arguments:?} failed");
+}
+
+/// target/PROFILE; the test binary is in its folder `deps`.
+fn profile_folder() -> PathBuf {
+    let test = std::env::current_exe().expect("a test binary has a path");
+    test.parent().and_then(Path::parent).expect("deps has a parent").to_path_buf()
 }
 
 /// An address on loopback that was free a moment ago.
@@ -48,6 +72,8 @@ pub struct NodeConfig {
     pub metrics: SocketAddr,
     /// Further arguments, as typed.
     pub extra: Vec<String>,
+    /// What it runs.
+    pub build: Build,
 }
 
 impl NodeConfig {
@@ -60,6 +86,7 @@ impl NodeConfig {
             peer: free_address(),
             metrics: free_address(),
             extra: Vec::new(),
+            build: Build::Current,
         }
     }
 }
@@ -88,7 +115,7 @@ impl Node {
         assert!(!self.is_running(), "{} still runs", self.config.name);
         let log = File::options().create(true).append(true).open(self.log_path()).expect("log file opens");
         let config = &self.config;
-        let child = Command::new(binary())
+        let child = Command::new(binary(config.build))
             .arg("server")
             .args(["--name", &config.name])
             .arg("--data-dir")
@@ -105,6 +132,13 @@ impl Node {
             .spawn()
             .expect("the server starts");
         self.child = Some(child);
+    }
+
+    /// Stops it politely and starts it again as another build.
+    pub fn restart_as(&mut self, build: Build) {
+        assert!(self.stop(), "{}", self.log_tail());
+        self.config.build = build;
+        self.restart();
     }
 
     /// Where its output goes.
@@ -167,7 +201,7 @@ impl Node {
     }
 
     fn ctl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(binary(self.config.build));
         command.args(["ctl", "--endpoint", &self.config.client.to_string()]).args(arguments).stdin(Stdio::null());
         command
     }
