@@ -4,7 +4,7 @@
 //! files hold.
 //!
 //! Rule: a name that was created, renamed or removed is durable only after [`Disk::sync_dir`], the bytes of a file
-//! only after its own sync. [`crate::testing::FaultyDisk`] loses whatever was not made durable in this way.
+//! only after its own sync. `testing::FaultyDisk` loses whatever was not made durable in this way.
 
 use std::fmt::Debug;
 use std::io;

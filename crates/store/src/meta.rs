@@ -1,5 +1,10 @@
 //! The table `meta` that both files have: one sealed row a name, and the format version in the row `format`.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_raft::{LogIndex, Membership};
+use quorate_wire::DecodeError;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition};
 
 use crate::error::{OpenError, ReadError};
@@ -73,5 +78,31 @@ impl<T: ReadableTable<&'static str, &'static [u8]>> MetaRows<T> {
             return Err(OpenError::damaged(self.file, "format version 0"));
         }
         Ok(())
+    }
+}
+
+/// A configuration and the index it was logged at, as fields of a row.
+pub(crate) fn put_membership(row: &mut Vec<u8>, (index, membership): &(LogIndex, Arc<Membership>)) {
+    row.put_u64(index.0);
+    row.put_bytes(&quorate_wire::encode_membership(*index, membership));
+}
+
+/// What [`put_membership`] wrote, not decoded yet: a newer release's configuration is not damage.
+pub(crate) struct StoredMembership {
+    index: LogIndex,
+    record: Bytes,
+}
+
+impl StoredMembership {
+    pub(crate) fn take(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self { index: LogIndex(fields.u64()?), record: Bytes::copy_from_slice(fields.bytes()?) })
+    }
+
+    pub(crate) fn decode(self, file: &'static str) -> Result<(LogIndex, Arc<Membership>), OpenError> {
+        let membership = quorate_wire::decode_membership(self.index, self.record).map_err(|error| match error {
+            DecodeError::UnknownVersion { found, supported, .. } => OpenError::NewerFormat { file, found, supported },
+            error => OpenError::damaged(file, format!("the configuration of entry {}: {error}", self.index)),
+        })?;
+        Ok((self.index, Arc::new(membership)))
     }
 }

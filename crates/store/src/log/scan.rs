@@ -26,7 +26,7 @@ pub(super) fn scan(transaction: &ReadTransaction) -> Result<Scanned, OpenError> 
     let hard_state = rows.require(MetaKey::HardState.name(), |row| {
         quorate_wire::decode_hard_state(bytes::Bytes::copy_from_slice(row)).ok()
     })?;
-    let base = rows.require(MetaKey::Base.name(), BaseRow::decode)?;
+    let base = BaseRow::decode(&rows)?;
     let mut shape = LogShape::empty(base.base, base.membership);
     push_entries(transaction, &mut shape)?;
     check_bounds(&hard_state, &shape)?;

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_raft::{Entry, Incarnation, LogIndex, Membership, NodeId, Term};
 use quorate_wire::{DecodeError, Identity};
-use redb::{TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
+use crate::disk::LOG_FILE;
+use crate::error::OpenError;
 use crate::fields::{Fields, PutFields};
-use crate::meta::{META, put_meta};
+use crate::meta::{META, MetaRows, StoredMembership, put_membership, put_meta};
 use crate::seal;
 
 pub(crate) const ENTRIES: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("entries");
@@ -115,18 +117,22 @@ impl BaseRow {
         let mut row = seal::unsealed();
         row.put_u64(self.base.0.0);
         row.put_u64(self.base.1.0);
-        row.put_u64(self.membership.0.0);
-        row.put_bytes(&quorate_wire::encode_membership(self.membership.0, &self.membership.1));
+        put_membership(&mut row, &self.membership);
         row
     }
 
-    pub(crate) fn decode(row: &[u8]) -> Option<Self> {
-        let mut fields = Fields(row);
-        let base = (LogIndex(fields.u64()?), Term(fields.u64()?));
-        let index = LogIndex(fields.u64()?);
-        let membership = quorate_wire::decode_membership(index, Bytes::copy_from_slice(fields.bytes()?)).ok()?;
-        fields.end()?;
-        Some(Self { base, membership: (index, Arc::new(membership)) })
+    pub(crate) fn decode<T>(rows: &MetaRows<T>) -> Result<Self, OpenError>
+    where
+        T: ReadableTable<&'static str, &'static [u8]>,
+    {
+        let (base, membership) = rows.require(MetaKey::Base.name(), |row| {
+            let mut fields = Fields(row);
+            let base = (LogIndex(fields.u64()?), Term(fields.u64()?));
+            let membership = StoredMembership::take(&mut fields)?;
+            fields.end()?;
+            Some((base, membership))
+        })?;
+        Ok(Self { base, membership: membership.decode(LOG_FILE)? })
     }
 }
 

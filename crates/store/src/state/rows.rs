@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quorate_kv::KeySpaceMeta;
 use quorate_raft::{LogIndex, Membership, SnapshotMeta, Term};
 use redb::{ReadTransaction, WriteTransaction};
@@ -11,7 +10,7 @@ use super::records::RecordTotals;
 use crate::disk::STATE_FILE;
 use crate::error::{OpenError, ReadError};
 use crate::fields::{Fields, PutFields};
-use crate::meta::{META, MetaRows, put_format, put_meta};
+use crate::meta::{META, MetaRows, StoredMembership, put_format, put_membership, put_meta};
 use crate::seal;
 
 /// Version of the state file. Raised when a release writes something that an older one would misread.
@@ -98,7 +97,7 @@ impl StateRows {
         let rows = MetaRows::open(STATE_FILE, transaction)?;
         rows.check_format(STATE_FORMAT)?;
         let position = rows.require(POSITION, Position::decode)?;
-        let membership = rows.require(MEMBERSHIP, decode_membership)?;
+        let membership = rows.require(MEMBERSHIP, split_membership)?.decode(STATE_FILE)?;
         let origin = rows.require(ORIGIN, decode_origin)?;
         if membership.0 > position.applied {
             return Err(ReadError::damaged(STATE_FILE, "its configuration is newer than its position").into());
@@ -121,17 +120,15 @@ pub(crate) fn store_position(transaction: &WriteTransaction, position: &Position
 
 pub(crate) fn store_membership(transaction: &WriteTransaction, membership: &MembershipRow) -> Result<(), redb::Error> {
     let mut row = seal::unsealed();
-    row.put_u64(membership.0.0);
-    row.put_bytes(&quorate_wire::encode_membership(membership.0, &membership.1));
+    put_membership(&mut row, membership);
     put_meta(&mut transaction.open_table(META)?, MEMBERSHIP, row)
 }
 
-fn decode_membership(row: &[u8]) -> Option<MembershipRow> {
+fn split_membership(row: &[u8]) -> Option<StoredMembership> {
     let mut fields = Fields(row);
-    let index = LogIndex(fields.u64()?);
-    let membership = quorate_wire::decode_membership(index, Bytes::copy_from_slice(fields.bytes()?)).ok()?;
+    let membership = StoredMembership::take(&mut fields)?;
     fields.end()?;
-    Some((index, Arc::new(membership)))
+    Some(membership)
 }
 
 pub(crate) fn store_origin(transaction: &WriteTransaction, origin: &Origin) -> Result<(), redb::Error> {

@@ -11,7 +11,7 @@ use quorate_store::{LogOptions, LogStore, LogWrite, NodeMark, RecoveredLog, Writ
 use crate::dice::{Dice, seeds};
 
 /// Each seed is one disk that loses power about a dozen times.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 120;
 const CRASHES_A_SEED: u32 = 12;
 
 /// All that a log must remember.
@@ -67,6 +67,11 @@ impl Model {
     }
 }
 
+/// A configuration that differs by the node it remembers as removed.
+fn forgetting(node: u64) -> Arc<Membership> {
+    Arc::new(Membership { removed: [NodeId(node)].into(), ..Membership::default() })
+}
+
 #[derive(Debug)]
 enum Operation {
     Append(Vec<LogWrite>),
@@ -83,7 +88,7 @@ fn choose(model: &Model, dice: &mut Dice) -> Operation {
             Operation::Reset(SnapshotMeta {
                 index: LogIndex(model.last().0 + ahead),
                 term: Term(model.hard_state.term.0 + dice.below(2)),
-                membership: Arc::new(Membership { cluster_version: 3, ..Membership::default() }),
+                membership: forgetting(3),
                 membership_index: LogIndex(model.last().0 + dice.below(ahead + 1)),
             })
         }
@@ -111,10 +116,7 @@ fn choose_write(model: &mut Model, dice: &mut Dice) -> LogWrite {
         index: LogIndex(first + at),
         payload: match dice.below(10) {
             0 => Payload::Noop,
-            1 => Payload::Membership(Arc::new(Membership {
-                cluster_version: dice.below(9) as u32,
-                ..Membership::default()
-            })),
+            1 => Payload::Membership(forgetting(1 + dice.below(9))),
             _ => Payload::Command(Bytes::from(vec![dice.below(256) as u8; dice.below(700) as usize])),
         },
     });

@@ -13,7 +13,7 @@ use quorate_store::{Disk, OpenedStores, SnapshotSink, WriteError};
 use crate::dice::{Dice, seeds};
 use crate::fixture::{CLUSTER, INCARNATION, Reference, entries, identity, member, membership, options, write};
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 const CRASHES_A_SEED: u32 = 10;
 
 /// What was promised to the world outside.
