@@ -198,8 +198,8 @@ impl Node {
                 self.raft(quorate_raft::Input::SnapshotReport { to, sent: result });
             }
             Input::CheckpointDone { durable_applied } => {
-                assert!(durable_applied <= self.applied.index, "more is durable than was applied");
-                self.durable_applied = self.durable_applied.max(durable_applied);
+                // An image that has become the state may be made durable again before its installation is reported.
+                self.durable_applied = self.durable_applied.max(durable_applied.min(self.applied.index));
             }
             Input::DiskFull { yes } => self.disk_full = yes,
             Input::Stop => self.begin_stop(),
