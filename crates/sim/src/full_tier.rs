@@ -22,8 +22,8 @@ use quorate_raft::{
 };
 use quorate_store::testing::FaultyDisk;
 use quorate_store::{LogStore, ReceivedSnapshot, SnapshotSource, StateStore};
-use quorate_wire::peer::Hello;
 use quorate_wire::derive_node_id;
+use quorate_wire::peer::Hello;
 
 use crate::context::Context;
 use crate::log_model::LogImage;
@@ -72,10 +72,19 @@ pub(crate) struct Process {
 /// Work for the log file.
 #[derive(Debug)]
 enum LogJob {
-    Write { seq: WriteSeq, write: quorate_store::LogWrite },
+    Write {
+        seq: WriteSeq,
+        write: quorate_store::LogWrite,
+    },
     /// The log starts over behind an image, once the state has switched to it.
-    Reset { seq: WriteSeq, meta: SnapshotMeta, state: Option<AppliedState> },
-    Truncate { up_to: LogIndex },
+    Reset {
+        seq: WriteSeq,
+        meta: SnapshotMeta,
+        state: Option<AppliedState>,
+    },
+    Truncate {
+        up_to: LogIndex,
+    },
     Mark(quorate_store::NodeMark),
 }
 
@@ -174,8 +183,9 @@ impl Tier for FullTier {
         match event {
             NodeEvent::Tick => {
                 let jitter = jitter(context);
+                process.step(context, Input::Tick { jitter })?;
                 process.check_answers(context);
-                process.step(context, Input::Tick { jitter })
+                Ok(())
             }
             NodeEvent::Message(packet) => process.receive(context, disk, packet),
             NodeEvent::Own(event) => process.own(context, event),

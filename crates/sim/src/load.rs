@@ -84,9 +84,10 @@ impl<T: Tier> World<T> {
 
     /// Asks the leader for a voter set that lives on these hosts.
     pub(crate) fn ask_voters(&mut self, leader: HostId, status: &Status, hosts: &[HostId]) {
+        let (_, committed) = self.context.oracle.committed_membership();
         for &host in hosts {
             // A removed node never comes back under its id: its host starts over.
-            if status.membership.removed.contains(&self.hosts[host.0].node) && self.may_lose(self.hosts[host.0].node) {
+            if committed.as_ref().is_some_and(|membership| membership.removed.contains(&self.hosts[host.0].node)) {
                 self.wipe(host);
             }
         }

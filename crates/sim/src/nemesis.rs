@@ -132,12 +132,13 @@ impl<T: Tier> World<T> {
     /// Whether every voter set in force, or on its way to be, keeps a majority of disks without that of `victim`.
     pub(crate) fn may_lose(&self, victim: NodeId) -> bool {
         let lost = |set: &mut dyn Iterator<Item = &NodeId>| {
-            let (mut size, mut gone) = (0, 0);
+            let (mut size, mut gone, mut concerned) = (0, 0, false);
             for node in set {
                 size += 1;
+                concerned |= *node == victim;
                 gone += usize::from(*node == victim || self.dead.contains(node));
             }
-            size > 0 && gone * 2 >= size
+            concerned && gone * 2 >= size
         };
         let unsafe_in = |membership: &Membership| {
             lost(&mut membership.voters.iter())

@@ -15,8 +15,8 @@ use crate::world::World;
 
 /// L-1, in election timeouts; the restart of processes and the wait of fresh voters come on top.
 const LEADER_WITHIN_TIMEOUTS: u64 = 12;
-/// L-3 and L-4: time for catching up, snapshots and a change in flight.
-const CONVERGED_WITHIN_TIMEOUTS: u64 = 80;
+/// L-3 and L-4: time without any progress in catching up, snapshots or a change in flight.
+const CONVERGING_WITHIN_TIMEOUTS: u64 = 60;
 /// L-5 to L-7: each step of serving.
 const SERVED_WITHIN_TIMEOUTS: u64 = 60;
 
@@ -31,6 +31,8 @@ pub(crate) enum Phase {
         since: Instant,
         /// A leader was seen.
         led: bool,
+        /// The sum of what all have stored and applied, and when it last rose.
+        progress: (u64, Instant),
     },
     /// Fresh operations must succeed.
     Serve {
@@ -68,7 +70,7 @@ impl<T: Tier> World<T> {
         let now = self.context.now();
         match self.phase.clone() {
             Phase::Safety => self.heal(),
-            Phase::Converge { since, led } => self.converge(since, led),
+            Phase::Converge { since, led, progress } => self.converge(since, led, progress),
             Phase::Serve { step, since, before } => self.serve(step, since, before),
             Phase::Done => return,
         }
@@ -105,20 +107,22 @@ impl<T: Tier> World<T> {
             }
             self.context.queue.at(now, Event::Start { host });
         }
-        self.phase = Phase::Converge { since: now, led: false };
+        self.phase = Phase::Converge { since: now, led: false, progress: (0, now) };
     }
 
     fn late(&self, since: Instant, timeouts: u64) -> bool {
         self.context.now().since(since).as_micros() as u64 > self.context.plan.timeout_us() * timeouts + 1_000_000
     }
 
-    fn converge(&mut self, since: Instant, led: bool) {
+    fn converge(&mut self, since: Instant, led: bool, progress: (u64, Instant)) {
         let leader = self.leader();
         if !led && leader.is_some() {
             let waited = self.context.now().since(since).as_micros() as u64;
             self.leader_after_percent = waited * 100 / self.context.plan.timeout_us();
-            self.phase = Phase::Converge { since, led: true };
         }
+        let done = self.done();
+        let progress = if done > progress.0 { (done, self.context.now()) } else { progress };
+        self.phase = Phase::Converge { since, led: led || leader.is_some(), progress };
         assert!(
             led || leader.is_some() || !self.late(since, LEADER_WITHIN_TIMEOUTS),
             "L-1: no leader {LEADER_WITHIN_TIMEOUTS} election timeouts after the faults ended\n{}",
@@ -130,11 +134,16 @@ impl<T: Tier> World<T> {
                 self.begin(ServeStep::Write);
             }
             Some(why) => assert!(
-                !self.late(since, CONVERGED_WITHIN_TIMEOUTS),
-                "L-3/L-4: {CONVERGED_WITHIN_TIMEOUTS} election timeouts after the faults ended, {why}\n{}",
+                !self.late(progress.1, CONVERGING_WITHIN_TIMEOUTS),
+                "L-3/L-4: nothing was stored or applied for {CONVERGING_WITHIN_TIMEOUTS} election timeouts, and {why}\n{}",
                 self.describe()
             ),
         }
+    }
+
+    fn done(&self) -> u64 {
+        let statuses = self.hosts.iter().filter_map(|it| it.process.as_ref().and_then(T::status));
+        statuses.map(|status| status.applied.0 + status.durable.0).sum()
     }
 
     /// Why the live members do not agree yet.
@@ -229,7 +238,11 @@ impl<T: Tier> World<T> {
                 self.disagreement().unwrap_or_else(|| "all agree".to_owned()),
                 self.describe()
             );
-            self.try_step(step);
+            // A voter set that is asked for again supersedes the change that is under way.
+            let polls = self.context.now().since(since).as_micros() as u64 * 4 / self.context.plan.timeout_us();
+            if step != ServeStep::Voters || polls.is_multiple_of(40) {
+                self.try_step(step);
+            }
             return;
         }
         match step {

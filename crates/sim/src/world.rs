@@ -36,7 +36,12 @@ pub(crate) struct Host<T: Tier> {
     pub(crate) crash_loop: u32,
     /// Stays dead.
     pub(crate) abandoned: bool,
+    /// Ticks in a row after which the next one was due at once.
+    idle_ticks: u32,
 }
+
+/// A process that is due again at once so often does nothing but keep its processor busy.
+const MAX_IDLE_TICKS: u32 = 200;
 
 /// What a finished run tells.
 #[derive(Debug, Clone)]
@@ -136,6 +141,7 @@ impl<T: Tier> World<T> {
                 disk_stalled_until: Instant(0),
                 crash_loop: 0,
                 abandoned: false,
+                idle_ticks: 0,
             });
             let at = Instant(self.random.below(self.context.plan.timeout_us()));
             self.context.queue.at(at, Event::Start { host: HostId(host) });
@@ -234,8 +240,14 @@ impl<T: Tier> World<T> {
             }
         }
         self.context.trace.record(&[self.context.now().0, host.0 as u64]);
+        let ticked = matches!(event, NodeEvent::Tick);
         match T::handle(&mut self.context, &mut it.disk, process, event) {
-            Ok(()) => self.schedule_tick(host),
+            Ok(()) => {
+                let due_again = ticked && T::deadline(process) <= self.context.local();
+                it.idle_ticks = if due_again { it.idle_ticks + 1 } else { 0 };
+                assert!(it.idle_ticks < MAX_IDLE_TICKS, "node {} is due again at once, for ever", it.node);
+                self.schedule_tick(host);
+            }
             Err(_killed) => self.kill(host),
         }
     }
@@ -345,7 +357,9 @@ impl<T: Tier> World<T> {
         self.context.node = node;
         self.context.cluster.directory.insert(node, host);
         self.context.cluster.nodes[host.0] = node;
-        self.context.cluster.logs[host.0] = LogModel::new(LogImage::empty(Arc::default()));
+        let empty = LogModel::new(LogImage::empty(Arc::default()));
+        let lost = std::mem::replace(&mut self.context.cluster.logs[host.0], empty);
+        self.context.cluster.lost.insert(self.hosts[host.0].node, lost);
         let disk = T::disk(&mut self.context, node, incarnation, None);
         let it = &mut self.hosts[host.0];
         it.node = node;

@@ -2,8 +2,9 @@
 //! the disks. Nobody ever commits something else at an index. I-6: a new leader holds everything committed before.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use quorate_raft::{LogIndex, NodeId, Payload, RoleKind};
+use quorate_raft::{LogIndex, Membership, NodeId, Payload, RoleKind, Term};
 
 use super::history::History;
 use super::{Cluster, View};
@@ -13,15 +14,21 @@ use crate::log_model::LogModel;
 #[derive(Debug, Default)]
 pub(super) struct Commit {
     checked: BTreeMap<NodeId, LogIndex>,
+    /// Each node after its last step: the configuration in force, and the term it leads.
+    before: BTreeMap<NodeId, (LogIndex, Arc<Membership>, Option<Term>)>,
 }
 
 impl Commit {
     pub(super) fn died(&mut self, node: NodeId) {
         self.checked.remove(&node);
+        self.before.remove(&node);
     }
 
     pub(super) fn check(&mut self, view: &View<'_>, cluster: &Cluster, history: &mut History) {
         let status = view.status;
+        let leads = (status.role == RoleKind::Leader).then_some(status.term);
+        let now = (status.membership_index, Arc::clone(&status.membership), leads);
+        let (_, membership, led) = self.before.insert(view.node, now.clone()).unwrap_or(now);
         let checked = self.checked.entry(view.node).or_insert(LogIndex(0));
         if status.commit <= *checked {
             return;
@@ -54,7 +61,10 @@ impl Commit {
         }
         *checked = status.commit;
         if fresh {
-            check_quorum(view, cluster);
+            // A leader that commits its own removal stops leading in the same step.
+            let leads = leads.is_some() || led == Some(status.term);
+            assert!(leads, "I-5: node {} leads nothing and is the first to commit {}", view.node, status.commit);
+            check_quorum(view, cluster, &membership);
         }
     }
 
@@ -74,22 +84,17 @@ impl Commit {
     }
 }
 
-fn check_quorum(view: &View<'_>, cluster: &Cluster) {
+/// `before` is the configuration before this step: a leader may commit under it and then, in the same step, change it.
+fn check_quorum(view: &View<'_>, cluster: &Cluster, before: &Membership) {
     let status = view.status;
     let index = status.commit;
-    assert!(
-        status.role == RoleKind::Leader,
-        "I-5: node {} is {:?} and the first to commit {index}",
-        view.node,
-        status.role
-    );
     let own = cluster.logs[view.host.0].issued().at(index).expect("a leader holds what it commits");
     assert!(own.0 == status.term, "I-5: the leader of term {} commits {index} of term {}", status.term, own.0);
     let durable = |node: NodeId| {
         cluster.log(node).is_some_and(|log| log.durable().base.0 > index || log.durable().at(index) == Some(own))
     };
     assert!(
-        status.membership.quorum_reached(durable),
+        status.membership.quorum_reached(durable) || before.quorum_reached(durable),
         "I-5: node {} commits {index} in term {}, durable on {:?} alone; voters {:?}, outgoing {:?}",
         view.node,
         status.term,

@@ -38,13 +38,15 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<NodeId>,
     /// On which host each node id ever given lives or lived.
     pub(crate) directory: BTreeMap<NodeId, HostId>,
+    /// The logs of nodes whose disk is lost, as they were: what was durable counted when it was acknowledged.
+    pub(crate) lost: BTreeMap<NodeId, LogModel>,
 }
 
 impl Cluster {
-    /// The log of a node, unless its disk is lost.
+    /// The log of a node; if its disk is lost, as it last was.
     pub(crate) fn log(&self, node: NodeId) -> Option<&LogModel> {
         let host = self.directory.get(&node)?;
-        (self.nodes[host.0] == node).then(|| &self.logs[host.0])
+        if self.nodes[host.0] == node { Some(&self.logs[host.0]) } else { self.lost.get(&node) }
     }
 }
 

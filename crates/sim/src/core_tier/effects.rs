@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_raft::{
-    Effect, Entry, Input, LogIndex, Message, Payload, ReadId, SnapshotMeta, WriteSeq,
-};
+use quorate_raft::{Effect, Entry, Input, LogIndex, Message, Payload, ReadId, SnapshotMeta, WriteSeq};
 
 use super::transfer::Packet;
 use super::{CoreTier, Disk, Event, Process, tracing};
@@ -69,7 +67,10 @@ impl Process {
             }
             tracing::effect(&mut context.trace, &effect);
             context.trace.line(context.now(), || format!("host {} -> {effect:?}", context.host.0));
-            performed_writes += usize::from(matches!(effect, Effect::Persist { .. } | Effect::InstallSnapshot { .. } | Effect::TruncatePrefix { .. }));
+            performed_writes += usize::from(matches!(
+                effect,
+                Effect::Persist { .. } | Effect::InstallSnapshot { .. } | Effect::TruncatePrefix { .. }
+            ));
             self.perform(context, effect);
         }
         let _ = disk;
@@ -276,7 +277,9 @@ impl Process {
         context.coverage.hit(Reached::Checkpointed);
         disk.state = self.state.clone();
         let load = &context.plan.load;
-        let up_to = LogIndex(disk.state.index.0.saturating_sub(load.keep_entries));
+        // An image that has just become the state may not have been reported to the core yet.
+        let applied = disk.state.index.min(self.raft.status().applied);
+        let up_to = LogIndex(applied.0.saturating_sub(load.keep_entries));
         if up_to.0 >= self.compacted_at.0 + load.compact_entries {
             self.compacted_at = up_to;
             return self.step(context, disk, Input::Compact { up_to });

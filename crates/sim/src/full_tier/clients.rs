@@ -217,8 +217,7 @@ impl Clients {
             None => CompareTarget::Version(0),
         };
         let from = from.filter(|_| matches!(target, CompareTarget::Value(_)));
-        let compare =
-            Compare { key: key_name(key), range_end: Bytes::new(), target, result: CompareResult::Equal };
+        let compare = Compare { key: key_name(key), range_end: Bytes::new(), target, result: CompareResult::Equal };
         let read = RangeRequest { key: key_name(key), ..RangeRequest::default() };
         let txn = TxnRequest {
             compare: vec![compare],
@@ -294,10 +293,8 @@ impl Process {
         }
         let now = context.now();
         let history = &mut context.clients.history;
-        let calls = operations
-            .into_iter()
-            .map(|(key, operation)| (history.invoke(key, now, operation), operation))
-            .collect();
+        let calls =
+            operations.into_iter().map(|(key, operation)| (history.invoke(key, now, operation), operation)).collect();
         let leads = self.node.as_ref().is_some_and(|node| node.status(context.local()).raft.role == RoleKind::Leader);
         let asked = Asked::Write(PendingWrite { calls, ids, forwarded: !leads });
         (asked, ClientOp::Write { command })
@@ -473,10 +470,8 @@ fn written(context: &mut Context<FullTier>, write: PendingWrite, outcome: &Outco
 
 /// What a refusal lets a client conclude.
 fn refused(context: &mut Context<FullTier>, write: PendingWrite, error: &NodeError) {
-    let never = matches!(
-        error,
-        NodeError::NoLeader | NodeError::TooManyRequests | NodeError::TooLarge | NodeError::NoSpace
-    );
+    let never =
+        matches!(error, NodeError::NoLeader | NodeError::TooManyRequests | NodeError::TooLarge | NodeError::NoSpace);
     if !never {
         context.coverage.hit(Reached::WriteUnknown);
         return;

@@ -26,11 +26,9 @@ impl Process {
         let pending = context.log().pending();
         for effect in &effects {
             match effect {
-                Effect::WriteLog { seq, hard_state, entries } => context.issue(LogWrite::Append {
-                    seq: *seq,
-                    hard_state: *hard_state,
-                    entries: entries.clone(),
-                }),
+                Effect::WriteLog { seq, hard_state, entries } => {
+                    context.issue(LogWrite::Append { seq: *seq, hard_state: *hard_state, entries: entries.clone() })
+                }
                 Effect::InstallSnapshot { seq, meta } => {
                     let (_, chain) = context.oracle.committed_at(meta.index).expect("checked when it was received");
                     context.issue(LogWrite::Reset { seq: *seq, meta: meta.clone(), chain });
@@ -48,7 +46,10 @@ impl Process {
                 return Err(killed);
             }
             context.trace.line(context.now(), || format!("host {} -> {effect:?}", context.host.0));
-            performed_writes += usize::from(matches!(effect, Effect::WriteLog { .. } | Effect::InstallSnapshot { .. } | Effect::TruncateLog { .. }));
+            performed_writes += usize::from(matches!(
+                effect,
+                Effect::WriteLog { .. } | Effect::InstallSnapshot { .. } | Effect::TruncateLog { .. }
+            ));
             self.perform(context, effect)?;
         }
         Ok(())

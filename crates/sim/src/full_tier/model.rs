@@ -175,8 +175,7 @@ impl Model {
     }
 
     fn delete(&mut self, revision: i64, key: &Bytes, range_end: &Bytes) -> i64 {
-        let keys: Vec<Bytes> =
-            self.keys.keys().filter(|it| within(it, key, range_end)).cloned().collect();
+        let keys: Vec<Bytes> = self.keys.keys().filter(|it| within(it, key, range_end)).cloned().collect();
         let mut deleted = 0;
         for key in keys {
             if self.at(&key, revision).is_some() {
@@ -261,9 +260,11 @@ pub(super) fn ranges(response: &Response) -> impl Iterator<Item = &KeyValue> {
         Response::Txn(txn) => txn.responses.as_slice(),
         _ => &[],
     };
-    bodies.iter().filter_map(|op| match &op.body {
-        ResponseBody::Range(range) => Some(range.kvs.iter()),
-        _ => None,
-    })
-    .flatten()
+    bodies
+        .iter()
+        .filter_map(|op| match &op.body {
+            ResponseBody::Range(range) => Some(range.kvs.iter()),
+            _ => None,
+        })
+        .flatten()
 }

@@ -55,8 +55,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
     let committed = recovered.memberships.iter().rev().find(|(index, _)| *index <= recovered.hard_state.commit);
     let committed = committed.map_or(&recovered.base_membership.1, |(_, membership)| membership);
     let committed = (!committed.is_empty()).then_some(&**committed);
-    let lifecycle =
-        Lifecycle::new(recovered.incarnation, recovered.identity, None, barred(&recovered.mark), committed);
+    let lifecycle = Lifecycle::new(recovered.incarnation, recovered.identity, None, barred(&recovered.mark), committed);
     let membership = recovered.memberships.last().map_or(&recovered.base_membership.1, |(_, membership)| membership);
     Some(Process {
         node: None,
@@ -93,7 +92,9 @@ fn adopt_log(context: &mut Context<FullTier>, disk: &mut Disk, log: &LogStore, s
     let entries = log.entries(recovered.base.0.next(), usize::MAX).expect("an opened log can be read");
     let base_chain = match context.oracle.committed_at(recovered.base.0) {
         Some((term, chain)) if term == recovered.base.1 => chain,
-        other => panic!("I-16: the log of node {} begins at {:?}, committed there: {other:?}", disk.node, recovered.base),
+        other => {
+            panic!("I-16: the log of node {} begins at {:?}, committed there: {other:?}", disk.node, recovered.base)
+        }
     };
     let real =
         LogImage::read(recovered.hard_state, recovered.base, base_chain, recovered.base_membership.clone(), entries);
