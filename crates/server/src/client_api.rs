@@ -16,6 +16,7 @@ use tonic::codegen::http::HeaderMap;
 
 use crate::access::{Access, Action, Denied};
 use crate::metrics::{Metrics, ReadOutcome};
+use crate::node_state::why_not_serving;
 use crate::read_choice::BadChoice;
 use crate::runtime::Replica;
 
@@ -110,7 +111,7 @@ impl ClientApi {
             return Err(NodeError::TooLarge.into());
         }
         quorate_kv::validate(&command, &self.limits)?;
-        Ok(self.replica.write(command).await?)
+        self.replica.write(command).await.map_err(|refused| self.explain(refused))
     }
 
     /// Reads an interval.
@@ -188,9 +189,19 @@ impl ClientApi {
     /// # Errors
     /// [`ApiError::NotServing`] with what the node waits for.
     pub(crate) fn view(&self) -> Result<StateView, ApiError> {
-        self.replica
-            .view()
-            .ok_or_else(|| ApiError::NotServing(crate::node_state::why_not_serving(&self.replica.status())))
+        self.replica.view().ok_or_else(|| self.not_serving())
+    }
+
+    fn not_serving(&self) -> ApiError {
+        ApiError::NotServing(why_not_serving(&self.replica.status()))
+    }
+
+    /// A node without a state says what it waits for, which its refusal does not know.
+    fn explain(&self, refused: NodeError) -> ApiError {
+        match refused {
+            NodeError::NoState if self.replica.view().is_none() => self.not_serving(),
+            refused => refused.into(),
+        }
     }
 
     /// Asks for permission, reads, and asks whether the permission still holds. A lease that ran out in between (the
@@ -204,7 +215,7 @@ impl ClientApi {
         let result = loop {
             let grant = match self.replica.read(options_now).await {
                 Ok(grant) => grant,
-                Err(refused) => break Err(refused.into()),
+                Err(refused) => break Err(self.explain(refused)),
             };
             match answer().await {
                 Ok(_) if !self.replica.read_still_valid(&grant) => {

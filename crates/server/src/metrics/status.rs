@@ -32,6 +32,7 @@ impl Metrics {
 
     fn observe_storage(&self, status: &ReplicaStatus) {
         let storage = &self.storage;
+        storage.durable_applied_index.set(as_i64(status.disk.durable_applied.0));
         storage.log_allocated_bytes.set(as_i64(status.disk.log_allocated));
         storage.state_allocated_bytes.set(as_i64(status.disk.state_allocated));
         storage.state_live_bytes.set(as_i64(status.disk.state_in_use));
