@@ -14,7 +14,7 @@ mod node;
 mod place;
 mod suite;
 mod teardown;
-mod toolchain;
+pub(crate) mod toolchain;
 mod volumes;
 mod writer;
 

@@ -8,6 +8,7 @@ mod codegen;
 mod e2e;
 mod failure;
 mod gates;
+mod manifests;
 mod process;
 mod tools;
 
@@ -38,6 +39,8 @@ enum Command {
     Tools,
     /// Install the charts on a real Kubernetes on this machine and put them to the test
     E2e(e2e::E2eArgs),
+    /// Generate the resource definition in the chart, and manifests/ from the charts
+    Manifests(manifests::ManifestsArgs),
     /// Measure Quorate beside etcd
     Bench(bench::BenchArgs),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Codegen(args) => codegen::run(&args),
         Command::Tools => tools::build(),
         Command::E2e(args) => e2e::run(&args),
+        Command::Manifests(args) => manifests::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

@@ -33,22 +33,31 @@ const TOOLS: [Tool; 9] = [
     kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
     kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
     kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
-    Tool { name: "coredns", module: "coredns", package: "github.com/coredns/coredns" },
+    Tool { name: "coredns", module: "coredns", package: "." },
     Tool { name: "helm", module: "helm", package: "helm.sh/helm/v3/cmd/helm" },
 ];
 
 /// Where the binaries are.
 #[derive(Debug, Clone)]
-pub(super) struct Toolchain {
+pub(crate) struct Toolchain {
     folders: Vec<(&'static str, PathBuf)>,
 }
 
 impl Toolchain {
     /// Finds every tool, and builds those that are missing.
     pub(super) fn prepare() -> Result<Toolchain, Failure> {
+        Toolchain::find(|_| true)
+    }
+
+    /// Only helm.
+    pub(crate) fn helm() -> Result<PathBuf, Failure> {
+        Ok(Toolchain::find(|name| name == "helm")?.path("helm"))
+    }
+
+    fn find(wanted: impl Fn(&str) -> bool) -> Result<Toolchain, Failure> {
         let cache = cache_folder()?;
         let mut folders = Vec::new();
-        for tool in &TOOLS {
+        for tool in TOOLS.iter().filter(|tool| wanted(tool.name)) {
             let module = root().join("tests/tools").join(tool.module);
             let folder = cache.join(format!("{:016x}", pins(&module, tool)?));
             if !folder.join(tool.name).exists() {
