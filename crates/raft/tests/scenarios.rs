@@ -52,7 +52,7 @@ fn seeds() -> std::ops::Range<u64> {
     let number =
         |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let first = number("RAFT_SEED", 1);
-    first..first + number("RAFT_SEEDS", 100)
+    first..first + number("RAFT_SEEDS", 30)
 }
 
 #[test]

@@ -392,19 +392,26 @@ impl Schedule {
         host.node = Some(TestNode::start(id, self.config.clone(), disk, now, jitter));
     }
 
+    /// Cuts the cluster in two, or a single link; both ways or one.
     fn partition(&mut self) {
         let ids: Vec<NodeId> = self.hosts.keys().copied().collect();
         let one_way = self.random.chance(30);
-        let side: BTreeSet<NodeId> = ids.iter().copied().filter(|_| self.random.chance(50)).collect();
-        for from in &ids {
-            for to in &ids {
-                let crosses = if one_way {
-                    side.contains(from) && !side.contains(to)
-                } else {
-                    side.contains(from) != side.contains(to)
-                };
-                if crosses {
-                    self.cut.insert((*from, *to));
+        let link = self.random.chance(40);
+        let left: BTreeSet<NodeId> = if link {
+            self.random.pick(&ids).into_iter().collect()
+        } else {
+            ids.iter().copied().filter(|_| self.random.chance(50)).collect()
+        };
+        let right: BTreeSet<NodeId> = if link {
+            self.random.pick(&ids).into_iter().collect()
+        } else {
+            ids.iter().copied().filter(|id| !left.contains(id)).collect()
+        };
+        for from in &left {
+            for to in &right {
+                self.cut.insert((*from, *to));
+                if !one_way {
+                    self.cut.insert((*to, *from));
                 }
             }
         }
