@@ -220,6 +220,7 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
         let greeting = answers.message().await?;
         Ok::<_, tonic::Status>((answers, greeting))
     };
+    let begun = Instant::now();
     let (mut answers, greeting) = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(status)) => return Ended::Unreachable(format!("{address}: {}", innermost(&status))),
@@ -228,6 +229,8 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
     let Some(greeting) = greeting.and_then(|frame| frame.hello) else {
         return Ended::Unreachable(format!("{address} did not greet"));
     };
+    let round_trip = context.metrics.network.peer_round_trip_seconds.with_label_values(&[&peer.id.0.to_string()]);
+    round_trip.observe(begun.elapsed().as_secs_f64());
     match Hello::from_wire(greeting) {
         Err(error) => return Ended::Unreachable(format!("{address}: {error}")),
         Ok(Hello { refused: Some(refusal), .. }) => return Ended::Refused(refusal),
