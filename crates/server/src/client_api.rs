@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntGauge;
 use quorate_kv::{
     Command, KvError, Outcome, RangeRequest, RangeResponse, ResponseBody, Revision, TxnRequest, TxnResponse,
 };
@@ -108,10 +109,14 @@ impl ClientApi {
     pub(crate) async fn write(&self, headers: &HeaderMap, command: Command, bytes: usize) -> Result<Outcome, ApiError> {
         self.access.check(headers, Action::Write)?;
         if bytes > self.max_request_bytes {
-            return Err(NodeError::TooLarge.into());
+            return Err(self.explain(NodeError::TooLarge));
         }
         quorate_kv::validate(&command, &self.limits)?;
-        self.replica.write(command).await.map_err(|refused| self.explain(refused))
+        let _pending = PendingWrite::begin(&self.metrics);
+        self.replica.write(command).await.map_err(|refused| {
+            self.metrics.raft.proposals_failed_total.inc();
+            self.explain(refused)
+        })
     }
 
     /// Reads an interval.
@@ -196,12 +201,18 @@ impl ClientApi {
         ApiError::NotServing(why_not_serving(&self.replica.status()))
     }
 
-    /// A node without a state says what it waits for, which its refusal does not know.
+    /// Counts a refusal. A node without a state says what it waits for, which its refusal does not know.
     fn explain(&self, refused: NodeError) -> ApiError {
+        let requests = &self.metrics.requests;
         match refused {
-            NodeError::NoState if self.replica.view().is_none() => self.not_serving(),
-            refused => refused.into(),
+            NodeError::NoState if self.replica.view().is_none() => return self.not_serving(),
+            NodeError::Timeout | NodeError::TimeoutLeaderFailure => requests.timeouts_total.inc(),
+            NodeError::TooManyRequests => requests.limits_hit_total.with_label_values(&["pending_requests"]).inc(),
+            NodeError::TooLarge => requests.limits_hit_total.with_label_values(&["request_bytes"]).inc(),
+            NodeError::NoSpace => requests.limits_hit_total.with_label_values(&["space"]).inc(),
+            _ => {}
         }
+        refused.into()
     }
 
     /// Asks for permission, reads, and asks whether the permission still holds. A lease that ran out in between (the
@@ -240,6 +251,15 @@ impl ClientApi {
             Err(_) => ReadOutcome::Failed,
         };
         self.metrics.reads.record(asked, outcome);
+        match result {
+            Ok(Served { grant, .. }) if grant.effective == Consistency::Consistent => {
+                self.metrics.raft.read_indexes_total.inc();
+            }
+            Err(ApiError::Node(_)) if asked == Consistency::Consistent => {
+                self.metrics.raft.read_indexes_failed_total.inc();
+            }
+            _ => {}
+        }
         if let Ok(Served { grant, .. }) = result
             && grant.effective == Consistency::Stale
             && let Some(staleness) = grant.staleness
@@ -259,6 +279,23 @@ impl ClientApi {
         }
         let _turn = self.large_reads.acquire().await.expect("the semaphore is never closed");
         Ok(tokio::task::spawn_blocking(move || read(&view)).await???)
+    }
+}
+
+/// Counts a write as pending until it is answered, or until its client goes away.
+struct PendingWrite<'a>(&'a IntGauge);
+
+impl<'a> PendingWrite<'a> {
+    fn begin(metrics: &'a Metrics) -> Self {
+        let gauge = &metrics.raft.proposals_pending;
+        gauge.inc();
+        PendingWrite(gauge)
+    }
+}
+
+impl Drop for PendingWrite<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

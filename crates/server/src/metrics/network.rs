@@ -13,7 +13,7 @@ pub struct NetworkMetrics {
     pub peer_received_bytes_total: IntCounterVec,
     /// Messages to `peer` that could not be sent.
     pub peer_send_failures_total: IntCounterVec,
-    /// From a message to its answer by `peer`.
+    /// From the first message of a stream to its answer by `peer`, at each opening of one.
     pub peer_round_trip_seconds: HistogramVec,
     /// Streams from `peer` refused; `reason` = garbage, cluster, incarnation, removed.
     pub peer_refused_total: IntCounterVec,

@@ -49,11 +49,9 @@ pub struct RaftMetrics {
     pub elections_won_total: IntCounter,
     /// Times the known leader became another node.
     pub leader_changes_total: IntCounter,
-    /// Commands this node put into its log as leader.
-    pub proposals_total: IntCounter,
-    /// Commands refused or given up.
+    /// Writes of clients that were refused or given up.
     pub proposals_failed_total: IntCounter,
-    /// Scrape. Commands accepted and not yet answered.
+    /// Writes of clients accepted and not yet answered.
     pub proposals_pending: IntGauge,
     /// Append messages sent, heartbeats included.
     pub appends_sent_total: IntCounter,
@@ -65,8 +63,6 @@ pub struct RaftMetrics {
     pub append_entries_received_total: IntCounter,
     /// Appends answered with a conflict.
     pub append_conflicts_total: IntCounter,
-    /// Log tails overwritten by a leader.
-    pub truncated_entries_total: IntCounter,
     /// Snapshots sent; `outcome` = done, failed.
     pub snapshots_sent_total: IntCounterVec,
     /// Snapshots received; `outcome` = installed, failed.
@@ -79,9 +75,9 @@ pub struct RaftMetrics {
     pub membership_changes_total: IntCounterVec,
     /// Leadership transfers; `outcome` = done, failed.
     pub transfers_total: IntCounterVec,
-    /// Quorum confirmations for reads.
+    /// Reads confirmed with a quorum.
     pub read_indexes_total: IntCounter,
-    /// Quorum confirmations that failed or timed out.
+    /// Reads that no quorum confirmed.
     pub read_indexes_failed_total: IntCounter,
     /// Steps of the node.
     pub steps_total: IntCounter,
@@ -124,10 +120,10 @@ impl RaftMetrics {
             elections_won_total: make.counter("quorate_raft_elections_won_total", "Elections this node won."),
             leader_changes_total: make
                 .counter("quorate_raft_leader_changes_total", "Times the known leader became another node."),
-            proposals_total: make.counter("quorate_raft_proposals_total", "Commands appended as leader."),
             proposals_failed_total: make
-                .counter("quorate_raft_proposals_failed_total", "Commands refused or given up."),
-            proposals_pending: make.gauge("quorate_raft_proposals_pending", "Commands accepted and not yet answered."),
+                .counter("quorate_raft_proposals_failed_total", "Writes of clients refused or given up."),
+            proposals_pending: make
+                .gauge("quorate_raft_proposals_pending", "Writes of clients accepted and not yet answered."),
             appends_sent_total: make
                 .counter("quorate_raft_appends_sent_total", "Append messages sent, heartbeats included."),
             append_entries_sent_total: make
@@ -137,8 +133,6 @@ impl RaftMetrics {
                 .counter("quorate_raft_append_entries_received_total", "Entries received in appends."),
             append_conflicts_total: make
                 .counter("quorate_raft_append_conflicts_total", "Appends answered with a conflict."),
-            truncated_entries_total: make
-                .counter("quorate_raft_truncated_entries_total", "Uncommitted entries a leader overwrote."),
             snapshots_sent_total: make.counters("quorate_snapshots_sent_total", "Snapshots sent.", outcome),
             snapshots_received_total: make.counters("quorate_snapshots_received_total", "Snapshots received.", outcome),
             snapshot_bytes_total: make.counters("quorate_snapshot_bytes_total", "Bytes of snapshots.", &["direction"]),
@@ -149,9 +143,9 @@ impl RaftMetrics {
                 &["phase"],
             ),
             transfers_total: make.counters("quorate_leader_transfers_total", "Leadership transfers.", outcome),
-            read_indexes_total: make.counter("quorate_raft_read_indexes_total", "Quorum confirmations for reads."),
+            read_indexes_total: make.counter("quorate_raft_read_indexes_total", "Reads confirmed with a quorum."),
             read_indexes_failed_total: make
-                .counter("quorate_raft_read_indexes_failed_total", "Quorum confirmations that failed."),
+                .counter("quorate_raft_read_indexes_failed_total", "Reads that no quorum confirmed."),
             steps_total: make.counter("quorate_node_steps_total", "Steps of the node."),
             write_seconds: make.seconds("quorate_write_seconds", "From a client's write to its answer, at the origin."),
         }

@@ -1,6 +1,6 @@
 //! Metrics of client requests: reads by consistency and outcome, writes, forwards, queues, limits.
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGaugeVec};
+use prometheus::{Histogram, IntCounter, IntCounterVec};
 use quorate_node::Consistency;
 
 use super::make::Make;
@@ -69,14 +69,10 @@ pub struct RequestMetrics {
     pub forwards_received_total: IntCounter,
     /// Forwards sent again after a leader change, or refused.
     pub forwards_retried_total: IntCounter,
-    /// Forwarded commands dropped because they were in the log already.
-    pub forwards_duplicate_total: IntCounter,
     /// Requests that ran out of time.
     pub timeouts_total: IntCounter,
     /// Requests refused at a limit; `limit` is its name.
     pub limits_hit_total: IntCounterVec,
-    /// Scrape. Items waiting; `queue` is its name.
-    pub queue_depth: IntGaugeVec,
 }
 
 impl RequestMetrics {
@@ -88,13 +84,8 @@ impl RequestMetrics {
             forwards_received_total: make
                 .counter("quorate_forwards_received_total", "Requests taken over from other nodes."),
             forwards_retried_total: make.counter("quorate_forwards_retried_total", "Forwards sent again."),
-            forwards_duplicate_total: make.counter(
-                "quorate_forwards_duplicate_total",
-                "Forwarded commands dropped because they were in the log already.",
-            ),
             timeouts_total: make.counter("quorate_request_timeouts_total", "Requests that ran out of time."),
             limits_hit_total: make.counters("quorate_limits_hit_total", "Requests refused at a limit.", &["limit"]),
-            queue_depth: make.gauges("quorate_queue_depth", "Items waiting.", &["queue"]),
         }
     }
 }

@@ -21,8 +21,6 @@ pub struct StorageMetrics {
     pub apply_batch_entries: Histogram,
     /// One durable commit (checkpoint) of the state file.
     pub state_commit_seconds: Histogram,
-    /// Superseded records removed after compactions.
-    pub compacted_records_total: IntCounter,
     /// Scrape. Applied index that survives a crash without the log.
     pub durable_applied_index: IntGauge,
     /// Scrape. Bytes the log file has allocated.
@@ -55,8 +53,6 @@ impl StorageMetrics {
             apply_seconds: make.seconds("quorate_apply_seconds", "Applying one batch."),
             apply_batch_entries: make.sizes("quorate_apply_batch_entries", "Entries in one applied batch."),
             state_commit_seconds: make.seconds("quorate_state_commit_seconds", "One durable commit of the state file."),
-            compacted_records_total: make
-                .counter("quorate_compacted_records_total", "Superseded records removed after compactions."),
             durable_applied_index: make
                 .gauge("quorate_durable_applied_index", "Applied index that survives a crash without the log."),
             log_allocated_bytes: make.gauge("quorate_log_allocated_bytes", "Bytes the log file has allocated."),
