@@ -179,7 +179,8 @@ impl Replica {
             term: raft.term,
             leader: raft.leader,
             first: raft.first,
-            last: raft.last,
+            // Newer than the status they come with, and never behind each other.
+            last: raft.last.max(engine.published.commit()),
             commit: raft.commit.max(engine.published.commit()),
             applied: engine.view.applied(),
             membership: (raft.committed_membership_index, Arc::clone(&raft.committed_membership)),
