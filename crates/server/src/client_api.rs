@@ -287,6 +287,7 @@ struct PendingWrite<'a>(&'a IntGauge);
 
 impl<'a> PendingWrite<'a> {
     fn begin(metrics: &'a Metrics) -> Self {
+        metrics.raft.proposals_total.inc();
         let gauge = &metrics.raft.proposals_pending;
         gauge.inc();
         PendingWrite(gauge)

@@ -49,6 +49,8 @@ pub struct RaftMetrics {
     pub elections_won_total: IntCounter,
     /// Times the known leader became another node.
     pub leader_changes_total: IntCounter,
+    /// Writes of clients that this node took on.
+    pub proposals_total: IntCounter,
     /// Writes of clients that were refused or given up.
     pub proposals_failed_total: IntCounter,
     /// Writes of clients accepted and not yet answered.
@@ -120,6 +122,7 @@ impl RaftMetrics {
             elections_won_total: make.counter("quorate_raft_elections_won_total", "Elections this node won."),
             leader_changes_total: make
                 .counter("quorate_raft_leader_changes_total", "Times the known leader became another node."),
+            proposals_total: make.counter("quorate_raft_proposals_total", "Writes of clients taken on."),
             proposals_failed_total: make
                 .counter("quorate_raft_proposals_failed_total", "Writes of clients refused or given up."),
             proposals_pending: make
