@@ -131,3 +131,96 @@ fn won<T>(result: Result<T, kube::Error>) -> Result<bool, kube::Error> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower::service_fn;
+
+    use super::*;
+
+    /// An API server that holds one Lease.
+    fn server(lease: Arc<Mutex<Option<Value>>>) -> Client {
+        let service = service_fn(move |request: Request<Body>| {
+            let lease = Arc::clone(&lease);
+            async move {
+                let method = request.method().clone();
+                let body = request.into_body().collect_bytes().await.expect("a body");
+                let mut lease = lease.lock().expect("no test panicked");
+                let version = |lease: &Value| lease["metadata"]["resourceVersion"].as_str().map(str::to_string);
+                let (code, answer) = match (method, lease.as_ref()) {
+                    (Method::GET, None) => (404, failure(404, "NotFound")),
+                    (Method::GET, Some(lease)) => (200, lease.clone()),
+                    (Method::POST, Some(_)) => (409, failure(409, "AlreadyExists")),
+                    (Method::PUT, Some(held)) => {
+                        let sent: Value = serde_json::from_slice(&body).expect("JSON");
+                        match version(&sent) == version(held) {
+                            true => (200, store(&mut lease, sent)),
+                            false => (409, failure(409, "Conflict")),
+                        }
+                    }
+                    (_, _) => (201, store(&mut lease, serde_json::from_slice(&body).expect("JSON"))),
+                };
+                let answer = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, std::convert::Infallible>(answer.expect("a response"))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    fn store(lease: &mut Option<Value>, mut sent: Value) -> Value {
+        let last = lease.as_ref().and_then(|lease| lease["metadata"]["resourceVersion"].as_str()?.parse::<u64>().ok());
+        sent["metadata"]["resourceVersion"] = json!((last.unwrap_or(0) + 1).to_string());
+        *lease = Some(sent.clone());
+        sent
+    }
+
+    fn failure(code: u16, reason: &str) -> Value {
+        json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason })
+    }
+
+    fn election(client: &Client, identity: &str) -> Election {
+        Election::new(client.clone(), "default", "quorate-operator", identity.to_string())
+    }
+
+    fn fresh() -> Seen {
+        Seen { version: None, at: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn one_of_two_holds_the_lease() {
+        let client = server(Arc::default());
+        let (one, other) = (election(&client, "one"), election(&client, "other"));
+        assert!(one.try_acquire(&mut fresh()).await.expect("an answer"));
+        assert!(!other.try_acquire(&mut fresh()).await.expect("an answer"));
+        assert!(one.renew().await.expect("an answer"));
+        assert!(!other.renew().await.expect("an answer"));
+    }
+
+    #[tokio::test]
+    async fn a_released_lease_is_free_at_once() {
+        let client = server(Arc::default());
+        let (one, other) = (election(&client, "one"), election(&client, "other"));
+        assert!(one.try_acquire(&mut fresh()).await.expect("an answer"));
+        one.release().await;
+        assert!(other.try_acquire(&mut fresh()).await.expect("an answer"));
+        assert!(!one.renew().await.expect("an answer"));
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_stopped_changing_is_taken_over() {
+        let client = server(Arc::default());
+        let (one, other) = (election(&client, "one"), election(&client, "other"));
+        assert!(one.try_acquire(&mut fresh()).await.expect("an answer"));
+        let mut seen = fresh();
+        assert!(!other.try_acquire(&mut seen).await.expect("an answer"));
+        let long_ago = Instant::now().checked_sub(DURATION + RETRY).expect("the machine runs that long");
+        seen.at = long_ago;
+        assert!(other.try_acquire(&mut seen).await.expect("an answer"));
+        assert!(!one.renew().await.expect("an answer"));
+    }
+}

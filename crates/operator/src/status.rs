@@ -251,3 +251,122 @@ fn hex(id: NodeId) -> String {
 fn count(of: usize) -> i32 {
     i32::try_from(of).expect("few pods")
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::{SignedDuration, Timestamp};
+    use serde_json::json;
+
+    use super::*;
+    use crate::observe::KubernetesView;
+    use crate::plan::{Change, Incarnation, Latched, MemberView, Observed, Wanted, Work};
+
+    fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting {
+        let mut cluster: QuorateCluster = serde_json::from_value(json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+            "metadata": { "name": "example", "namespace": "default", "generation": 4 },
+            "spec": {},
+        }))
+        .expect("the spec is well-formed");
+        cluster.status = status;
+        let member = |ordinal| MemberView { ordinal: Ordinal(ordinal), incarnation: Incarnation(0), voter: true };
+        let view = ClusterView {
+            config_index: 9,
+            change: Change::None,
+            members: (0..3).map(|ordinal| (NodeId(u64::from(ordinal) + 1), member(ordinal))).collect(),
+            leader: NodeId(1),
+            caught_up: (1..=3).take(caught_up).map(NodeId).collect(),
+        };
+        let wanted =
+            Wanted { replicas: 3, paused: false, deleted: false, delete_volumes: false, roll_unsupervised: true };
+        Sighting {
+            cluster,
+            observed: Observed {
+                wanted,
+                latched: Latched::default(),
+                set: None,
+                pods: BTreeMap::new(),
+                volumes: BTreeMap::new(),
+                nodes: BTreeMap::new(),
+                cluster: (caught_up > 0).then_some(view),
+            },
+            kubernetes: KubernetesView::default(),
+            answers: BTreeMap::new(),
+        }
+    }
+
+    fn idle(finding: Finding) -> Plan {
+        Plan { step: None, finding }
+    }
+
+    fn at(seconds: i64) -> Time {
+        Time(Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds))
+    }
+
+    fn told(sighting: &Sighting, plan: &Plan, seconds: i64) -> QuorateClusterStatus {
+        status(sighting, plan, ClusterId(0xab), &at(seconds))
+    }
+
+    fn holds(status: &QuorateClusterStatus, kind: &str) -> Option<bool> {
+        status.conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.status == "True")
+    }
+
+    #[track_caller]
+    fn check(caught_up: usize, finding: Finding, expected: [(&str, Option<bool>); 5]) {
+        let status = told(&sighting(caught_up, None), &idle(finding), 0);
+        for (kind, expected) in expected {
+            assert_eq!(holds(&status, kind), expected, "{kind} in {:?}", status.conditions);
+        }
+    }
+
+    #[test]
+    fn conditions_say_whether_it_serves_changes_and_suffices() {
+        let kinds = |values: [Option<bool>; 5]| {
+            let mut values = values.into_iter();
+            ["Available", "Progressing", "Degraded", "Ready", "Reconciling"]
+                .map(|kind| (kind, values.next().expect("five")))
+        };
+        let (yes, no) = (Some(true), Some(false));
+        check(3, Finding::Reconciled, kinds([yes, no, no, yes, None]));
+        check(2, Finding::MembersDown, kinds([yes, no, yes, no, None]));
+        check(3, Finding::Working(Work::RollingUpdate), kinds([yes, yes, no, no, yes]));
+        check(0, Finding::QuorumLost, kinds([no, no, yes, no, None]));
+    }
+
+    #[test]
+    fn nothing_new_is_nothing_to_write() {
+        let first = told(&sighting(3, None), &idle(Finding::Reconciled), 0);
+        let second = told(&sighting(3, Some(first.clone())), &idle(Finding::Reconciled), 500);
+        assert_eq!(patch(Some(&first), &second), None);
+    }
+
+    #[test]
+    fn what_is_gone_is_named_in_the_patch() {
+        let first = told(&sighting(3, None), &idle(Finding::Reconciled), 0);
+        let second = told(&sighting(0, Some(first.clone())), &idle(Finding::QuorumLost), 1);
+        let patch = patch(Some(&first), &second).expect("something changed");
+        assert_eq!(patch["leader"], Value::Null);
+        assert!(patch.as_object().expect("an object").contains_key("leader"));
+    }
+
+    #[test]
+    fn a_latched_id_is_never_replaced() {
+        let latch = Plan { step: Some(Step::LatchNewClusterId), finding: Finding::Working(Work::ChoosingClusterId) };
+        let first = told(&sighting(0, None), &latch, 0);
+        assert_eq!(first.cluster_id.as_deref(), Some("000000000000000000000000000000ab"));
+        let second = status(&sighting(3, Some(first.clone())), &idle(Finding::Reconciled), ClusterId(0xcd), &at(1));
+        assert_eq!(second.cluster_id, first.cluster_id);
+    }
+
+    #[test]
+    fn work_that_takes_longer_than_allowed_is_stalled_until_it_ends() {
+        let working = idle(Finding::Working(Work::ScalingUp));
+        let first = told(&sighting(3, None), &working, 0);
+        let within = told(&sighting(3, Some(first.clone())), &working, 600);
+        assert_eq!(holds(&within, "Stalled"), None);
+        let past = told(&sighting(3, Some(within)), &working, 601);
+        assert_eq!(holds(&past, "Stalled"), Some(true));
+        let done = told(&sighting(3, Some(past)), &idle(Finding::Reconciled), 602);
+        assert_eq!(holds(&done, "Stalled"), None);
+    }
+}

@@ -48,7 +48,8 @@ pub(super) fn other_sizes_are_refused(scene: &Scene<'_>) -> Result<(), Failure> 
 }
 
 pub(super) fn a_leader_that_leaves_hands_over(scene: &Scene<'_>) -> Result<(), Failure> {
-    scene.install(&["replicas=5"]).or_else(|_| scene.await_ready(5))?;
+    scene.install_without_waiting(&["replicas=5"])?;
+    scene.await_ready(5)?;
     lead_from(scene, "db-4")?;
     let writer = Writer::start(scene.service()?, "leader");
     scene.patch(&json!({ "replicas": 3 }))?;
