@@ -24,6 +24,7 @@ use super::mailbox::Mailbox;
 use super::node_thread::{Event, NodeThread, Outside, ask};
 use super::published::{Published, Seen};
 use super::state_writer::{self, StateJob, StateReports};
+use crate::metrics::Metrics;
 
 /// Time a stop allows beyond two election timeouts before it ends the node without a farewell.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -97,7 +98,6 @@ impl Engine {
             max_pending_requests: core.settings.max_pending_requests,
             stop_timeout: 2 * election_timeout + STOP_GRACE,
         });
-        let outside = || Reports { core: Arc::clone(core), engine: Arc::clone(&engine) };
         let node_thread = NodeThread {
             node,
             clock,
@@ -107,28 +107,18 @@ impl Engine {
             log: Arc::clone(&engine.log_jobs),
             state: Arc::clone(&engine.state_jobs),
             published,
-            outside: outside(),
+            outside: Reports { core: Arc::clone(core), engine: Arc::clone(&engine) },
             metrics: Arc::clone(&core.metrics),
         };
-        let (log_reports, state_reports) = (outside(), outside());
-        let (log_metrics, state_metrics) = (Arc::clone(&core.metrics), Arc::clone(&core.metrics));
         let (log_jobs, state_jobs) = (Arc::clone(&engine.log_jobs), Arc::clone(&engine.state_jobs));
-        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let guard = |thread: &'static str| PanicGuard { thread, reports: outside() };
-        let (log_guard, state_guard, node_guard) = (guard("log writer"), guard("state writer"), guard("node thread"));
         let threads = Threads {
-            log: named("log-writer").spawn(move || {
-                let _guard = log_guard;
-                log_writer::run(log, &log_jobs, &log_reports, &log_metrics)
+            log: spawn(core, &engine, "log-writer", move |reports, metrics| {
+                log_writer::run(log, &log_jobs, reports, metrics)
             })?,
-            state: named("state-writer").spawn(move || {
-                let _guard = state_guard;
-                state_writer::run(state, &state_jobs, &state_reports, &state_metrics)
+            state: spawn(core, &engine, "state-writer", move |reports, metrics| {
+                state_writer::run(state, &state_jobs, reports, metrics)
             })?,
-            node: named("node").spawn(move || {
-                let _guard = node_guard;
-                node_thread.run();
-            })?,
+            node: spawn(core, &engine, "node", move |_, _| node_thread.run())?,
         };
         *engine.threads.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
         core.connect(&engine);
@@ -211,6 +201,19 @@ impl Engine {
         let _ = self.events.send(Event::Halt);
         self.events.close();
     }
+}
+
+/// Starts one thread of a node. If it panics the whole node ends.
+fn spawn<T: Send + 'static>(
+    core: &Arc<Core>,
+    engine: &Arc<Engine>,
+    name: &'static str,
+    body: impl FnOnce(&Reports, &Arc<Metrics>) -> T + Send + 'static,
+) -> std::io::Result<JoinHandle<T>> {
+    let reports = Reports { core: Arc::clone(core), engine: Arc::clone(engine) };
+    let guard = PanicGuard { thread: name, reports };
+    let metrics = Arc::clone(&core.metrics);
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&guard.reports, &metrics))
 }
 
 /// What the threads report, and what the node thread needs of the world.
@@ -314,7 +317,7 @@ struct PanicGuard {
 impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.reports.core.node_failed(&self.reports.engine, format!("the {} panicked", self.thread));
+            self.reports.core.node_failed(&self.reports.engine, format!("the thread {} panicked", self.thread));
             self.reports.engine.events.abandon();
         }
     }
