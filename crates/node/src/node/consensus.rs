@@ -46,6 +46,7 @@ impl Node {
                 self.held.issue(seq);
                 // The next entry to apply follows the image; what was handed out before is still applied before it.
                 self.handed = meta.index;
+                self.log_size.reset(meta.index);
                 self.effects.push(Effect::InstallSnapshot { seq, meta });
             }
             RaftEffect::TruncatePrefix { up_to } => self.effects.push(Effect::TruncateLog { up_to }),
@@ -142,22 +143,28 @@ impl Node {
     }
 
     pub(super) fn snapshot_installed(&mut self, seq: WriteSeq, state: AppliedState) {
-        assert!(state.index > self.applied.index, "an image took the state back");
         assert!(state.index <= self.handed, "an image beyond what consensus asked for");
-        self.applied = state;
-        self.durable_applied = state.index;
-        self.applying.clear();
-        self.applying_bytes = 0;
-        self.log_size.reset(state.index);
-        self.divergence.forget_own();
-        self.divergence.forget_reports();
-        for request in self.proposals.snapshot_installed(state.term) {
-            self.answer(request, Answer::Refused(NodeError::OutcomeUnknown));
+        // Completions come in any order: a newer image may have taken this one's place already.
+        if state.index > self.applied.index {
+            self.take_over(state);
         }
         for message in self.held.written(seq) {
             self.send_raft(message);
         }
         self.raft(quorate_raft::Input::Persisted { seq });
+    }
+
+    /// The state machine is another one now, and what it did on its way to `state` is hidden.
+    fn take_over(&mut self, state: AppliedState) {
+        self.applied = state;
+        self.durable_applied = state.index;
+        self.applying.retain(|(last, _)| *last > state.index);
+        self.applying_bytes = self.applying.iter().map(|(_, bytes)| bytes).sum();
+        self.divergence.forget_own();
+        self.divergence.forget_reports();
+        for request in self.proposals.snapshot_installed(state.term) {
+            self.answer(request, Answer::Refused(NodeError::OutcomeUnknown));
+        }
     }
 
     /// A message arrived.

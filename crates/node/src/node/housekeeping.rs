@@ -1,7 +1,7 @@
 //! What a replica does for itself: image streams, the length of its log, the comparison of state hashes.
 
 use quorate_kv::Digest;
-use quorate_raft::{LogIndex, NodeId, ReplicationState};
+use quorate_raft::{LogIndex, NodeId, ReplicationState, Status};
 use quorate_wire::peer::{NodeState, PeerMessage};
 
 use super::Node;
@@ -23,19 +23,18 @@ impl Node {
         if !self.log_size.may_cut(retention, applied, self.durable_applied) {
             return;
         }
-        let needed = self.needed_after();
-        if let Some(up_to) = self.log_size.cut(&self.config.retention, applied, self.durable_applied, needed) {
+        let status = self.raft.status();
+        // Consensus counts an image as applied only when every earlier write is done.
+        let durable_applied = self.durable_applied.min(status.applied);
+        let needed = self.needed_after(&status);
+        if let Some(up_to) = self.log_size.cut(&self.config.retention, applied, durable_applied, needed) {
             self.raft(quorate_raft::Input::Compact { up_to });
         }
     }
 
     /// The log after this index is still needed by a follower that is alive: without it an image would be sent again and
-    /// again, each outdated when it arrives (hashicorp/consul#9609).
-    fn needed_after(&self) -> Option<LogIndex> {
-        if !self.is_leader() {
-            return None;
-        }
-        let status = self.raft.status();
+    /// again, each outdated when it arrives (hashicorp/consul#9609). Nobody's on a node that does not lead.
+    fn needed_after(&self, status: &Status) -> Option<LogIndex> {
         let alive = status.peers.iter().filter(|(_, peer)| peer.recently_active);
         alive
             .map(|(id, peer)| match peer.state {
