@@ -19,7 +19,7 @@ use crate::plan::{ClusterId, Latched, Observed, Ordinal, SetState, Wanted};
 use crate::quantity::is_more;
 
 pub use cluster::{id_of_bytes, report};
-pub use kubernetes::{KubernetesView, PodView, VolumeView};
+pub use kubernetes::{KubernetesView, PodView, SetView, VolumeView};
 
 /// Annotation by which a human lets a supervised roll-out go ahead.
 pub const ROLL_ANNOTATION: &str = "quorate.io/roll";

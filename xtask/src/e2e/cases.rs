@@ -39,7 +39,12 @@ pub(super) const ALL: &[Case] = &[
     more("all_pods_deleted_at_once_come_back", failures::all_pods_deleted_at_once_come_back),
     more("a_resize_survives_a_killed_operator", resize::a_resize_survives_a_killed_operator),
     more("a_bad_image_can_be_mended", rollout::a_bad_image_can_be_mended),
+    more("a_quorum_that_is_away_is_left_alone", failures::a_quorum_that_is_away_is_left_alone),
+    more("a_pod_that_moves_stays_the_same_member", failures::a_pod_that_moves_stays_the_same_member),
     more("a_drain_takes_one_pod_at_a_time", failures::a_drain_takes_one_pod_at_a_time),
     more("a_cluster_of_the_same_name_takes_up_its_data", lifecycle::a_cluster_of_the_same_name_takes_up_its_data),
+    more("a_cluster_without_its_set_keeps_its_pods", lifecycle::a_cluster_without_its_set_keeps_its_pods),
+    more("volumes_grow_without_a_restart", lifecycle::volumes_grow_without_a_restart),
+    more("two_operators_at_once_do_no_harm", lifecycle::two_operators_at_once_do_no_harm),
     more("a_paused_cluster_is_left_alone", lifecycle::a_paused_cluster_is_left_alone),
 ];

@@ -119,6 +119,29 @@ impl Scene<'_> {
         self.await_ready(3)
     }
 
+    /// Another release of the operator, in the test's namespace but for all of them.
+    pub(super) fn install_second_operator(&self) -> Result<(), Failure> {
+        let chart = chart("quorate-operator");
+        let (image, tag) = (format!("image.repository={IMAGE}"), format!("image.tag={}", TAGS[0]));
+        let arguments = [
+            "install",
+            "second",
+            &chart,
+            "--namespace",
+            &self.namespace,
+            "--set",
+            &image,
+            "--set",
+            &tag,
+            "--set",
+            "crds.install=false",
+            "--wait",
+            "--timeout",
+            "180s",
+        ];
+        self.kubectl.helm(&arguments).map(drop)
+    }
+
     pub(super) fn install_without_waiting(&self, values: &[&str]) -> Result<(), Failure> {
         let chart = chart("quorate");
         let image = format!("image={IMAGE}:{}", TAGS[0]);
@@ -189,6 +212,13 @@ impl Scene<'_> {
         let host = service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
         let address = (host.as_str(), 2379_u16).to_socket_addrs().ok().and_then(|mut all| all.next());
         address.ok_or_else(|| Failure::Broken(format!("the Service has no address: {host:?}")))
+    }
+
+    /// Ids of the members, as the status lists them.
+    pub(super) fn member_ids(&self) -> Result<Vec<Value>, Failure> {
+        let status = self.status()?;
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        Ok(members.iter().map(|member| member["id"].clone()).collect())
     }
 
     /// Uid and number of container restarts of each pod, by name: equal before and after means that none was restarted.

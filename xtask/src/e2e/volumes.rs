@@ -22,6 +22,8 @@ pub(super) fn make_class(kubectl: &Kubectl) -> Result<(), Failure> {
         "provisioner": "kubernetes.io/no-provisioner",
         "volumeBindingMode": "WaitForFirstConsumer",
         "reclaimPolicy": "Retain",
+        // Nobody resizes them; what is tested is that a larger claim is asked for.
+        "allowVolumeExpansion": true,
     });
     kubectl.apply(&class.to_string()).map(drop)
 }

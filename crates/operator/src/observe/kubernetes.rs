@@ -28,7 +28,7 @@ pub struct KubernetesView {
     /// The admin token.
     pub token: Option<String>,
     /// Everything that is built, by kind and name, as it is now.
-    objects: BTreeMap<(String, String), Value>,
+    pub objects: BTreeMap<(String, String), Value>,
 }
 
 /// The StatefulSet.

@@ -45,10 +45,7 @@ pub(super) fn a_killed_leader_comes_back(scene: &Scene<'_>) -> Result<(), Failur
 pub(super) fn all_pods_deleted_at_once_come_back(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
     put(scene.service()?, "kept", "yes")?;
-    let ids = |status: &Value| -> Vec<Value> {
-        status["members"].as_array().map(|all| all.iter().map(|m| m["id"].clone()).collect()).unwrap_or_default()
-    };
-    let before = ids(&scene.status()?);
+    let before = scene.member_ids()?;
     let pods = scene.pods()?;
     scene.run(&["delete", "pods", "--all", "--wait=true"])?;
     scene.await_fact("new pods run", || {
@@ -56,7 +53,7 @@ pub(super) fn all_pods_deleted_at_once_come_back(scene: &Scene<'_>) -> Result<()
         Ok(now.len() == 3 && now.iter().all(|(_, uid, _)| pods.iter().all(|(_, old, _)| old != uid)))
     })?;
     scene.await_ready(3)?;
-    ensure(ids(&scene.status()?) == before, || "the members are not the same".to_owned())?;
+    ensure(scene.member_ids()? == before, || "the members are not the same".to_owned())?;
     ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
 }
 
@@ -74,6 +71,41 @@ pub(super) fn a_drain_takes_one_pod_at_a_time(scene: &Scene<'_>) -> Result<(), F
     let second = evict("db-1").err().map(|failure| failure.to_string()).unwrap_or_default();
     ensure(second.contains("disruption budget"), || format!("a second eviction was answered with {second:?}"))?;
     scene.await_ready(3)
+}
+
+pub(super) fn a_quorum_that_is_away_is_left_alone(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    put(scene.service()?, "kept", "yes")?;
+    let before = scene.member_ids()?;
+    // Pods that cannot be scheduled: their volumes wait for them.
+    scene.patch(&serde_json::json!({ "updateStrategy": "Supervised", "nodeSelector": { "nowhere": "true" } }))?;
+    scene.await_fact("the template is applied", || {
+        let set = scene.get(&["statefulset", "db"])?;
+        Ok(set["spec"]["template"]["spec"]["nodeSelector"]["nowhere"] == "true")
+    })?;
+    scene.run(&["delete", "pods", "db-0", "db-1", "--wait=true"])?;
+    scene.await_fact("the status says that the quorum is lost", || {
+        let status = scene.status()?;
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|c| c["type"] == "Available" && c["reason"] == "QuorumLost"))
+    })?;
+    scene.patch(&serde_json::json!({ "nodeSelector": null, "updateStrategy": "Unsupervised" }))?;
+    scene.await_ready(3)?;
+    ensure(scene.member_ids()? == before, || "the members are not the same".to_owned())?;
+    ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
+}
+
+pub(super) fn a_pod_that_moves_stays_the_same_member(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    let before = scene.member_ids()?;
+    let pods = scene.pods()?;
+    scene.run(&["delete", "pod", "db-2", "--wait=true"])?;
+    scene.await_fact("it runs again", || {
+        let now = scene.pods()?;
+        Ok(now.len() == 3 && now != pods)
+    })?;
+    scene.await_ready(3)?;
+    ensure(scene.member_ids()? == before, || "it became another member".to_owned())
 }
 
 fn member(scene: &Scene<'_>, name: &str) -> Result<Value, Failure> {

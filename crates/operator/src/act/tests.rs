@@ -1,0 +1,248 @@
+//! Steps against an API server that is a function, and nodes that only remember what they were told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use http::{Request, Response};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tower::service_fn;
+
+use super::*;
+use crate::observe::{KubernetesView, PodView, SetView, VolumeView};
+use crate::plan::{Change, ClusterView, Latched, MemberView, Observed, PodState, VolumeState, Wanted};
+
+/// Method, path with query, body.
+type Call = (String, String, Value);
+type Calls = Arc<Mutex<Vec<Call>>>;
+
+/// Answers everything with what was sent, or with `refusal`.
+fn server(calls: &Calls, refusal: Option<u16>) -> Client {
+    let calls = Arc::clone(calls);
+    let service = service_fn(move |request: Request<Body>| {
+        let calls = Arc::clone(&calls);
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect_bytes().await.expect("a body");
+            let sent: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let path = head.uri.path().to_string();
+            calls.lock().expect("no test panicked").push((head.method.to_string(), path, sent.clone()));
+            let reason = if refusal == Some(404) { "NotFound" } else { "Conflict" };
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": refusal, "message": "", "reason": reason });
+            let mut named = sent;
+            if !named.is_object() || named["kind"] == "DeleteOptions" {
+                named = status.clone();
+            }
+            let answer = if refusal.is_some() { status } else { named };
+            let response = Response::builder().status(refusal.unwrap_or(200));
+            Ok::<_, std::convert::Infallible>(response.body(Body::from(answer.to_string().into_bytes())).expect("fits"))
+        }
+    });
+    Client::new(service, "default")
+}
+
+/// What the nodes were told: address, call, and the request as text.
+#[derive(Default)]
+struct Nodes {
+    told: Mutex<Vec<(String, &'static str, String)>>,
+    refusing: Option<String>,
+}
+
+impl Nodes {
+    fn hear(&self, node: &Target, call: &'static str, request: String) -> Result<(), AdminError> {
+        self.told.lock().expect("no test panicked").push((node.address.clone(), call, request));
+        if self.refusing.as_ref() == Some(&node.address) {
+            return Err(AdminError::Unreachable { address: node.address.clone(), reason: "refused".to_string() });
+        }
+        Ok(())
+    }
+}
+
+impl Admin for Nodes {
+    async fn status(&self, node: &Target) -> Result<StatusResponse, AdminError> {
+        self.hear(node, "status", String::new()).map(|()| StatusResponse::default())
+    }
+    async fn init(&self, node: &Target, request: InitRequest) -> Result<(), AdminError> {
+        self.hear(node, "init", format!("{request:?}"))
+    }
+    async fn set_voters(&self, node: &Target, request: SetVotersRequest) -> Result<(), AdminError> {
+        self.hear(node, "set_voters", format!("{request:?}"))
+    }
+    async fn transfer_leader(&self, node: &Target, to: u64) -> Result<(), AdminError> {
+        self.hear(node, "transfer_leader", to.to_string())
+    }
+    async fn reset(&self, node: &Target, request: ResetRequest) -> Result<(), AdminError> {
+        self.hear(node, "reset", format!("{request:?}"))
+    }
+}
+
+/// Three members, the first of which leads; `pods` pods.
+fn sighting(pods: u32) -> Sighting {
+    let cluster = serde_json::from_value(json!({
+        "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+        "metadata": {
+            "name": "db", "namespace": "default", "uid": "u-1", "resourceVersion": "7",
+            "finalizers": ["example.com/other", FINALIZER],
+        },
+        "spec": {},
+    }));
+    let state = PodState { ready: true, outdated: false, terminating: false, serving: true, node_lost: false };
+    let pod = |ordinal: u32| PodView {
+        uid: format!("pod-{ordinal}"),
+        state: state.clone(),
+        terminating: false,
+        address: Some(format!("node-{ordinal}:2379")),
+    };
+    let volume = |ordinal: u32| VolumeView {
+        uid: format!("volume-{ordinal}"),
+        state: VolumeState { terminating: false },
+        size: "8Gi".to_string(),
+    };
+    let answer = |ordinal: u32| StatusResponse {
+        node_id: u64::from(ordinal) + 1,
+        name: format!("db-{ordinal}"),
+        incarnation: u128::from(ordinal).to_be_bytes().to_vec().into(),
+        ..StatusResponse::default()
+    };
+    let member =
+        |ordinal: u32| MemberView { ordinal: Ordinal(ordinal), incarnation: Incarnation(ordinal.into()), voter: true };
+    let by_ordinal = 0..pods;
+    Sighting {
+        cluster: cluster.expect("the spec is well-formed"),
+        observed: Observed {
+            wanted: Wanted {
+                replicas: 3,
+                paused: false,
+                deleted: false,
+                delete_volumes: false,
+                roll_unsupervised: true,
+            },
+            latched: Latched::default(),
+            set: None,
+            pods: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            cluster: Some(ClusterView {
+                config_index: 9,
+                change: Change::None,
+                members: (0..3).map(|o| (NodeId(u64::from(o) + 1), member(o))).collect(),
+                leader: NodeId(1),
+                caught_up: (1..=3).map(NodeId).collect(),
+            }),
+        },
+        kubernetes: KubernetesView {
+            set: Some(SetView {
+                uid: "set".to_string(),
+                replicas: pods,
+                settled: true,
+                volume_size: "8Gi".to_string(),
+            }),
+            pods: by_ordinal.clone().map(|o| (Ordinal(o), pod(o))).collect(),
+            volumes: by_ordinal.clone().map(|o| (Ordinal(o), volume(o))).collect(),
+            token: Some("secret".to_string()),
+            ..KubernetesView::default()
+        },
+        answers: by_ordinal.map(|o| (Ordinal(o), answer(o))).collect(),
+    }
+}
+
+async fn take(
+    sighting: &Sighting,
+    step: Step,
+    nodes: &Nodes,
+    refusal: Option<u16>,
+) -> (Result<(), ActError>, Vec<Call>) {
+    let calls = Calls::default();
+    let client = server(&calls, refusal);
+    let defaults = Defaults { image: "quorate".to_string() };
+    let result = Hands { client: &client, admin: nodes, defaults: &defaults }.act(sighting, &step).await;
+    let calls = calls.lock().expect("no test panicked").clone();
+    (result, calls)
+}
+
+#[tokio::test]
+async fn what_is_deleted_is_what_was_seen() {
+    for (step, path, uid) in [
+        (Step::RestartPod(Ordinal(1)), "/api/v1/namespaces/default/pods/db-1", "pod-1"),
+        (Step::DeleteVolume(Ordinal(2)), "/api/v1/namespaces/default/persistentvolumeclaims/data-db-2", "volume-2"),
+    ] {
+        let (result, calls) = take(&sighting(3), step, &Nodes::default(), None).await;
+        result.expect("deleted");
+        let [(method, called, body)] = &calls[..] else { panic!("one call: {calls:?}") };
+        assert_eq!((method.as_str(), called.as_str()), ("DELETE", path));
+        assert_eq!(body["preconditions"]["uid"], uid);
+    }
+}
+
+#[tokio::test]
+async fn what_is_gone_already_needs_no_deletion() {
+    let (result, _) = take(&sighting(3), Step::RestartPod(Ordinal(1)), &Nodes::default(), Some(404)).await;
+    result.expect("nothing is left to do");
+    let (result, _) = take(&sighting(3), Step::RestartPod(Ordinal(1)), &Nodes::default(), Some(409)).await;
+    result.expect_err("it is another pod by now");
+}
+
+#[tokio::test]
+async fn a_change_of_voters_goes_to_the_leader_with_the_index_it_was_based_on() {
+    let nodes = Nodes::default();
+    let voters = vec![Voter::Existing(NodeId(1)), Voter::New(Ordinal(4), Incarnation(4))];
+    let step = Step::SetVoters { voters, expected_config_index: 9 };
+    take(&sighting(5), step, &nodes, None).await.0.expect("accepted");
+    let told = nodes.told.into_inner().expect("no test panicked");
+    let [(address, "set_voters", request)] = &told[..] else { panic!("one call: {told:?}") };
+    assert_eq!(address, "node-0:2379");
+    assert!(request.contains("expected_config_index: 9") && request.contains("db-4"), "{request}");
+}
+
+#[tokio::test]
+async fn a_node_with_other_data_by_now_is_not_taken_in() {
+    let nodes = Nodes::default();
+    let voters = vec![Voter::New(Ordinal(4), Incarnation(99))];
+    let step = Step::SetVoters { voters, expected_config_index: 9 };
+    take(&sighting(5), step, &nodes, None).await.0.expect_err("another node is there");
+    assert_eq!(nodes.told.into_inner().expect("no test panicked").len(), 0);
+}
+
+#[tokio::test]
+async fn init_is_told_to_every_node_even_if_one_refuses() {
+    let nodes = Nodes { refusing: Some("node-0:2379".to_string()), ..Nodes::default() };
+    let members = (0..3).map(|o| (Ordinal(o), Incarnation(o.into()))).collect();
+    let step = Step::Init { cluster_id: ClusterId(5), members };
+    take(&sighting(3), step, &nodes, None).await.0.expect_err("one refused");
+    assert_eq!(nodes.told.into_inner().expect("no test panicked").len(), 3);
+}
+
+#[tokio::test]
+async fn the_set_comes_last_when_it_grows_and_first_when_it_shrinks() {
+    let order = async |from: u32, to: u32| {
+        let (result, calls) = take(&sighting(from), Step::ScaleSet { replicas: to }, &Nodes::default(), None).await;
+        result.expect("applied");
+        calls.iter().position(|(_, path, _)| path.contains("statefulsets")).map(|at| (at, calls.len()))
+    };
+    assert_eq!(order(3, 5).await, Some((3, 4)));
+    assert_eq!(order(5, 3).await, Some((0, 4)));
+}
+
+#[tokio::test]
+async fn only_the_own_finalizer_is_removed_and_only_from_what_was_seen() {
+    let (result, calls) = take(&sighting(3), Step::ReleaseFinalizer, &Nodes::default(), None).await;
+    // The fake answers with the patch, which is no resource.
+    drop(result);
+    let [(method, _, body)] = &calls[..] else { panic!("one call: {calls:?}") };
+    assert_eq!(method, "PATCH");
+    assert_eq!(body["metadata"], json!({ "resourceVersion": "7", "finalizers": ["example.com/other"] }));
+}
+
+#[tokio::test]
+async fn a_volume_that_should_be_larger_is_patched_and_its_set_made_again() {
+    let mut small = sighting(3);
+    small.cluster.spec.storage.size = "12Gi".to_string();
+    let (_, calls) = take(&small, Step::ApplyObjects { replicas: 3 }, &Nodes::default(), None).await;
+    let grown = calls.iter().filter(|(method, path, body)| {
+        method == "PATCH"
+            && path.contains("persistentvolumeclaims")
+            && body["spec"]["resources"]["requests"]["storage"] == "12Gi"
+    });
+    let patched = grown.count();
+    assert!(patched >= 1, "{calls:?}");
+}
