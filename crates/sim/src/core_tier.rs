@@ -127,7 +127,8 @@ impl Tier for CoreTier {
             received: None,
             installing: None,
             sending: BTreeMap::new(),
-            requests: 0,
+            // Handles of reads must not come again in a later life: a late answer to an old one would confirm a new one.
+            requests: context.life.0 << 32,
             proposals: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             reads: BTreeMap::new(),

@@ -248,6 +248,8 @@ impl<T: Tier> World<T> {
         match step {
             ServeStep::Write => self.begin(ServeStep::Read),
             ServeStep::Read => self.begin(ServeStep::Voters),
+            // A leader without another live voter has nobody to hand over to.
+            ServeStep::Voters if self.wanted_voters().len() < 2 => self.begin(ServeStep::LastWrite),
             ServeStep::Voters => self.begin(ServeStep::Transfer),
             ServeStep::Transfer => self.begin(ServeStep::LastWrite),
             ServeStep::LastWrite => self.begin(ServeStep::Settle),

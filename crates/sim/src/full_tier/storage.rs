@@ -118,12 +118,14 @@ fn adopt_log(context: &mut Context<FullTier>, disk: &mut Disk, log: &LogStore, s
     context.oracle.synced(context.node, &context.cluster.logs[context.host.0]);
 }
 
-/// The same log, but for how much of its prefix is still there: cutting that costs no sync.
+/// The same log, but for how much of its prefix is still there, as cutting that costs no sync, and for a commit index
+/// that the store raised to what it knows to be applied.
 fn agree(real: &LogImage, model: &LogImage) -> bool {
     let (a, b) = (real.hard_state, model.hard_state);
     real.last() == model.last()
         && real.at(real.last()) == model.at(model.last())
-        && (a.term, a.vote, a.commit) == (b.term, b.vote, b.commit)
+        && (a.term, a.vote) == (b.term, b.vote)
+        && a.commit >= b.commit
         && real.base.0 <= model.base.0
 }
 
