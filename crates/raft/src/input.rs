@@ -61,7 +61,8 @@ pub enum Input {
     },
     /// Asks for an index at which a read is linearizable, on a leader or through it.
     ReadIndex {
-        /// The caller's handle.
+        /// The caller's handle. Never used before, not by an earlier run of this node either: a leader's late answer to
+        /// that one would pass for an answer to this one.
         read: ReadId,
     },
     /// A write is durable. May come late and in any order.

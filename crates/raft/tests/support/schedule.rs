@@ -56,6 +56,9 @@ struct Weather {
     change: u64,
     transfer: u64,
     compact: u64,
+    /// Share of client requests that write. Constant writes hide what only an idle cluster shows: nobody can vote for a
+    /// node that missed one.
+    writes: u64,
 }
 
 pub(crate) struct Schedule {
@@ -91,6 +94,7 @@ impl Schedule {
             change: if random.chance(60) { random.below(30) } else { 0 },
             transfer: if random.chance(50) { random.below(15) } else { 0 },
             compact: if random.chance(60) { random.below(50) } else { 0 },
+            writes: if random.chance(30) { 3 } else { 60 },
         };
         let config = Config {
             election_timeout: Duration::from_millis(ELECTION_MS),
@@ -295,19 +299,14 @@ impl Schedule {
         let running = self.running();
         let Some(id) = self.random.pick(&running) else { return };
         let (request, read) = (RequestId(self.handle()), ReadId(self.handle()));
-        match self.random.below(10) {
-            0..=5 => {
-                for id in running {
-                    if self.role(id) == Some(RoleKind::Leader) {
-                        let commands = self.commands();
-                        self.step(id, Input::Propose { request, commands });
-                    }
-                }
+        if self.random.chance(self.weather.writes) {
+            for id in self.leaders() {
+                let commands = self.commands();
+                self.step(id, Input::Propose { request, commands });
             }
-            _ => {
-                self.oracle.read_asked(read);
-                self.step(id, Input::ReadIndex { read });
-            }
+        } else {
+            self.oracle.read_asked(read);
+            self.step(id, Input::ReadIndex { read });
         }
         self.check_staleness(id);
     }
@@ -392,13 +391,14 @@ impl Schedule {
         host.node = Some(TestNode::start(id, self.config.clone(), disk, now, jitter));
     }
 
-    /// Cuts the cluster in two, or a single link; both ways or one.
+    /// Cuts the cluster in two, or a single link of a leader; both ways or one.
     fn partition(&mut self) {
         let ids: Vec<NodeId> = self.hosts.keys().copied().collect();
         let one_way = self.random.chance(30);
-        let link = self.random.chance(40);
+        let link = self.random.chance(50);
+        let leaders = self.leaders();
         let left: BTreeSet<NodeId> = if link {
-            self.random.pick(&ids).into_iter().collect()
+            self.random.pick(if leaders.is_empty() { &ids } else { &leaders }).into_iter().collect()
         } else {
             ids.iter().copied().filter(|_| self.random.chance(50)).collect()
         };
@@ -421,8 +421,7 @@ impl Schedule {
 
     /// Asks every leader for a random voter set, of members and newcomers.
     fn change_voters(&mut self) {
-        let leaders: Vec<NodeId> =
-            self.running().into_iter().filter(|id| self.role(*id) == Some(RoleKind::Leader)).collect();
+        let leaders = self.leaders();
         let Some(leader) = self.random.pick(&leaders) else { return };
         let Some(node) = self.hosts[&leader].node.as_ref() else { return };
         let (index, membership) = node.raft.membership();
@@ -509,6 +508,10 @@ impl Schedule {
     fn running(&self) -> Vec<NodeId> {
         let running = self.hosts.iter().filter(|(_, host)| host.node.is_some() && host.paused_until <= self.now_us);
         running.map(|(id, _)| *id).collect()
+    }
+
+    fn leaders(&self) -> Vec<NodeId> {
+        self.running().into_iter().filter(|id| self.role(*id) == Some(RoleKind::Leader)).collect()
     }
 
     fn role(&self, id: NodeId) -> Option<RoleKind> {
