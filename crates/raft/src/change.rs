@@ -126,6 +126,8 @@ impl Raft {
 
     fn append_membership(&mut self, next: Membership) -> LogIndex {
         next.check();
+        assert!(self.own_term_committed(), "a configuration before an entry of the own term is committed");
+        assert!(self.log.membership().0 <= self.log.commit(), "two configurations that are not committed");
         let index = self.append_payload(Payload::Membership(next.into()));
         self.sync_progress(index);
         index
