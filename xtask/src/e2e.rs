@@ -139,6 +139,10 @@ fn test(args: &E2eArgs, tools: &Toolchain) -> Result<(), Failure> {
                 passed += 1;
                 eprintln!("test {} passed in {} s", case.name, start.elapsed().as_secs());
             }
+            Err(Failure::Skipped(reason)) => {
+                skipped += 1;
+                eprintln!("test {} skipped: {reason}", case.name);
+            }
             Err(failure) => {
                 failed += 1;
                 eprintln!("test {} FAILED: {failure}", case.name);

@@ -2,6 +2,7 @@
 
 mod failures;
 mod lifecycle;
+mod monitoring;
 mod platform;
 mod resize;
 mod rollout;
@@ -46,5 +47,6 @@ pub(super) const ALL: &[Case] = &[
     more("a_cluster_without_its_set_keeps_its_pods", lifecycle::a_cluster_without_its_set_keeps_its_pods),
     more("volumes_grow_without_a_restart", lifecycle::volumes_grow_without_a_restart),
     more("two_operators_at_once_do_no_harm", lifecycle::two_operators_at_once_do_no_harm),
+    more("prometheus_sees_what_is_shown", monitoring::prometheus_sees_what_is_shown),
     more("a_paused_cluster_is_left_alone", lifecycle::a_paused_cluster_is_left_alone),
 ];

@@ -15,7 +15,15 @@ pub(super) fn tear_down() -> Result<(), Failure> {
     // The kubelet first, or it starts again what is ended.
     daemon::stop("kubelet");
     end_containers();
-    for name in ["containerd", "coredns", "kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver"] {
+    for name in [
+        "prometheus",
+        "containerd",
+        "coredns",
+        "kube-proxy",
+        "kube-scheduler",
+        "kube-controller-manager",
+        "kube-apiserver",
+    ] {
         daemon::stop(name);
     }
     daemon::stop("etcd");

@@ -81,6 +81,11 @@ pub(super) fn get(address: SocketAddr, key: &str) -> Result<String, Failure> {
     read.map_err(|problem| Failure::Broken(format!("{key} cannot be read: {problem}")))
 }
 
+/// One request on a connection of its own.
+pub(super) fn request_once(address: SocketAddr, method: &str, path: &str) -> Result<String, String> {
+    request(&mut None, address, method, path, "")
+}
+
 fn retry(mut attempt: impl FnMut() -> Result<String, String>) -> Result<String, String> {
     let start = Instant::now();
     loop {
@@ -153,7 +158,7 @@ fn read_answer(open: &mut BufReader<TcpStream>) -> std::io::Result<(u16, bool, S
     let mut line = String::new();
     open.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| bad("no status line"))?;
-    let (mut length, mut keep) = (0, true);
+    let (mut length, mut keep, mut chunked) = (0, true, false);
     loop {
         line.clear();
         open.read_line(&mut line)?;
@@ -165,8 +170,31 @@ fn read_answer(open: &mut BufReader<TcpStream>) -> std::io::Result<(u16, bool, S
             length = value.trim().parse().map_err(|_| bad("no length"))?;
         }
         keep &= header != "connection: close";
+        chunked |= header == "transfer-encoding: chunked";
     }
-    let mut body = vec![0; length];
-    open.read_exact(&mut body)?;
+    let mut body = Vec::new();
+    if chunked {
+        read_chunks(open, &mut body)?;
+    } else {
+        body.resize(length, 0);
+        open.read_exact(&mut body)?;
+    }
     Ok((status, keep, String::from_utf8_lossy(&body).into_owned()))
+}
+
+fn read_chunks(open: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        open.read_line(&mut line)?;
+        let size = u64::from_str_radix(line.trim(), 16)
+            .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "no chunk size"))?;
+        open.by_ref().take(size).read_to_end(body)?;
+        // The end of the line after each chunk, the last and empty one included.
+        line.clear();
+        open.read_line(&mut line)?;
+        if size == 0 {
+            return Ok(());
+        }
+    }
 }

@@ -28,13 +28,15 @@ pub(super) fn a_lost_volume_is_replaced(scene: &Scene<'_>) -> Result<(), Failure
 
 pub(super) fn a_killed_leader_comes_back(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
-    let leader = scene.status()?["leader"].as_str().unwrap_or_default().to_owned();
+    let before = scene.status()?;
+    let leader = before["leader"].as_str().unwrap_or_default().to_owned();
     let writer = Writer::start(scene.service()?, "leader");
     let pid = process_of(scene, &leader)?;
     process::run(Command::new("kill").args(["-KILL", &pid]))?;
-    scene.await_fact("another member leads", || {
-        let now = scene.status()?["leader"].as_str().unwrap_or_default().to_owned();
-        Ok(!now.is_empty() && now != leader)
+    // The killed process may be back in time to be elected again: what tells is the term.
+    scene.await_fact("a leader of a later term", || {
+        let now = scene.status()?;
+        Ok(now["leader"].is_string() && now["term"].as_u64() > before["term"].as_u64())
     })?;
     scene.await_ready(3)?;
     let tally = writer.finish()?;
