@@ -17,10 +17,14 @@ use quorate_proto::etcdserverpb::cluster_server::ClusterServer;
 use quorate_proto::etcdserverpb::kv_server::KvServer;
 use quorate_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use quorate_proto::quorate::v1::admin_server::AdminServer;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::server::{HealthReporter, health_reporter};
 
+use self::admin::AdminService;
+use self::cluster::ClusterService;
 pub(crate) use self::kv::KvService;
+use self::maintenance::MaintenanceService;
 use crate::client_api::ClientApi;
 
 /// The etcd version whose behaviour is offered. Clients choose features by it, so it has to be one they know.
@@ -44,11 +48,16 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(quorate_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(<KvServer<KvService> as NamedService>::NAME)
+        .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
+        .with_service_name(<MaintenanceServer<MaintenanceService> as NamedService>::NAME)
+        .with_service_name(<AdminServer<AdminService> as NamedService>::NAME)
+        .with_service_name("grpc.health.v1.Health")
         .build_v1()
         .expect("the descriptors are generated together with the code");
-    let cluster = cluster::ClusterService::new(Arc::clone(api));
-    let maintenance = maintenance::MaintenanceService::new(Arc::clone(api));
-    let admin = admin::AdminService::new(Arc::clone(api));
+    let cluster = ClusterService::new(Arc::clone(api));
+    let maintenance = MaintenanceService::new(Arc::clone(api));
+    let admin = AdminService::new(Arc::clone(api));
     let routes = Routes::new(ClusterServer::new(cluster).max_decoding_message_size(max_message_bytes))
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(max_message_bytes))
         .add_service(AdminServer::new(admin).max_decoding_message_size(max_message_bytes))

@@ -62,14 +62,25 @@ impl Default for PortLimits {
     }
 }
 
-/// Accepts connections and serves each with a clone of `service`, until `stop` turns true; then lets requests in flight
-/// end for [`PortLimits::drain`].
+/// What a port is told while it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortOrder {
+    /// Serve.
+    Serve,
+    /// Serve on, but ask everybody who is connected now to connect again, perhaps to another node. Each order with
+    /// another number is obeyed once.
+    Reconnect(u64),
+    /// Take no new connections, and end when the requests in flight have ended, or after [`PortLimits::drain`].
+    Stop,
+}
+
+/// Accepts connections and serves each with a clone of `service`, as `orders` say.
 pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
     limits: PortLimits,
     metrics: Arc<Metrics>,
-    mut stop: watch::Receiver<bool>,
+    mut orders: watch::Receiver<PortOrder>,
 ) where
     S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -79,11 +90,19 @@ pub async fn serve<S, B>(
 {
     let builder = Arc::new(connection_builder(&limits));
     let slots = Arc::new(Semaphore::new(limits.max_connections));
-    let graceful = GracefulShutdown::new();
+    let mut connected = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            changed = orders.changed() => match (changed, *orders.borrow_and_update()) {
+                // Whoever gave orders is gone, and with it the node.
+                (Err(_), _) | (Ok(()), PortOrder::Stop) => break,
+                (Ok(()), PortOrder::Serve) => continue,
+                (Ok(()), PortOrder::Reconnect(_)) => {
+                    tokio::spawn(std::mem::take(&mut connected).shutdown());
+                    continue;
+                }
+            },
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -99,7 +118,7 @@ pub async fn serve<S, B>(
         // Answers are small and latency is the product: never wait for a fuller packet. An error means that the client
         // is gone already, which serving finds out by itself.
         let _ = stream.set_nodelay(true);
-        let (builder, service, watcher) = (Arc::clone(&builder), service.clone(), graceful.watcher());
+        let (builder, service, watcher) = (Arc::clone(&builder), service.clone(), connected.watcher());
         let (metrics, silence) = (Arc::clone(&metrics), limits.silence);
         tokio::spawn(async move {
             metrics.network.client_connections.inc();
@@ -112,7 +131,7 @@ pub async fn serve<S, B>(
     }
     drop(listener);
     // Past the deadline the runtime's end closes what is left.
-    let _ = tokio::time::timeout(limits.drain, graceful.shutdown()).await;
+    let _ = tokio::time::timeout(limits.drain, connected.shutdown()).await;
 }
 
 /// Serves one connection to its end, whatever carries it.
@@ -149,7 +168,7 @@ fn connection_builder(limits: &PortLimits) -> Builder<TokioExecutor> {
 /// Whether the client sent anything in time. Without this a connection that never speaks would hold its slot for ever:
 /// no other timer runs before the protocol is known.
 async fn speaks_within(stream: &TcpStream, silence: Duration) -> bool {
-    matches!(tokio::time::timeout(silence, stream.readable()).await, Ok(Ok(())))
+    matches!(tokio::time::timeout(silence, stream.peek(&mut [0])).await, Ok(Ok(1)))
 }
 
 /// A client that is gone before it was accepted is no reason to wait; a lack of descriptors or memory is, or the loop
@@ -162,5 +181,85 @@ async fn pause_after_accept_error(error: &io::Error) {
     if !of_client {
         tracing::warn!(%error, "cannot accept connections for the moment");
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::Router;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A port that says hello.
+    async fn port(limits: PortLimits) -> (SocketAddr, watch::Sender<PortOrder>, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (orders, receiver) = watch::channel(PortOrder::Serve);
+        let service = Router::new().route("/", get(|| async { "hello" }));
+        let port = tokio::spawn(serve(listener, service, limits, Arc::new(Metrics::new()), receiver));
+        (address, orders, port)
+    }
+
+    /// One request on a connection that stays open.
+    async fn ask(stream: &mut TcpStream) {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.expect("sent");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            let mut part = [0; 512];
+            let read = stream.read(&mut part).await.expect("an answer");
+            assert!(read > 0, "closed in the middle of an answer");
+            answer.extend_from_slice(&part[..read]);
+        }
+    }
+
+    async fn is_closed(stream: &mut TcpStream) -> bool {
+        matches!(stream.read(&mut [0; 16]).await, Ok(0) | Err(_))
+    }
+
+    #[tokio::test]
+    async fn connections_past_the_limit_are_closed_at_once_and_a_freed_slot_is_used_again() {
+        let (address, _orders, _port) = port(PortLimits { max_connections: 1, ..PortLimits::default() }).await;
+        let mut first = TcpStream::connect(address).await.expect("connected");
+        ask(&mut first).await;
+        assert!(is_closed(&mut TcpStream::connect(address).await.expect("connected")).await);
+        drop(first);
+        loop {
+            let mut next = TcpStream::connect(address).await.expect("connected");
+            if next.write_all(b"GET / HTTP/1.0\r\n\r\n").await.is_ok() && !is_closed(&mut next).await {
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_is_closed() {
+        let silence = Duration::from_millis(10);
+        let (address, _orders, _port) = port(PortLimits { silence, ..PortLimits::default() }).await;
+        assert!(is_closed(&mut TcpStream::connect(address).await.expect("connected")).await);
+    }
+
+    #[tokio::test]
+    async fn everybody_connected_is_asked_to_reconnect_and_may() {
+        let (address, orders, _port) = port(PortLimits::default()).await;
+        let mut before = TcpStream::connect(address).await.expect("connected");
+        ask(&mut before).await;
+        orders.send(PortOrder::Reconnect(1)).expect("serves");
+        assert!(is_closed(&mut before).await);
+        ask(&mut TcpStream::connect(address).await.expect("connected")).await;
+    }
+
+    #[tokio::test]
+    async fn a_stopped_port_ends_with_its_connections() {
+        let (address, orders, port) = port(PortLimits::default()).await;
+        let mut idle = TcpStream::connect(address).await.expect("connected");
+        ask(&mut idle).await;
+        orders.send(PortOrder::Stop).expect("serves");
+        assert!(is_closed(&mut idle).await);
+        port.await.expect("ends");
+        assert!(TcpStream::connect(address).await.is_err());
     }
 }

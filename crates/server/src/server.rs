@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use quorate_wire::peer::NodeState;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
@@ -16,8 +17,8 @@ use crate::access::Access;
 use crate::auto_compaction::{self, AutoCompaction};
 use crate::client_api::ClientApi;
 use crate::dispatch::Dispatch;
-use crate::listen::{PortLimits, serve};
-use crate::runtime::{Replica, ReplicaConfig, StartError};
+use crate::listen::{PortLimits, PortOrder, serve};
+use crate::runtime::{Replica, ReplicaConfig, StartError, StatusChange};
 use crate::{grpc, http};
 
 /// What one node is started with.
@@ -43,9 +44,10 @@ pub struct Server {
     replica: Replica,
     client_address: SocketAddr,
     metrics_address: Option<SocketAddr>,
-    stop: watch::Sender<bool>,
+    orders: Arc<watch::Sender<PortOrder>>,
     ports: JoinSet<()>,
-    compaction: JoinSet<()>,
+    /// Automatic compaction, and the farewell of a removed node.
+    helpers: JoinSet<()>,
     health: HealthReporter,
 }
 
@@ -65,22 +67,24 @@ impl Server {
         let replica = Replica::start(config.replica).await?;
         let access = Access::new(config.admin_token_file);
         let api = Arc::new(ClientApi::new(replica.clone(), access, max_request_bytes, Arc::clone(&metrics)));
-        let (stop, stopped) = watch::channel(false);
+        let (orders, receiver) = watch::channel(PortOrder::Serve);
+        let orders = Arc::new(orders);
         let mut ports = JoinSet::new();
 
         let (other_services, health) = grpc::other_services(&api).await;
         let client_port =
             Dispatch::new(grpc::kv_service(&api), other_services, http::client_router(&api), Arc::clone(&metrics));
         let limits = config.limits;
-        ports.spawn(serve(client_listener, client_port, limits.clone(), Arc::clone(&metrics), stopped.clone()));
+        ports.spawn(serve(client_listener, client_port, limits.clone(), Arc::clone(&metrics), receiver.clone()));
         if let Some(listener) = metrics_listener {
-            ports.spawn(serve(listener, http::metrics_router(&api), limits, metrics, stopped));
+            ports.spawn(serve(listener, http::metrics_router(&api), limits, metrics, receiver));
         }
-        let mut compaction = JoinSet::new();
+        let mut helpers = JoinSet::new();
         if let Some(auto) = config.auto_compaction {
-            compaction.spawn(auto_compaction::run(replica.clone(), auto));
+            helpers.spawn(auto_compaction::run(replica.clone(), auto));
         }
-        Ok(Server { replica, client_address, metrics_address, stop, ports, compaction, health })
+        helpers.spawn(send_clients_away_when_removed(replica.watch_status(), Arc::clone(&orders)));
+        Ok(Server { replica, client_address, metrics_address, orders, ports, helpers, health })
     }
 
     /// The node itself.
@@ -101,11 +105,27 @@ impl Server {
     /// Takes no new connections, lets requests in flight end, hands leadership over, makes everything durable.
     pub async fn stop(mut self) {
         self.health.set_service_status("", ServingStatus::NotServing).await;
-        self.compaction.shutdown().await;
-        // A port that has ended already needs no telling.
-        let _ = self.stop.send(true);
+        self.helpers.shutdown().await;
+        self.orders.send_replace(PortOrder::Stop);
         while self.ports.join_next().await.is_some() {}
         self.replica.stop().await;
+    }
+}
+
+/// A node that left the cluster tells its clients so by closing their connections, after the requests in flight: they
+/// find a member by themselves, and until then what they send here is passed on.
+async fn send_clients_away_when_removed(
+    mut changes: watch::Receiver<StatusChange>,
+    orders: Arc<watch::Sender<PortOrder>>,
+) {
+    let mut times = 0;
+    while changes.wait_for(|change| change.state == NodeState::Removed).await.is_ok() {
+        times += 1;
+        orders.send_replace(PortOrder::Reconnect(times));
+        // A reset may make a member of it again.
+        if changes.wait_for(|change| change.state != NodeState::Removed).await.is_err() {
+            return;
+        }
     }
 }
 

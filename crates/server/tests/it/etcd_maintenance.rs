@@ -13,6 +13,11 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
 use crate::served::Served;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,5 +123,30 @@ async fn health_is_known_for_the_server_as_a_whole() {
     assert_eq!(whole.status(), ServingStatus::Serving);
     let unknown = health.check(HealthCheckRequest { service: "other".to_string() }).await.expect_err("unknown");
     assert_eq!(unknown.code(), Code::NotFound);
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_lists_what_is_served_and_nothing_else() {
+    let served = Served::alone().await;
+    let ask = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..ServerReflectionRequest::default()
+    };
+    let mut reflection = ServerReflectionClient::new(served.channel());
+    let mut answers = reflection.server_reflection_info(tokio_stream::iter([ask])).await.expect("offered").into_inner();
+    let answer = answers.message().await.expect("an answer").expect("one").message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("a list, not {answer:?}") };
+    let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+    names.sort();
+    let expected = [
+        "etcdserverpb.Cluster",
+        "etcdserverpb.KV",
+        "etcdserverpb.Maintenance",
+        "grpc.health.v1.Health",
+        "quorate.v1.Admin",
+    ];
+    let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !name.contains("reflection")).collect();
+    assert_eq!(names, expected);
     served.server.stop().await;
 }
