@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
+use super::driver::Event;
 use super::engine::Engine;
 use super::images;
-use super::node_thread::Event;
 use super::published::Seen;
 use super::status::StatusChange;
 use crate::metrics::Metrics;
@@ -272,11 +272,11 @@ impl Host for Core {
 
     async fn deliver(&self, from: NodeId, messages: Vec<PeerMessage>) {
         let Some(engine) = self.engine() else { return };
-        while engine.events.len() > MAX_NODE_BACKLOG && !engine.events.is_closed() {
+        while engine.driver.backlog() > MAX_NODE_BACKLOG && !engine.driver.is_ended() {
             tokio::time::sleep(BACKLOG_PAUSE).await;
         }
-        let mut events = messages.into_iter().map(|message| Event::Input(Input::Peer { from, message })).collect();
-        engine.events.send_all(&mut events);
+        let events = messages.into_iter().map(|message| Event::Input(Input::Peer { from, message })).collect();
+        engine.driver.tell_all(events);
     }
 
     fn peer_lost(&self, id: NodeId) {

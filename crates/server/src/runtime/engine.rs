@@ -1,4 +1,4 @@
-//! A running node: its three threads, and what they tell each other and the world.
+//! A running node: its driver and threads, and what they tell each other and the world.
 //!
 //! Made when a node has an identity, ended when it stops, fails or is reset. Owns the stores while it runs.
 
@@ -18,10 +18,10 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::clock::Jitter;
 use super::core::Core;
+use super::driver::{Driver, Event, Outside, Progress, Stepping};
 use super::images;
 use super::log_writer::{self, LogJob, LogReports};
 use super::mailbox::Mailbox;
-use super::node_thread::{Event, NodeThread, Outside, ask};
 use super::published::{Published, Seen};
 use super::state_writer::{self, StateJob, StateReports};
 use crate::metrics::Metrics;
@@ -32,7 +32,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// See the module documentation.
 pub(crate) struct Engine {
     pub(crate) identity: Identity,
-    pub(crate) events: Arc<Mailbox<Event>>,
+    pub(crate) driver: Arc<Driver<Reports>>,
     pub(crate) state_jobs: Arc<Mailbox<StateJob>>,
     pub(crate) published: Arc<Published>,
     pub(crate) view: StateView,
@@ -50,7 +50,7 @@ pub(crate) struct Engine {
 }
 
 struct Threads {
-    node: JoinHandle<()>,
+    alarm: JoinHandle<()>,
     log: JoinHandle<LogStore>,
     state: JoinHandle<Option<StateStore>>,
 }
@@ -85,7 +85,7 @@ impl Engine {
         let published = Arc::new(Published::new(Seen { status, at: now }));
         let engine = Arc::new(Engine {
             identity,
-            events: Arc::new(Mailbox::new()),
+            driver: Arc::new(Driver::new(clock)),
             state_jobs: Arc::new(Mailbox::new()),
             published: Arc::clone(&published),
             view: state.view(),
@@ -98,17 +98,16 @@ impl Engine {
             max_pending_requests: core.settings.max_pending_requests,
             stop_timeout: 2 * election_timeout + STOP_GRACE,
         });
-        let node_thread = NodeThread {
+        let stepping = Stepping {
             node,
-            clock,
             jitter,
             election_timeout,
-            events: Arc::clone(&engine.events),
             log: Arc::clone(&engine.log_jobs),
             state: Arc::clone(&engine.state_jobs),
             published,
             outside: Reports { core: Arc::clone(core), engine: Arc::clone(&engine) },
             metrics: Arc::clone(&core.metrics),
+            progress: Progress::default(),
         };
         let (log_jobs, state_jobs) = (Arc::clone(&engine.log_jobs), Arc::clone(&engine.state_jobs));
         let threads = Threads {
@@ -118,9 +117,13 @@ impl Engine {
             state: spawn(core, &engine, "state-writer", move |reports, metrics| {
                 state_writer::run(state, &state_jobs, reports, metrics)
             })?,
-            node: spawn(core, &engine, "node", move |_, _| node_thread.run())?,
+            alarm: {
+                let driver = Arc::clone(&engine.driver);
+                spawn(core, &engine, "alarm", move |_, _| driver.run_alarm())?
+            },
         };
         *engine.threads.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
+        engine.driver.begin(stepping);
         core.connect(&engine);
         Ok(engine)
     }
@@ -130,14 +133,14 @@ impl Engine {
         Arc::clone(&self.membership.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Asks the node thread and waits for its answer.
+    /// Asks the node and waits for its answer.
     pub(crate) async fn ask(&self, op: ClientOp) -> Result<Answer, NodeError> {
-        ask(&self.events, self.max_pending_requests, op).await
+        self.driver.ask(self.max_pending_requests, op).await
     }
 
     /// Queues an input for the node; a node that has ended takes none.
     pub(crate) fn tell(&self, input: Input) {
-        let _ = self.events.send(Event::Input(input));
+        self.driver.tell(Event::Input(input));
     }
 
     /// Makes a verdict on this node durable and shows it.
@@ -158,19 +161,20 @@ impl Engine {
     pub(crate) async fn end(&self, farewell: bool) {
         if farewell {
             let (done, stopped) = oneshot::channel();
-            if self.events.send(Event::Stop { done }).is_ok()
-                && tokio::time::timeout(self.stop_timeout, stopped).await.is_err()
-            {
+            self.driver.tell(Event::Stop { done });
+            if tokio::time::timeout(self.stop_timeout, stopped).await.is_err() {
                 tracing::warn!("leadership could not be handed over in time: stopping without");
             }
         }
         self.halt();
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(threads) = threads else { return };
+        let driver = Arc::clone(&self.driver);
         let log_jobs = Arc::clone(&self.log_jobs);
         let state_jobs = Arc::clone(&self.state_jobs);
         let joined = tokio::task::spawn_blocking(move || {
-            let node = threads.node.join();
+            driver.join();
+            let alarm = threads.alarm.join();
             // Jobs the node queued last are still carried out.
             log_jobs.close();
             state_jobs.close();
@@ -182,7 +186,7 @@ impl Engine {
             {
                 tracing::warn!("the state was not made durable, the log has it: {error}");
             }
-            node.is_ok() && log.is_ok()
+            alarm.is_ok() && log.is_ok()
         });
         if !joined.await.unwrap_or(false) {
             tracing::error!("a thread of the node panicked");
@@ -196,10 +200,9 @@ impl Engine {
         self.state_jobs.close();
     }
 
-    /// Ends the node thread at once; the writers end when [`Engine::end`] joins them.
+    /// Ends the node at once; the writers end when [`Engine::end`] joins them.
     pub(crate) fn halt(&self) {
-        let _ = self.events.send(Event::Halt);
-        self.events.close();
+        self.driver.tell(Event::Halt);
     }
 }
 
@@ -216,16 +219,15 @@ fn spawn<T: Send + 'static>(
     std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&guard.reports, &metrics))
 }
 
-/// What the threads report, and what the node thread needs of the world.
-struct Reports {
+/// What the threads report, and what the driver needs of the world.
+pub(crate) struct Reports {
     core: Arc<Core>,
     engine: Arc<Engine>,
 }
 
 impl LogReports for Reports {
     fn log_written(&self, seqs: &[WriteSeq]) {
-        let mut events = seqs.iter().map(|seq| Event::Input(Input::LogWritten { seq: *seq })).collect();
-        self.engine.events.send_all(&mut events);
+        self.engine.driver.log_written(seqs);
     }
 
     fn snapshot_installed(&self, seq: WriteSeq, state: AppliedState) {
@@ -299,12 +301,16 @@ impl Outside for Reports {
                 tracing::info!(?role, term = term.0, leader = leader.map(|id| id.0), "role");
             }
             Effect::StateChanged { state, reason } => self.engine.bar(&self.core, state, reason),
-            other => unreachable!("the node thread carries out {other:?} itself"),
+            other => unreachable!("the driver carries out {other:?} itself"),
         }
     }
 
     fn status_changed(&self, seen: &Seen) {
         self.core.status_changed(&self.engine, seen);
+    }
+
+    fn panicked(&self) {
+        self.core.node_failed(&self.engine, "a step of the node panicked".to_owned());
     }
 }
 
@@ -318,7 +324,6 @@ impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.reports.core.node_failed(&self.reports.engine, format!("the thread {} panicked", self.thread));
-            self.reports.engine.events.abandon();
         }
     }
 }

@@ -102,6 +102,16 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// Moves everything queued to the end of `into` without waiting.
+    pub(crate) fn take_queued(&self, into: &mut Vec<T>) {
+        let mut inner = self.lock();
+        if into.is_empty() {
+            std::mem::swap(&mut inner.items, into);
+        } else {
+            into.append(&mut inner.items);
+        }
+    }
+
     /// Items queued and not yet taken.
     pub(crate) fn len(&self) -> usize {
         self.lock().items.len()

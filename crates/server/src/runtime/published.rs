@@ -1,4 +1,4 @@
-//! What the node thread lets everybody see without asking it: the lease, the commit index, a status.
+//! What everybody may see of the node without asking it: the lease, the commit index, a status.
 //!
 //! Invariant: all of it is published after a step and before the step's effects leave. A message that ends the lease, or an
 //! answer that promises a commit, is therefore never ahead of what readers see.
@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use quorate_node::{Lease, NodeStatus};
 use quorate_raft::{LogIndex, Term, Time};
 
-/// Shared by the node thread, which writes it, and all readers.
+/// Shared by whoever steps the node, who writes it, and all readers.
 #[derive(Debug)]
 pub(crate) struct Published {
     lease_term: AtomicU64,
@@ -41,7 +41,7 @@ impl Published {
         }
     }
 
-    /// Called by the node thread alone. Terms of leases rise, which is what lets readers notice a change under them.
+    /// Called by whoever steps the node alone. Terms of leases rise, which is what lets readers notice a change under them.
     pub(crate) fn set(&self, lease: Option<Lease>, commit: LogIndex) {
         let (term, until) = lease.map_or((None, 0), |lease| (Some(lease.term.0), lease.until.0));
         if let Some(term) = term

@@ -98,7 +98,7 @@ impl Replica {
         }
     }
 
-    /// A read that needs no word from the node thread: it published a lease that holds, and everything it had committed by
+    /// A read that needs no word from the node: it published a lease that holds, and everything it had committed by
     /// then is applied. Whatever was acknowledged before this call is among that.
     fn leased_read(&self, engine: &Engine, options: ReadOptions) -> Option<ReadGrant> {
         if options.consistency != Consistency::Default || options.min_revision.is_some() {

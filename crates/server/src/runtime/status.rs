@@ -8,7 +8,7 @@ use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, RoleKind, Term};
 use quorate_wire::Identity;
 use quorate_wire::peer::NodeState;
 
-/// One look at a replica. Cheap to take: nothing is asked of the node thread.
+/// One look at a replica. Cheap to take: the node is not asked.
 #[derive(Debug, Clone)]
 pub struct ReplicaStatus {
     /// Where the node is in its life.

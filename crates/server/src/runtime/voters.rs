@@ -200,7 +200,7 @@ async fn watch(
         };
         report(progress, phase, text, &seen).await;
         let changed = tokio::time::timeout(REPORT_INTERVAL, changes.changed()).await;
-        if matches!(changed, Ok(Err(_))) || engine.events.is_closed() {
+        if matches!(changed, Ok(Err(_))) || engine.driver.is_ended() {
             return Err(SetVotersError::Unavailable("this node stops; the change goes on without it".into()));
         }
     }
