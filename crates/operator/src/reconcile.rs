@@ -29,6 +29,9 @@ use crate::status;
 const AFTER_STEP: Duration = Duration::from_millis(300);
 /// The next look while something is awaited that no watch reports: the nodes' own state.
 const WHILE_WAITING: Duration = Duration::from_secs(1);
+/// Looks in a row that may find the same thing awaited before the pauses grow: what takes long is reported by a watch, or by
+/// nobody for hours.
+const PATIENT_LOOKS: u32 = 30;
 /// The next look at a cluster that is as it should be: who leads is not reported by any watch.
 const AT_REST: Duration = Duration::from_secs(20);
 /// The longest pause after failures.
@@ -46,8 +49,30 @@ pub struct Context<A> {
     pub recorder: Recorder,
     /// The operator's metrics.
     pub metrics: Arc<Metrics>,
-    /// Failures in a row, by namespace and name.
-    failures: Mutex<BTreeMap<(String, String), u32>>,
+    /// Failures in a row.
+    failures: Streaks,
+    /// Looks in a row that found something awaited.
+    waits: Streaks,
+}
+
+/// How often something happened in a row, by cluster.
+#[derive(Debug, Default)]
+struct Streaks(Mutex<BTreeMap<(String, String), u32>>);
+
+impl Streaks {
+    /// It happened again; how often, with this time.
+    fn extend(&self, names: &Names) -> u32 {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry((names.namespace.clone(), names.cluster.clone())).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    /// Something else happened.
+    fn end(&self, names: &Names) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.remove(&(names.namespace.clone(), names.cluster.clone()));
+    }
 }
 
 /// Why a reconcile failed.
@@ -80,21 +105,7 @@ impl ReconcileError {
 impl<A: Admin> Context<A> {
     /// A context without a past.
     pub fn new(client: Client, admin: A, defaults: Defaults, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
-        Context { client, admin, defaults, recorder, metrics, failures: Mutex::default() }
-    }
-
-    fn failures_of(&self, cluster: &QuorateCluster, failed: bool) -> u32 {
-        let names = Names::of(cluster);
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (names.namespace, names.cluster);
-        if failed {
-            let count = failures.entry(key).or_default();
-            *count += 1;
-            *count
-        } else {
-            failures.remove(&key);
-            0
-        }
+        Context { client, admin, defaults, recorder, metrics, failures: Streaks::default(), waits: Streaks::default() }
     }
 }
 
@@ -110,15 +121,15 @@ pub async fn reconcile<A: Admin>(
     let result = once(&cluster, &context).await;
     context.metrics.reconciled(start.elapsed(), result.as_ref().err().map(ReconcileError::kind));
     if result.is_ok() {
-        context.failures_of(&cluster, false);
+        context.failures.end(&Names::of(&cluster));
     }
     result
 }
 
 /// Pauses longer after each failure in a row; a conflict only means to look again.
 pub fn after_error<A: Admin>(cluster: Arc<QuorateCluster>, error: &ReconcileError, context: Arc<Context<A>>) -> Action {
-    let failures = context.failures_of(&cluster, true);
     let names = Names::of(&cluster);
+    let failures = context.failures.extend(&names);
     if error.kind() == "conflict" {
         return Action::requeue(WHILE_WAITING);
     }
@@ -156,14 +167,22 @@ async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result
         hands.act(&sighting, step).await.map_err(|source| ReconcileError::Act { work, source })?;
         context.metrics.stepped(work);
     }
-    Ok(Action::requeue(next_look(&decided)))
+    let waits = match (&decided.step, &decided.finding) {
+        (None, Finding::Reconciled | Finding::Paused) | (Some(_), _) => {
+            context.waits.end(&names);
+            0
+        }
+        (None, _) => context.waits.extend(&names),
+    };
+    Ok(Action::requeue(next_look(&decided, waits)))
 }
 
-fn next_look(decided: &Plan) -> Duration {
-    match (&decided.step, &decided.finding) {
+/// `waits` looks in a row found something awaited, this one included.
+fn next_look(decided: &Plan, waits: u32) -> Duration {
+    match (&decided.step, waits) {
         (Some(_), _) => AFTER_STEP,
-        (None, Finding::Reconciled | Finding::Paused) => AT_REST,
-        (None, _) => WHILE_WAITING,
+        (None, 0) => AT_REST,
+        (None, waits) => (WHILE_WAITING * waits.div_ceil(PATIENT_LOOKS)).min(AT_REST),
     }
 }
 
@@ -225,4 +244,27 @@ fn random_cluster_id() -> ClusterId {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
     ClusterId(u128::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_awaited_long_is_looked_at_less_often() {
+        let waiting = Plan { step: None, finding: Finding::WaitingForPods };
+        assert_eq!(next_look(&waiting, 1), WHILE_WAITING);
+        assert_eq!(next_look(&waiting, PATIENT_LOOKS), WHILE_WAITING);
+        assert!(next_look(&waiting, PATIENT_LOOKS + 1) > WHILE_WAITING);
+        assert_eq!(next_look(&waiting, u32::MAX), AT_REST);
+    }
+
+    #[test]
+    fn a_streak_ends_for_its_own_cluster_only() {
+        let streaks = Streaks::default();
+        let names = |cluster: &str| Names { cluster: cluster.to_string(), namespace: "default".to_string() };
+        assert_eq!((streaks.extend(&names("a")), streaks.extend(&names("a")), streaks.extend(&names("b"))), (1, 2, 1));
+        streaks.end(&names("a"));
+        assert_eq!((streaks.extend(&names("a")), streaks.extend(&names("b"))), (1, 2));
+    }
 }

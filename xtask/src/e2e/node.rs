@@ -142,6 +142,8 @@ healthzPort: 0
 evictionHard: {{memory.available: 1Mi, nodefs.available: 0.1%, nodefs.inodesFree: 0.1%, imagefs.available: 0.1%}}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
+# Without cgroups of its own for each pod this kubelet fails on a nil pointer when it compares a restarted pod's limits.
+featureGates: {{InPlacePodVerticalScaling: false}}
 ",
         text("run/containerd.sock"),
         text("resolv.conf"),

@@ -99,3 +99,19 @@ fn labels_of_the_operator_cannot_be_set() {
         "belong to the operator",
     );
 }
+
+#[test]
+fn the_name_must_suit_a_service() {
+    let named = |name: &str| {
+        let mut cluster = cluster(json!({}));
+        cluster.metadata.name = Some(name.to_string());
+        validate_cel(&cluster).map_err(|errors| format!("{errors:?}"))
+    };
+    named("db-1").expect("accepted");
+    for name in ["1db", "db.one", "db-"] {
+        let refused = named(name).expect_err("should be refused");
+        assert!(refused.contains("name of a Service"), "{name}: {refused}");
+    }
+    let long = named(&"a".repeat(41)).expect_err("should be refused");
+    assert!(long.contains("at most 40 characters"), "{long}");
+}

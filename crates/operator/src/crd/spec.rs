@@ -48,7 +48,8 @@ use super::status::QuorateClusterStatus;
         json_path = ".status.conditions[?(@.type=='Ready')].message",
         priority = "1"
     ),
-    validation = ("self.metadata.name.size() <= 40", "the name may have at most 40 characters: pod and volume names are made from it")
+    validation = ("self.metadata.name.size() <= 40", "the name may have at most 40 characters: pod and volume names are made from it"),
+    validation = ("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')", "the name must be letters, digits and dashes, a letter first: it is also the name of a Service")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct QuorateClusterSpec {
