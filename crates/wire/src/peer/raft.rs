@@ -11,6 +11,9 @@ const WHAT: &str = "consensus message";
 /// An append carries at most this many entries.
 const MAX_APPEND_ENTRIES: usize = 65_536;
 
+/// Terms rise by one an election: one above this is garbage, and a node that took it over would run out of numbers.
+const MAX_TERM: u64 = 1 << 62;
+
 pub(super) fn to_raft(message: &Message) -> pb::Raft {
     pb::Raft { from: message.from.0, to: message.to.0, term: message.term.0, body: Some(to_body(&message.body)) }
 }
@@ -62,6 +65,9 @@ fn to_append_result(result: &AppendResult) -> pb::append_reply::Result {
 pub(super) fn from_raft(message: pb::Raft) -> Result<Message, DecodeError> {
     if message.from == 0 || message.to == 0 {
         return Err(DecodeError::malformed(WHAT, "a node id is 0"));
+    }
+    if message.term > MAX_TERM {
+        return Err(DecodeError::malformed(WHAT, format_args!("term {}", message.term)));
     }
     let body = message.body.ok_or_else(|| DecodeError::missing(WHAT, "the body"))?;
     Ok(Message { from: NodeId(message.from), to: NodeId(message.to), term: Term(message.term), body: from_body(body)? })

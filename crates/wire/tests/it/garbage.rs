@@ -152,3 +152,15 @@ fn appends_whose_indexes_would_wrap_are_refused() {
     let message = peer::Message { body: Some(peer::message::Body::Raft(raft)) };
     assert!(decode_peer(message.encode_to_vec().into()).is_err());
 }
+
+#[test]
+fn a_term_that_no_election_reaches_is_refused() {
+    let vote = peer::raft::Body::VoteReply(peer::VoteReply::default());
+    let message = |term: u64| {
+        let raft = peer::Raft { from: 1, to: 2, term, body: Some(vote.clone()) };
+        peer::Message { body: Some(peer::message::Body::Raft(raft)) }.encode_to_vec().into()
+    };
+    assert!(decode_peer(message(1 << 62)).is_ok());
+    assert!(decode_peer(message((1 << 62) + 1)).is_err());
+    assert!(decode_peer(message(u64::MAX)).is_err());
+}

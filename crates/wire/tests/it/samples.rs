@@ -274,7 +274,7 @@ fn admin_result() -> impl Strategy<Value = Result<AdminSuccess, AdminRefused>> {
 pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
     let run = || any::<u128>().prop_map(Incarnation);
     prop_oneof![
-        (node_id(), node_id(), any::<u64>(), body()).prop_map(|(from, to, term, body)| PeerMessage::Raft(Message {
+        (node_id(), node_id(), 0..=1_u64 << 62, body()).prop_map(|(from, to, term, body)| PeerMessage::Raft(Message {
             from,
             to,
             term: Term(term),
