@@ -79,8 +79,8 @@ reached! {
     JointCommitted => "joint configuration committed",
     /// A joint configuration was left.
     JointLeft => "joint configuration left",
-    /// A leader committed its own removal or handed over because of it.
-    LeaderRemoved => "leader removed",
+    /// A voter change without the leader was asked for.
+    LeaderLeaves => "voter change without the leader asked",
     /// A transfer succeeded.
     Transferred => "leadership transferred",
     /// A transfer failed.

@@ -6,7 +6,8 @@
 //! replica with its real stores and encoded messages.
 //!
 //! Map: `plan` draws a seed's sizes, rates and faults; `world` owns hosts and the event loop; `nemesis` and `load` act on
-//! it; `phase` leads it from faults to the verdict; `check` holds one checker a property; `core_tier` is what is run.
+//! it; `phase` leads it from faults to the verdict; `check` holds one checker a property; `core_tier` and `full_tier` are what
+//! is run, behind the trait in `tier`.
 
 mod check;
 mod clock;

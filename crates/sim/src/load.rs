@@ -79,6 +79,9 @@ impl<T: Tier> World<T> {
             order.retain(|&host| host != leader);
         }
         order.truncate(size);
+        if !order.contains(&leader) {
+            self.context.coverage.hit(Reached::LeaderLeaves);
+        }
         self.ask_voters(leader, &status, &order);
     }
 

@@ -26,7 +26,11 @@ impl Chain {
             Payload::Noop => hash = mix(hash, 1),
             Payload::Command(bytes) => {
                 hash = mix(hash, bytes.len() as u64);
-                for &byte in bytes.iter() {
+                let (words, rest) = bytes.as_chunks::<8>();
+                for word in words {
+                    hash = mix(hash, u64::from_le_bytes(*word));
+                }
+                for &byte in rest {
                     hash = mix(hash, u64::from(byte));
                 }
             }

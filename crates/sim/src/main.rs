@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, ValueEnum};
-use quorate_sim::{Coverage, Failure, TierChoice, Verdict, run_seed};
+use quorate_sim::{Coverage, TierChoice, Verdict, run_seed};
 
 /// Runs Quorate's consensus and replicas under seeded faults.
 #[derive(Debug, Parser)]
@@ -81,52 +81,83 @@ fn main() -> ExitCode {
 }
 
 fn run_one(seed: u64, tiers: &[TierChoice], arguments: &Arguments) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
+    let mut traces = String::new();
     for &tier in tiers {
-        match run_seed(seed, tier, arguments.verbose) {
-            Ok(verdict) => {
-                println!(
-                    "seed {seed} passed in the {tier} tier: {} simulated seconds, {} events, {} faults",
-                    verdict.simulated.0 / 1_000_000,
-                    verdict.events,
-                    verdict.faults
-                );
-                if arguments.trace_hash {
-                    println!("trace-hash: {}", verdict.trace);
-                }
-            }
+        let verdict = match run_seed(seed, tier, arguments.verbose) {
+            Ok(verdict) => verdict,
             Err(failure) => {
                 println!("{failure}");
-                code = ExitCode::FAILURE;
+                return ExitCode::FAILURE;
             }
-        }
+        };
+        println!(
+            "seed {seed} passed in the {tier} tier: {} simulated seconds, {} events, {} faults",
+            verdict.simulated.0 / 1_000_000,
+            verdict.events,
+            verdict.faults
+        );
+        traces.push_str(&verdict.trace.to_string());
     }
-    code
+    if arguments.trace_hash {
+        println!("trace-hash: {traces}");
+    }
+    ExitCode::SUCCESS
 }
 
-/// What many runs came to.
+/// What the runs of one tier came to.
 #[derive(Default)]
-struct Summary {
-    passed: u64,
-    failures: Vec<Failure>,
+struct TierSummary {
+    runs: u64,
     coverage: Coverage,
-    simulated_seconds: u64,
+    simulated_seconds: f64,
     events: u64,
+    wall_seconds: f64,
     leader_after_percent: Vec<u64>,
 }
 
-impl Summary {
-    fn add(&mut self, verdict: &Verdict) {
-        self.passed += 1;
+impl TierSummary {
+    fn add(&mut self, verdict: &Verdict, wall: Duration) {
+        self.runs += 1;
         self.coverage.merge(&verdict.coverage);
-        self.simulated_seconds += verdict.simulated.0 / 1_000_000;
+        self.simulated_seconds += verdict.simulated.0 as f64 / 1e6;
         self.events += verdict.events;
+        self.wall_seconds += wall.as_secs_f64();
         self.leader_after_percent.push(verdict.leader_after_percent);
+    }
+
+    fn print(&mut self, tier: TierChoice) {
+        println!("{tier} tier, met by count:\n{}", self.coverage);
+        self.leader_after_percent.sort_unstable();
+        let at = |percent: usize| {
+            let values = &self.leader_after_percent;
+            values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0)
+        };
+        println!(
+            "{tier} tier, first leader after healing, in hundredths of an election timeout: p50 {} p99 {} p100 {}",
+            at(50),
+            at(99),
+            at(100)
+        );
+        println!(
+            "{tier} tier: {} runs, {:.0} simulated seconds, {} events; {:.0} simulated seconds a second of one thread",
+            self.runs,
+            self.simulated_seconds,
+            self.events,
+            self.simulated_seconds / self.wall_seconds.max(1e-9)
+        );
     }
 }
 
+/// What all runs came to. A seed passes if it passes in every tier.
+#[derive(Default)]
+struct Summary {
+    passed: u64,
+    failed: u64,
+    core: TierSummary,
+    full: TierSummary,
+}
+
 fn run_many(range: Range<u64>, until: Option<Instant>, tiers: &[TierChoice], jobs: usize) -> ExitCode {
-    let started = Instant::now();
     let next = AtomicU64::new(range.start);
     let summary = Mutex::new(Summary::default());
     std::thread::scope(|scope| {
@@ -137,45 +168,42 @@ fn run_many(range: Range<u64>, until: Option<Instant>, tiers: &[TierChoice], job
                     if seed >= range.end || until.is_some_and(|until| Instant::now() >= until) {
                         return;
                     }
-                    for &tier in tiers {
-                        let result = run_seed(seed, tier, false);
-                        let mut summary = summary.lock().expect("no run panics here");
-                        match result {
-                            Ok(verdict) => summary.add(&verdict),
-                            Err(failure) => {
-                                println!("{failure}");
-                                summary.failures.push(failure);
-                            }
-                        }
-                    }
+                    let passed = tiers.iter().filter(|tier| run_counted(seed, **tier, &summary)).count() == tiers.len();
+                    let mut summary = summary.lock().expect("no run panics here");
+                    summary.passed += u64::from(passed);
+                    summary.failed += u64::from(!passed);
                 }
             });
         }
     });
-    let summary = summary.into_inner().expect("all threads ended");
-    report(summary, started.elapsed(), jobs)
+    let mut summary = summary.into_inner().expect("all threads ended");
+    for &tier in tiers {
+        match tier {
+            TierChoice::Core => summary.core.print(tier),
+            TierChoice::Full => summary.full.print(tier),
+        }
+    }
+    println!("{} passed, {} failed", summary.passed, summary.failed);
+    if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn report(mut summary: Summary, elapsed: Duration, jobs: usize) -> ExitCode {
-    println!("met, by count:\n{}", summary.coverage);
-    summary.leader_after_percent.sort_unstable();
-    let at = |percent: usize| {
-        let values = &summary.leader_after_percent;
-        values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0)
-    };
-    println!(
-        "first leader after healing, in hundredths of an election timeout: p50 {} p99 {} p100 {}",
-        at(50),
-        at(99),
-        at(100)
-    );
-    let seconds = elapsed.as_secs_f64();
-    println!(
-        "{} simulated seconds and {} events in {seconds:.1} s on {jobs} threads: {:.0} simulated seconds a second",
-        summary.simulated_seconds,
-        summary.events,
-        summary.simulated_seconds as f64 / seconds
-    );
-    println!("{} passed, {} failed", summary.passed, summary.failures.len());
-    if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+/// Runs one seed in one tier and says whether it passed.
+fn run_counted(seed: u64, tier: TierChoice, summary: &Mutex<Summary>) -> bool {
+    let started = Instant::now();
+    let result = run_seed(seed, tier, false);
+    let mut summary = summary.lock().expect("no run panics here");
+    match result {
+        Ok(verdict) => {
+            let of_tier = match tier {
+                TierChoice::Core => &mut summary.core,
+                TierChoice::Full => &mut summary.full,
+            };
+            of_tier.add(&verdict, started.elapsed());
+            true
+        }
+        Err(failure) => {
+            println!("{failure}");
+            false
+        }
+    }
 }

@@ -18,7 +18,7 @@ pub(super) struct MembershipChanges {
     left_out_since: BTreeMap<(NodeId, Term), Instant>,
 }
 
-/// I-23 and I-24.
+/// I-23.
 pub(super) fn check_active(view: &View<'_>, log: &LogModel) {
     let (index, membership) = log.issued().membership();
     let status = view.status;
@@ -28,7 +28,6 @@ pub(super) fn check_active(view: &View<'_>, log: &LogModel) {
         view.node,
         status.membership_index
     );
-    status.membership.check();
 }
 
 impl MembershipChanges {
@@ -62,9 +61,10 @@ impl MembershipChanges {
     }
 }
 
-/// I-22 and I-26, for a configuration that the leader in `view` appended at `index` in its own term.
+/// I-22, I-24 and I-26, for a configuration that the leader in `view` appended at `index` in its own term.
 fn check_appended(view: &View<'_>, log: &LogImage, index: LogIndex, membership: &Membership, catch_up: u64) {
     let status = view.status;
+    membership.check();
     let before = log.membership_at(index.previous());
     // The first leader of a cluster writes the bootstrap configuration down right after its no-op.
     if before.0.0 == 0 {
