@@ -2,7 +2,7 @@
 //!
 //! Owns connections: how many there are, how long a silent one may stay, how they end. Never looks at a request.
 //! Everything past the accepted socket is generic over the stream, which is where TLS goes: a handshake between
-//! `accept` and [`serve_stream`], chosen by configuration, on the same port.
+//! `accept` and `serve_stream`, chosen by configuration, on the same port.
 //!
 //! etcd's clients ping each 30 s and may ping each 5 s; pings are answered at any rate, so no client is ever sent away
 //! for `too_many_pings`.

@@ -2,7 +2,7 @@
 //!
 //! Counters and histograms are recorded where things happen. Gauges that restate a node's status are set only when
 //! somebody scrapes, by [`Metrics::observe`], so that a step of the node costs no gauge writes.
-//! The etcd names that dashboards know are copies made while encoding ([`alias`]): nothing is recorded twice.
+//! The etcd names that dashboards know are copies made while encoding (`alias`): nothing is recorded twice.
 //!
 //! Never decides anything: no other module reads a metric back.
 
