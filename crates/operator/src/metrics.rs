@@ -3,8 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::names::Names;
@@ -24,7 +23,6 @@ pub struct Metrics {
     available: IntGaugeVec,
     lag: IntGaugeVec,
     leads: IntGauge,
-    started: Gauge,
 }
 
 const CLUSTER: [&str; 2] = ["namespace", "name"];
@@ -36,6 +34,8 @@ impl Metrics {
     /// If two metrics have one name.
     pub fn new() -> Self {
         let registry = Registry::new();
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        registry.register(Box::new(process)).expect("each name is used once");
         let counter = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
@@ -48,8 +48,7 @@ impl Metrics {
             "quorate_operator_last_success_timestamp_seconds",
             "When a cluster was last looked at without an error.",
         );
-        let started = Opts::new("quorate_operator_start_time_seconds", "When this process started.");
-        let metrics = Metrics {
+        Metrics {
             reconciles: counter("quorate_operator_reconciles_total", "Reconciles.", &[]),
             failures: counter("quorate_operator_reconcile_failures_total", "Failed reconciles by kind.", &["kind"]),
             steps: counter("quorate_operator_steps_total", "Steps taken by what they are part of.", &["work"]),
@@ -67,11 +66,8 @@ impl Metrics {
                 &registry,
                 IntGauge::new("quorate_operator_leader", "1 while this process holds the Lease and acts."),
             ),
-            started: register(&registry, Gauge::with_opts(started)),
             registry,
-        };
-        metrics.started.set(unix_seconds());
-        metrics
+        }
     }
 
     /// One reconcile ended.

@@ -2,6 +2,7 @@
 
 mod failures;
 mod lifecycle;
+mod many;
 mod monitoring;
 mod platform;
 mod resize;
@@ -44,9 +45,11 @@ pub(super) const ALL: &[Case] = &[
     more("a_pod_that_moves_stays_the_same_member", failures::a_pod_that_moves_stays_the_same_member),
     more("a_drain_takes_one_pod_at_a_time", failures::a_drain_takes_one_pod_at_a_time),
     more("a_cluster_of_the_same_name_takes_up_its_data", lifecycle::a_cluster_of_the_same_name_takes_up_its_data),
+    more("clusters_outlive_the_operator", lifecycle::clusters_outlive_the_operator),
     more("a_cluster_without_its_set_keeps_its_pods", lifecycle::a_cluster_without_its_set_keeps_its_pods),
     more("volumes_grow_without_a_restart", lifecycle::volumes_grow_without_a_restart),
     more("two_operators_at_once_do_no_harm", lifecycle::two_operators_at_once_do_no_harm),
     more("prometheus_sees_what_is_shown", monitoring::prometheus_sees_what_is_shown),
+    more("five_hundred_clusters_are_looked_after", many::five_hundred_clusters_are_looked_after),
     more("a_paused_cluster_is_left_alone", lifecycle::a_paused_cluster_is_left_alone),
 ];

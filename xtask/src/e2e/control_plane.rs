@@ -77,6 +77,8 @@ fn controller_manager() -> Vec<String> {
         "--root-ca-file=".to_owned() + &text("pki/ca.crt"),
         "--service-account-private-key-file=".to_owned() + &text("pki/accounts.key"),
         "--use-service-account-credentials=true".to_owned(),
+        "--kube-api-qps=200".to_owned(),
+        "--kube-api-burst=400".to_owned(),
         "--leader-elect=false".to_owned(),
     ]
 }

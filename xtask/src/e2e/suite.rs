@@ -48,35 +48,11 @@ impl Suite {
         self.kubectl.apply(&namespace.to_string())?;
         volumes::make(&self.kubectl, case.name)?;
         if case.needs_operator {
-            self.install_operator()?;
+            install_operator(&self.kubectl)?;
         }
         (case.run)(&scene)?;
         self.clean(&scene, case.name);
         Ok(())
-    }
-
-    /// Installs the operator's chart, or does nothing if it is there.
-    fn install_operator(&self) -> Result<(), Failure> {
-        let chart = chart("quorate-operator");
-        let image = format!("image.repository={IMAGE}");
-        let tag = format!("image.tag={}", TAGS[0]);
-        let arguments = [
-            "upgrade",
-            "--install",
-            "quorate-operator",
-            &chart,
-            "--namespace",
-            SYSTEM,
-            "--create-namespace",
-            "--set",
-            &image,
-            "--set",
-            &tag,
-            "--wait",
-            "--timeout",
-            "180s",
-        ];
-        self.kubectl.helm(&arguments).map(drop)
     }
 
     fn clean(&self, scene: &Scene<'_>, test: &str) {
@@ -229,6 +205,30 @@ impl Scene<'_> {
         let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0);
         Ok(items.iter().map(|p| (text(&p["metadata"]["name"]), text(&p["metadata"]["uid"]), restarts(p))).collect())
     }
+}
+
+/// Installs the operator's chart, or does nothing if it is there.
+pub(super) fn install_operator(kubectl: &Kubectl) -> Result<(), Failure> {
+    let chart = chart("quorate-operator");
+    let image = format!("image.repository={IMAGE}");
+    let tag = format!("image.tag={}", TAGS[0]);
+    let arguments = [
+        "upgrade",
+        "--install",
+        "quorate-operator",
+        &chart,
+        "--namespace",
+        SYSTEM,
+        "--create-namespace",
+        "--set",
+        &image,
+        "--set",
+        &tag,
+        "--wait",
+        "--timeout",
+        "180s",
+    ];
+    kubectl.helm(&arguments).map(drop)
 }
 
 /// Status of a condition; empty if there is none.

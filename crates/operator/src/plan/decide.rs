@@ -50,13 +50,22 @@ pub fn plan(observed: &Observed) -> Plan {
         restart_broken,
         roll,
     ];
-    duties.iter().find_map(|duty| duty(observed, cluster, target)).unwrap_or_else(|| Plan::wait(rest(cluster)))
+    duties
+        .iter()
+        .find_map(|duty| duty(observed, cluster, target))
+        .unwrap_or_else(|| Plan::wait(rest(observed, cluster)))
 }
 
 /// Nothing is to be done; that is not to say that all is well.
-fn rest(cluster: &ClusterView) -> Finding {
+fn rest(observed: &Observed, cluster: &ClusterView) -> Finding {
     let complete = cluster.members.keys().all(|id| cluster.caught_up.contains(id));
-    if complete { Finding::Reconciled } else { Finding::MembersDown }
+    // Until its probe has said so, a pod gets no clients.
+    let ready = cluster.members.values().all(|member| observed.pods.get(&member.ordinal).is_some_and(|pod| pod.ready));
+    match (complete, ready) {
+        (true, true) => Finding::Reconciled,
+        (true, false) => Finding::WaitingForPods,
+        (false, _) => Finding::MembersDown,
+    }
 }
 
 /// Deletion never waits for the cluster, which may be dead: the pods go with their owner, the volumes by the user's choice.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::e2e::suite::{Scene, condition, ensure};
-use crate::e2e::writer::{get, put};
+use crate::e2e::suite::{SYSTEM, Scene, condition, ensure, install_operator};
+use crate::e2e::writer::{Writer, get, put};
 use crate::failure::Failure;
 
 pub(super) fn an_install_becomes_available(scene: &Scene<'_>) -> Result<(), Failure> {
@@ -90,6 +90,25 @@ pub(super) fn two_operators_at_once_do_no_harm(scene: &Scene<'_>) -> Result<(), 
         scene.await_ready(size)?;
     }
     scene.kubectl.helm(&["uninstall", "second", "--namespace", &scene.namespace, "--wait"])?;
+    let after = scene.pods()?;
+    ensure(before == after, || format!("a pod was restarted: {before:?} {after:?}"))
+}
+
+pub(super) fn clusters_outlive_the_operator(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    let before = scene.pods()?;
+    let writer = Writer::start(scene.service()?, "alone");
+    scene.kubectl.helm(&["uninstall", "quorate-operator", "--namespace", SYSTEM, "--wait"])?;
+    // The resource is kept, and so is every cluster.
+    let kept = scene.status()?;
+    ensure(kept["clusterID"].is_string(), || format!("the cluster is gone: {kept}"))?;
+    install_operator(scene.kubectl)?;
+    scene.install_without_waiting(&["replicas=5"])?;
+    scene.await_ready(5)?;
+    scene.kubectl.helm(&["rollback", "db", "--namespace", &scene.namespace])?;
+    scene.await_ready(3)?;
+    let tally = writer.finish()?;
+    eprintln!("  {} writes, longest gap {} ms", tally.acknowledged, tally.longest_gap.as_millis());
     let after = scene.pods()?;
     ensure(before == after, || format!("a pod was restarted: {before:?} {after:?}"))
 }

@@ -1,0 +1,93 @@
+//! One operator and five hundred clusters: what it costs the API server and itself.
+//!
+//! The pods never run, as no node takes them: what is measured is the operator, not the clusters.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::e2e::suite::{SYSTEM, Scene, ensure};
+use crate::failure::Failure;
+
+const CLUSTERS: usize = 500;
+const WINDOW: Duration = Duration::from_secs(60);
+
+pub(super) fn five_hundred_clusters_are_looked_after(scene: &Scene<'_>) -> Result<(), Failure> {
+    let cluster = |number: usize| {
+        json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+            "metadata": { "name": format!("db-{number}"), "namespace": scene.namespace },
+            "spec": { "nodeSelector": { "nowhere": "true" } },
+        })
+    };
+    let items: Vec<Value> = (0..CLUSTERS).map(cluster).collect();
+    scene.kubectl.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
+    scene.await_fact("every cluster has its pods", || {
+        let clusters = scene.get(&["quorateclusters"])?;
+        let all = clusters["items"].as_array().cloned().unwrap_or_default();
+        Ok(all.iter().filter(|cluster| cluster["status"]["replicas"] == 3).count() == CLUSTERS)
+    })?;
+    // The pauses between looks grow while nothing happens.
+    sleep(WINDOW * 2);
+    let before = Figures::read(scene)?;
+    sleep(WINDOW);
+    let after = Figures::read(scene)?;
+    let looks = after.reconciles - before.reconciles;
+    let milliseconds = (after.seconds - before.seconds) / looks.max(1.0) * 1000.0;
+    let writes = after.writes - before.writes;
+    eprintln!(
+        "  in {} s: {looks} reconciles of {milliseconds:.1} ms in the mean, {writes} writes of clusters; {:.0} MB resident",
+        WINDOW.as_secs(),
+        after.resident_bytes / 1e6
+    );
+    // One write a cluster in ten minutes.
+    let allowed = CLUSTERS as f64 * WINDOW.as_secs_f64() / 600.0;
+    ensure(writes <= allowed, || format!("{writes} writes while nothing happened"))?;
+    scene.run(&["delete", "quorateclusters", "--all", "--wait=true", "--timeout=170s"]).map(drop)
+}
+
+struct Figures {
+    reconciles: f64,
+    seconds: f64,
+    resident_bytes: f64,
+    writes: f64,
+}
+
+impl Figures {
+    fn read(scene: &Scene<'_>) -> Result<Figures, Failure> {
+        let selector = "--selector=app.kubernetes.io/name=quorate-operator";
+        let pods = scene.kubectl.get(&["pods", "--namespace", SYSTEM, selector])?;
+        let names = pods["items"].as_array().cloned().unwrap_or_default();
+        for pod in names {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{name}:8080/proxy/metrics");
+            let text = scene.kubectl.output(&["get", "--raw", &path])?;
+            if sum(&text, "quorate_operator_leader", "") == 1.0 {
+                let server = scene.kubectl.output(&["get", "--raw", "/metrics"])?;
+                let writes = ["PATCH", "PUT", "APPLY"].map(|verb| {
+                    sum(
+                        &server,
+                        "apiserver_request_total{",
+                        &format!(
+                            "resource=\"quorateclusters\",scope=\"resource\",subresource=\"status\",verb=\"{verb}\""
+                        ),
+                    )
+                });
+                return Ok(Figures {
+                    reconciles: sum(&text, "quorate_operator_reconcile_duration_seconds_count", ""),
+                    seconds: sum(&text, "quorate_operator_reconcile_duration_seconds_sum", ""),
+                    resident_bytes: sum(&text, "process_resident_memory_bytes", ""),
+                    writes: writes.iter().sum(),
+                });
+            }
+        }
+        Err(Failure::Broken("no replica of the operator acts".to_owned()))
+    }
+}
+
+/// Sum of the samples of a metric that have these labels.
+fn sum(text: &str, metric: &str, labels: &str) -> f64 {
+    let lines = text.lines().filter(|line| line.starts_with(metric) && line.contains(labels));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
