@@ -49,10 +49,18 @@ struct Context {
 
 struct Link {
     peer: Peer,
-    member: bool,
-    last_used: Instant,
+    need: Need,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
+}
+
+/// Whether anybody needs a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Its peer is a member.
+    Member,
+    /// Its peer is not, or not any more: it is still told so, and answered.
+    Lingering { last_used: Instant },
 }
 
 /// What a link's task and the senders share.
@@ -82,11 +90,12 @@ impl Links {
     /// Opens links to these members and marks all others for being forgotten.
     pub(crate) fn set_members(&self, members: impl IntoIterator<Item = (Peer, String)>) {
         let mut links = self.lock();
+        let now = Instant::now();
         for link in links.values_mut() {
-            link.member = false;
+            link.need.leave(now);
         }
         for (peer, address) in members {
-            self.open(&mut links, peer, address).member = true;
+            self.open(&mut links, peer, address).need = Need::Member;
         }
     }
 
@@ -95,7 +104,7 @@ impl Links {
         let mut links = self.lock();
         if links.len() < MAX_LINKS || links.contains_key(&peer.id) {
             let link = self.open(&mut links, peer, address);
-            link.last_used = Instant::now();
+            link.need.used(Instant::now());
             link.shared.heard.notify_one();
         }
     }
@@ -104,9 +113,7 @@ impl Links {
     pub(crate) fn send(&self, to: NodeId, messages: Vec<PeerMessage>) -> bool {
         let mut links = self.lock();
         let Some(link) = links.get_mut(&to) else { return false };
-        if !link.member {
-            link.last_used = Instant::now();
-        }
+        link.need.used(Instant::now());
         let shared = Arc::clone(&link.shared);
         drop(links);
         if shared.outbox.push(messages) == Pushed::DroppedOlder {
@@ -117,12 +124,13 @@ impl Links {
 
     /// Forgets links that nobody needs any more.
     pub(crate) fn sweep(&self) {
+        let now = Instant::now();
         self.lock().retain(|_, link| {
-            let keep = link.member || link.last_used.elapsed() < LINGER;
-            if !keep {
+            let over = link.need.is_over(now);
+            if over {
                 link.end();
             }
-            keep
+            !over
         });
     }
 
@@ -146,7 +154,7 @@ impl Links {
                 heard: Notify::new(),
             });
             let task = self.context.runtime.spawn(keep_open(Arc::clone(&self.context), peer, Arc::clone(&shared)));
-            Link { peer, member: false, last_used: Instant::now(), shared, task }
+            Link { peer, need: Need::Lingering { last_used: Instant::now() }, shared, task }
         });
         *link.shared.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
         link
@@ -154,6 +162,28 @@ impl Links {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Need {
+    /// The peer is no member. A link that was opened long ago lives on from now: who left must be told.
+    fn leave(&mut self, now: Instant) {
+        if *self == Need::Member {
+            *self = Need::Lingering { last_used: now };
+        }
+    }
+
+    fn used(&mut self, now: Instant) {
+        if let Need::Lingering { last_used } = self {
+            *last_used = now;
+        }
+    }
+
+    fn is_over(self, now: Instant) -> bool {
+        match self {
+            Need::Member => false,
+            Need::Lingering { last_used } => now.duration_since(last_used) >= LINGER,
+        }
     }
 }
 
@@ -243,5 +273,39 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
             Ok(None) => return Ended::Broken(format!("{address} closed the stream")),
             Err(status) => return Ended::Broken(format!("{address}: {}", innermost(&status))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_lingers_from_the_moment_its_peer_leaves() {
+        let left = Instant::now() + 100 * LINGER;
+        let mut need = Need::Member;
+        assert!(!need.is_over(left));
+        need.leave(left);
+        assert!(!need.is_over(left), "who left could not be told");
+        assert!(need.is_over(left + LINGER));
+    }
+
+    #[test]
+    fn a_lingering_link_lives_on_while_it_is_written_to() {
+        let left = Instant::now();
+        let mut need = Need::Member;
+        need.leave(left);
+        need.used(left + LINGER / 2);
+        need.leave(left + LINGER / 2);
+        assert!(!need.is_over(left + LINGER));
+        assert!(need.is_over(left + LINGER / 2 + LINGER));
+    }
+
+    #[test]
+    fn the_link_of_a_member_never_ends_by_itself() {
+        let now = Instant::now();
+        let mut need = Need::Member;
+        need.used(now);
+        assert!(!need.is_over(now + 100 * LINGER));
     }
 }
