@@ -156,6 +156,8 @@ fn connection_builder(limits: &PortLimits) -> Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
+        // gRPC has no use for a date, and a header that changes each second is encoded anew in every answer.
+        .auto_date_header(false)
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(limits.max_header_bytes)
         .initial_stream_window_size(limits.window_bytes)
