@@ -1,7 +1,7 @@
 //! What nodes of one cluster say to each other, apart from snapshots.
 //!
 //! Every message may be lost, repeated, late or out of order; whoever sends one that matters sends it again until it sees the
-//! effect. A message travels inside a [`Frame`] with others; [`encode_peer`] and [`decode_peer`] handle one alone.
+//! effect. A message travels inside a [`crate::Frame`] with others; [`encode_peer`] and [`decode_peer`] handle one alone.
 
 mod admin;
 mod hello;
