@@ -34,7 +34,7 @@ pub use error::{ApplyError, OpenError, ReadError, SnapshotError, WriteError};
 pub use log::{LogOptions, LogReader, LogStats, LogStore, LogWrite, NodeMark, RecoveredLog, TRUNCATE_STEP_ENTRIES};
 pub use overlay_disk::OverlayDisk;
 pub use quorate_wire::Identity;
-pub use real_disk::{DirectoryError, RealDisk};
+pub use real_disk::{DirectoryError, LOCK_FILE, RealDisk};
 pub use snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
 pub use state::{
     AppliedBatch, AppliedEntry, RecordTotals, StateOptions, StateStats, StateStore, StateStream, StateView, StreamChunk,

@@ -14,7 +14,9 @@ use crate::disk::{Disk, OpenMode};
 /// Only the owner reads a data directory: it holds every value, and later keys and tokens.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
-const LOCK_FILE: &str = "lock";
+/// The file whose lock keeps a second process out. It must stay under this name as long as anybody works on the
+/// directory: a lock belongs to the file, so one that is moved guards nothing.
+pub const LOCK_FILE: &str = "lock";
 
 /// Why a data directory could not be taken.
 #[derive(Debug, thiserror::Error)]

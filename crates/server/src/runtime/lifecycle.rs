@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use quorate_node::{Admitted, AppliedState, Barred, InitAccepted, Lifecycle, NodeConfig, Restored, Retention};
 use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Term};
 use quorate_store::{
-    LogOptions, LogStore, NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions, StoreOptions,
+    LOCK_FILE, LogOptions, LogStore, NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions,
+    StoreOptions,
 };
 use quorate_wire::peer::{Hello, HelloRefused, NodeState};
 use quorate_wire::{Bootstrap, Identity};
@@ -364,7 +365,7 @@ pub(super) async fn reset(core: &Arc<Core>, cluster_id: u128, node_id: NodeId) -
     Ok(core.incarnation())
 }
 
-/// Moves every file of the folder into a new sub-folder named after the moment.
+/// Moves every file of the folder, except its lock, into a new sub-folder named after the moment.
 fn set_aside(folder: &Path) -> std::io::Result<String> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let aside = (0..)
@@ -374,7 +375,7 @@ fn set_aside(folder: &Path) -> std::io::Result<String> {
     std::fs::create_dir(&aside)?;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
+        if entry.file_type()?.is_file() && entry.file_name() != LOCK_FILE {
             std::fs::rename(entry.path(), aside.join(entry.file_name()))?;
         }
     }

@@ -1,6 +1,7 @@
 //! Empty nodes, initialisation, reset.
 
 use quorate_server::runtime::{InitError, ResetError, VoterSpec};
+use quorate_store::{DirectoryError, RealDisk};
 use quorate_wire::peer::NodeState;
 
 use crate::cluster::{CLUSTER, Cluster};
@@ -41,6 +42,8 @@ async fn an_incarnation_outlives_a_restart_and_ends_with_a_reset() {
     cluster.until(1, "knows it was removed", |status| status.state == NodeState::Removed).await;
     let new = cluster.replica(1).reset(CLUSTER, id).await.expect("removed");
     assert_ne!(new, incarnation);
+    let second = RealDisk::new(cluster.nodes[1].directory.path());
+    assert!(matches!(second, Err(DirectoryError::InUse(_))), "a reset lets a second process in: {second:?}");
     let status = cluster.replica(1).status();
     assert_eq!((status.state, status.identity), (NodeState::Uninitialised, None));
     cluster.set_voters(0, &[cluster.at(0), cluster.at(1)]).await.expect("the empty node comes in under a new id");
