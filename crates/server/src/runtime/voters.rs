@@ -24,6 +24,9 @@ use crate::peer::{IdentifyError, identify};
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A caller hears of progress at least this often.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+/// A change that this node has not heard of for this long after a leader took it was lost with that leader, or this node
+/// is behind: asking again is right in both cases, for the same target again is no second change.
+const LOST_AFTER: Duration = Duration::from_secs(5);
 /// Voters one change may name.
 const MAX_VOTERS: usize = 64;
 
@@ -62,7 +65,7 @@ async fn follow(
     if targets.is_empty() || targets.len() > MAX_VOTERS {
         return Err(SetVotersError::Invalid(format!("a cluster has 1 to {MAX_VOTERS} voters, not {}", targets.len())));
     }
-    let text = format!("asking {} nodes who they are", targets.len());
+    let text = format!("asking who is at {}", counted(targets.len(), "address", "addresses"));
     report(progress, VoterPhase::Resolving, text, &engine.published.status()).await;
     let mut wanted = BTreeSet::new();
     let mut target = Vec::new();
@@ -73,8 +76,21 @@ async fn follow(
         }
         target.push(voter);
     }
-    let accepted = submit(core, engine, &target, expected, progress).await?;
-    watch(core, engine, &wanted, accepted, progress).await
+    loop {
+        let accepted = submit(core, engine, &target, expected, progress).await?;
+        if watch(core, engine, &wanted, accepted, progress).await? == Watched::Done {
+            return Ok(());
+        }
+    }
+}
+
+/// How following an accepted change ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    /// The wanted voters are committed.
+    Done,
+    /// Nothing was heard of the change: a leader answers when it has appended the entry, and may die with it.
+    Lost,
 }
 
 /// The node a caller means, as consensus names it.
@@ -172,7 +188,8 @@ async fn watch(
     wanted: &BTreeSet<NodeId>,
     accepted: LogIndex,
     progress: &Progress,
-) -> Result<(), SetVotersError> {
+) -> Result<Watched, SetVotersError> {
+    let begun = Instant::now();
     let mut changes = core.change.subscribe();
     loop {
         changes.borrow_and_update();
@@ -184,12 +201,15 @@ async fn watch(
         // A node that left learns of its removal, not of the configuration without it.
         let left = !wanted.contains(&engine.identity.node_id) && core.lifecycle().state() == NodeState::Removed;
         if left || (settled && committed.voters == *wanted) {
-            let text = format!("{} voters", wanted.len());
+            let text = counted(wanted.len(), "voter", "voters");
             report(progress, VoterPhase::Done, text, &seen).await;
-            return Ok(());
+            return Ok(Watched::Done);
         }
         let current = &raft.membership;
         let (phase, text) = if raft.membership_index < accepted {
+            if begun.elapsed() >= LOST_AFTER {
+                return Ok(Watched::Lost);
+            }
             (VoterPhase::Resolving, "this node has not heard of the change yet".to_owned())
         } else if current.target.as_ref().is_some_and(|target| target != wanted) || settled {
             return Err(SetVotersError::Superseded);
@@ -211,8 +231,14 @@ fn catching_up(raft: &quorate_raft::Status) -> String {
     let lag = behind.map(|peer| raft.last.0.saturating_sub(peer.matched.0)).max();
     match lag {
         Some(lag) => format!("new voters copy the log: {lag} entries to go"),
+        None if raft.membership.learners.is_empty() => "the new configuration is written".to_owned(),
+        // Only the leader knows how far they are.
         None => "new voters copy the log".to_owned(),
     }
+}
+
+fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 async fn report(progress: &Progress, phase: VoterPhase, text: String, seen: &Seen) {
