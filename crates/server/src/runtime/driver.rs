@@ -2,7 +2,8 @@
 //!
 //! There is no thread that a request has to be handed to and an answer back from: who queues an event tries to become the one
 //! who steps. If somebody steps already, that one takes the event too before it leaves. On an idle node a write thus costs
-//! four changes of thread instead of twelve; a thread of its own for the node was measured at twice the latency.
+//! four changes of thread instead of twelve. Rejected: a thread of its own for the node; in alternating runs it was the slower
+//! one for a single client and no cheaper for a thousand.
 //!
 //! One turn takes everything queued, steps through it, and only then lets effects go: one message batch a peer, one job batch
 //! for the log writer. What other threads may know is published first ([`Published`]). Requests of clients do not begin a turn
