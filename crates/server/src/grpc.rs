@@ -1,7 +1,7 @@
 //! The gRPC services of the client port: etcd's and `quorate.v1.Admin`, with health and reflection.
 //!
 //! Each method decodes, hands over to [`crate::client_api::ClientApi`] or the replica, and encodes. What etcd has and this
-//! server has not yet (watches, leases, auth, locks, elections) is not registered, so that clients get `Unimplemented`.
+//! server has not yet (watches, leases, auth, locks, elections) is not registered: clients get `Unimplemented` with its name.
 
 mod admin;
 mod cluster;
@@ -17,6 +17,8 @@ use quorate_proto::etcdserverpb::cluster_server::ClusterServer;
 use quorate_proto::etcdserverpb::kv_server::KvServer;
 use quorate_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use quorate_proto::quorate::v1::admin_server::AdminServer;
+use tonic::Status;
+use tonic::codegen::http::{self, Uri};
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::server::{HealthReporter, health_reporter};
@@ -63,5 +65,11 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
         .add_service(AdminServer::new(admin).max_decoding_message_size(max_message_bytes))
         .add_service(health)
         .add_service(reflection);
-    (routes.prepare().into_axum_router(), reporter)
+    (routes.prepare().into_axum_router().fallback(not_offered), reporter)
+}
+
+/// The answer to a method that is not registered: an empty text would leave its caller guessing what it talks to.
+async fn not_offered(uri: Uri) -> http::Response<axum::body::Body> {
+    let method = uri.path().trim_start_matches('/');
+    Status::unimplemented(format!("{method} is not offered by this version of Quorate")).into_http()
 }

@@ -74,7 +74,7 @@ impl Kv for KvService {
         let Served { answer: stream, grant } = served;
         let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let header = self.header();
-        tokio::task::spawn_blocking(move || send_chunks(stream, header, &chunks));
+        tokio::spawn(send_chunks(stream, header, chunks));
         let mut response = Response::new(ReceiverStream::new(receiver));
         asked.tell(response.metadata_mut(), &grant);
         Ok(response)
@@ -134,23 +134,37 @@ impl Kv for KvService {
     }
 }
 
-/// Reads one chunk after the other until the last, or until the client is gone.
-fn send_chunks(
+/// Reads one chunk after the other until the last, or until the client is gone. A thread is held only while a chunk is
+/// read: clients that do not take their answers must not keep it from other reads, replication's among them.
+async fn send_chunks(
     mut stream: StateStream,
     header: etcd::Header,
-    chunks: &mpsc::Sender<Result<pb::RangeStreamResponse, Status>>,
+    chunks: mpsc::Sender<Result<pb::RangeStreamResponse, Status>>,
 ) {
     loop {
-        let message = match stream.next_chunk() {
-            Ok(None) => return,
-            // Nothing but counting was done.
-            Ok(Some(Ok(chunk))) if chunk.kvs.is_empty() && chunk.end.is_none() => continue,
-            Ok(Some(Ok(chunk))) => Ok(etcd::stream_response(header, chunk.kvs, chunk.end)),
-            Ok(Some(Err(refused))) => Err(ApiError::Kv(refused).into()),
-            Err(error) => Err(ApiError::Storage(error).into()),
+        let read = tokio::task::spawn_blocking(move || {
+            let chunk = stream.next_chunk();
+            (stream, chunk)
+        });
+        let message = match read.await {
+            Ok((rest, chunk)) => {
+                stream = rest;
+                match chunk {
+                    Ok(None) => return,
+                    // Nothing but counting was done.
+                    Ok(Some(Ok(chunk))) if chunk.kvs.is_empty() && chunk.end.is_none() => continue,
+                    Ok(Some(Ok(chunk))) => Ok(etcd::stream_response(header, chunk.kvs, chunk.end)),
+                    Ok(Some(Err(refused))) => Err(ApiError::Kv(refused).into()),
+                    Err(error) => Err(ApiError::Storage(error).into()),
+                }
+            }
+            Err(interrupted) => {
+                let _ = chunks.send(Err(ApiError::Interrupted(interrupted).into())).await;
+                return;
+            }
         };
         let ended = message.is_err();
-        if chunks.blocking_send(message).is_err() || ended {
+        if chunks.send(message).await.is_err() || ended {
             return;
         }
     }

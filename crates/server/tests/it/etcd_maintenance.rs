@@ -112,6 +112,7 @@ async fn services_that_are_not_there_yet_are_unimplemented() {
     let requests = tokio_stream::iter([WatchRequest::default()]);
     let refused = WatchClient::new(served.channel()).watch(requests).await.expect_err("not offered");
     assert_eq!(refused.code(), Code::Unimplemented);
+    assert!(refused.message().starts_with("etcdserverpb.Watch/Watch is not offered"), "{refused}");
     served.server.stop().await;
 }
 
