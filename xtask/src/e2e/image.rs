@@ -64,7 +64,9 @@ fn pause() -> Result<(), Failure> {
 
 fn bud(names: &[String], arguments: &[&str], folder: &Path) -> Result<(), Failure> {
     let mut build = buildah();
-    build.current_dir(folder).args(["bud", "--quiet", "--isolation", "chroot"]).args(arguments);
+    build.current_dir(folder).args(["bud", "--quiet", "--isolation", "chroot"]);
+    // It leaves a lock in the folder of network configurations, even if it needs no network.
+    build.arg("--cni-config-dir").arg(place::path("buildah-cni")).args(arguments);
     for name in names {
         build.args(["--tag", name]);
     }

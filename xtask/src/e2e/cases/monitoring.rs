@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::e2e::daemon;
 use crate::e2e::place;
@@ -17,7 +17,12 @@ const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 42290);
 const BINARY: &str = "/usr/bin/prometheus";
 
 /// Metrics that a cluster shows only once something rare has happened to it.
-const RARE: [&str; 1] = ["quorate_read_staleness_seconds"];
+const RARE: [&str; 4] = [
+    "quorate_read_staleness_seconds",
+    "quorate_raft_campaigns_total",
+    "quorate_limits_hit_total",
+    "quorate_snapshots_",
+];
 
 pub(super) fn prometheus_sees_what_is_shown(scene: &Scene<'_>) -> Result<(), Failure> {
     if !is_in_path("prometheus") {
@@ -26,10 +31,48 @@ pub(super) fn prometheus_sees_what_is_shown(scene: &Scene<'_>) -> Result<(), Fai
     scene.install(&[])?;
     start(scene)?;
     let writer = Writer::start(scene.service()?, "metrics");
-    let result = look(scene);
+    let result = look(scene).and_then(|()| alarm(scene));
     daemon::stop("prometheus");
     writer.finish()?;
     result
+}
+
+/// Takes members away and back: the alerts of each state hold in it, and in no better one.
+fn alarm(scene: &Scene<'_>) -> Result<(), Failure> {
+    let alerts = ["QuorateMembersDown", "QuorateQuorumAtRisk", "QuorateNoLeader"];
+    let holding = || -> Result<Vec<&str>, Failure> {
+        let mut holding = Vec::new();
+        for alert in alerts {
+            if !values(&expression_of(scene, alert)?)?.is_empty() {
+                holding.push(alert);
+            }
+        }
+        Ok(holding)
+    };
+    scene.await_fact("no alert holds", || Ok(holding()?.is_empty()))?;
+    // A template that fits no node: what is deleted stays away.
+    scene.patch(&json!({ "updateStrategy": "Supervised", "nodeSelector": { "nowhere": "true" } }))?;
+    scene.await_fact("the template is applied", || {
+        Ok(scene.get(&["statefulset", "db"])?["spec"]["template"]["spec"]["nodeSelector"]["nowhere"] == "true")
+    })?;
+    scene.run(&["delete", "pod", "db-2", "--wait=true"])?;
+    scene.await_fact("one more loss is too many", || Ok(holding()? == alerts[..2]))?;
+    scene.run(&["delete", "pod", "db-1", "--wait=true"])?;
+    scene.await_fact("nobody leads", || Ok(holding()?.contains(&alerts[2])))?;
+    scene.patch(&json!({ "updateStrategy": "Unsupervised", "nodeSelector": null }))?;
+    scene.await_ready(3)
+}
+
+fn expression_of(scene: &Scene<'_>, alert: &str) -> Result<String, Failure> {
+    let rules = read(&root().join("charts/quorate/files/rules.yaml"))?;
+    let after = rules.split(&format!("alert: {alert}\n")).nth(1).unwrap_or_default();
+    let expression = after.lines().find_map(|line| line.trim().strip_prefix("expr: "));
+    let expression = expression.ok_or_else(|| Failure::Broken(format!("there is no alert {alert}")))?;
+    Ok(expression.replace("CLUSTER", &selector(scene)))
+}
+
+fn selector(scene: &Scene<'_>) -> String {
+    format!("namespace=\"{}\",pod=~\"db-[0-9]+\"", scene.namespace)
 }
 
 fn look(scene: &Scene<'_>) -> Result<(), Failure> {
@@ -52,7 +95,7 @@ fn look(scene: &Scene<'_>) -> Result<(), Failure> {
 
 /// Every expression of dashboard and alerts. Those of the dashboard must show something.
 fn expressions(scene: &Scene<'_>) -> Result<Vec<(bool, String)>, Failure> {
-    let selector = format!("namespace=\"{}\",pod=~\"db-[0-9]+\"", scene.namespace);
+    let selector = selector(scene);
     let mut all = Vec::new();
     for chart in ["quorate", "quorate-operator"] {
         let rules = read(&root().join("charts").join(chart).join("files/rules.yaml"))?;
@@ -85,7 +128,7 @@ fn values(expression: &str) -> Result<Vec<String>, Failure> {
 
 fn start(scene: &Scene<'_>) -> Result<(), Failure> {
     let config = place::path("prometheus.yaml");
-    fs::write(&config, configuration(scene)).map_err(Failure::file(&config))?;
+    fs::write(&config, configuration(scene)?).map_err(Failure::file(&config))?;
     let arguments = [
         format!("--config.file={}", config.display()),
         format!("--storage.tsdb.path={}", place::text("prometheus")),
@@ -97,24 +140,29 @@ fn start(scene: &Scene<'_>) -> Result<(), Failure> {
     })
 }
 
-/// Pods with a port named `metrics`, labelled as a PodMonitor would.
-fn configuration(scene: &Scene<'_>) -> String {
-    format!(
-        "global: {{scrape_interval: 2s}}
-scrape_configs:
-  - job_name: pods
-    kubernetes_sd_configs:
-      - role: pod
-        kubeconfig_file: {}
-        namespaces: {{names: [{}, {SYSTEM}]}}
-    relabel_configs:
-      - {{source_labels: [__meta_kubernetes_pod_container_port_name], regex: metrics, action: keep}}
-      - {{source_labels: [__meta_kubernetes_namespace], target_label: namespace}}
-      - {{source_labels: [__meta_kubernetes_pod_name], target_label: pod}}
-",
-        place::text("admin.kubeconfig"),
-        scene.namespace
-    )
+/// Every pod, labelled as a PodMonitor would. Listed one by one: a distribution's Prometheus may be built without the discovery
+/// of Kubernetes.
+fn configuration(scene: &Scene<'_>) -> Result<String, Failure> {
+    let mut targets = Vec::new();
+    for (namespace, selector, port) in [
+        (scene.namespace.as_str(), "app.kubernetes.io/name=quorate", 2381),
+        (SYSTEM, "app.kubernetes.io/name=quorate-operator", 8080),
+    ] {
+        let pods = scene.kubectl.get(&["pods", "--namespace", namespace, "--selector", selector])?;
+        for pod in pods["items"].as_array().cloned().unwrap_or_default() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (name, address) = (text(&pod["metadata"]["name"]), text(&pod["status"]["podIP"]));
+            targets.push(json!({
+                "targets": [format!("{address}:{port}")], "labels": { "namespace": namespace, "pod": name },
+            }));
+        }
+    }
+    // JSON is YAML.
+    let config = json!({
+        "global": { "scrape_interval": "2s" },
+        "scrape_configs": [{ "job_name": "pods", "static_configs": targets }],
+    });
+    Ok(config.to_string())
 }
 
 fn read(path: &PathBuf) -> Result<String, Failure> {
