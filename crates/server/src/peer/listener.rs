@@ -37,11 +37,17 @@ pub(crate) async fn serve(
     stop: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let (checked, incoming) = mpsc::channel(MAX_PENDING);
-    let acceptor = tokio::spawn(accept(listener, checked, Arc::clone(&metrics)));
-    let service = PeerServer::new(PeerService::new(host, metrics, stop.clone()))
+    // In this task and no other: when it ends, or is ended, the port is free at once.
+    let accepting = async {
+        tokio::select! {
+            () = accept(listener, checked, Arc::clone(&metrics)) => {}
+            () = stopped(stop.clone()) => {}
+        }
+    };
+    let service = PeerServer::new(PeerService::new(host, Arc::clone(&metrics), stop.clone()))
         .max_decoding_message_size(MAX_FRAME_BYTES)
         .max_encoding_message_size(MAX_FRAME_BYTES);
-    let served = Server::builder()
+    let serving = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -49,10 +55,8 @@ pub(crate) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .add_service(service)
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopped(stop))
-        .await;
-    acceptor.abort();
-    served
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopped(stop.clone()));
+    tokio::join!(serving, accepting).0
 }
 
 /// Resolves when `stop` becomes true or nobody is left to say so.
