@@ -329,7 +329,12 @@ impl<T: Tier> World<T> {
         it.timer = None;
         self.context.oracle.died(it.node);
         let timeout = self.context.plan.timeout_us();
-        let longest = if self.context.faulty && self.random.chance(200_000) { timeout * 20 } else { timeout };
+        // Some stay away for long; some are back before anybody has missed them, and must not have forgotten a promise.
+        let longest = match self.random.below(10) {
+            0..=1 if self.context.faulty => timeout * 20,
+            2..=4 => timeout / 50 + 100,
+            _ => timeout,
+        };
         let at = Instant(self.context.now().0 + self.random.between(100, longest));
         self.context.queue.at(at, Event::Start { host });
     }
