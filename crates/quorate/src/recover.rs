@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use quorate_server::{Entry, Member, Payload};
-use quorate_store::offline::{Inspection, NewCluster, UncommittedTail, inspect, recover};
+use quorate_store::offline::{
+    Inspection, NewCluster, Recovered, UncommittedTail, inspect, recover, unfinished_recovery,
+};
 
 use crate::dump_applied::{failed, open_stopped};
 use crate::failure::Failure;
@@ -44,7 +46,15 @@ pub(crate) struct RecoverArgs {
 /// [`Failure`].
 pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failure> {
     let disk = Arc::new(open_stopped(&args.data_dir)?);
-    let inspection = inspect(disk.clone()).map_err(|error| failed(&args.data_dir, &error))?;
+    let refused = |error| failed(&args.data_dir, &error);
+    let tail = if args.discard_uncommitted { UncommittedTail::Discard } else { UncommittedTail::Apply };
+    if let Some(cluster_id) = unfinished_recovery(disk.clone()).map_err(refused)? {
+        say("A recovery of this directory was interrupted: it is finished as it was begun.");
+        let new = NewCluster { cluster_id, member: Member::default(), revision_bump: args.revision_bump };
+        tell(&recover(disk, new, tail).map_err(refused)?);
+        return Ok(());
+    }
+    let inspection = inspect(disk.clone()).map_err(refused)?;
     let Some(identity) = inspection.identity else {
         return Err(Failure::new(format_args!("{} never was part of a cluster", args.data_dir.display()))
             .advise("start it with `quorate server` and make a cluster with `quorate ctl init`"));
@@ -56,15 +66,14 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failure> {
     if let Some(address) = &args.advertise_peer {
         member.peer_address.clone_from(address);
     }
-    let cluster_id = random_id()?;
-    let new = NewCluster { cluster_id, member, revision_bump: args.revision_bump };
-    let tail = if args.discard_uncommitted { UncommittedTail::Discard } else { UncommittedTail::Apply };
-    let recovered = recover(disk, new, tail).map_err(|error| failed(&args.data_dir, &error))?;
-    say(format_args!("cluster {cluster_id:032x}, revision {}", recovered.revision));
-    say(format_args!(
-        "Start the node as before; then grow the cluster with `quorate ctl set-voters`, after resetting the others."
-    ));
+    let new = NewCluster { cluster_id: random_id()?, member, revision_bump: args.revision_bump };
+    tell(&recover(disk, new, tail).map_err(refused)?);
     Ok(())
+}
+
+fn tell(recovered: &Recovered) {
+    say(format_args!("cluster {:032x}, revision {}", recovered.identity.cluster_id, recovered.revision));
+    say("Start the node as before, the others on empty data directories; then `quorate ctl set-voters` lets those in.");
 }
 
 fn show(inspection: &Inspection, args: &RecoverArgs) {

@@ -169,9 +169,28 @@ pub struct Recovered {
     pub revision: Revision,
 }
 
+/// The cluster that a [`recover`] which was interrupted was making: its state has the new id, its log the old one. Only
+/// another [`recover`] with this id makes the data whole again. Changes nothing.
+///
+/// # Errors
+/// If there is no data, or a file cannot be opened.
+pub fn unfinished_recovery(disk: Arc<dyn Disk>) -> Result<Option<u128>, OfflineError> {
+    require_data(&*disk)?;
+    if !disk.exists(STATE_FILE)? {
+        return Ok(None);
+    }
+    let disk: Arc<dyn Disk> = Arc::new(OverlayDisk::new(disk));
+    let options = StoreOptions::default();
+    let (_, log) = LogStore::open(disk.clone(), Incarnation(0), options.log)?;
+    let state = StateStore::open(disk, options.state)?.cluster_id();
+    let old = log.identity.map(|identity| identity.cluster_id);
+    Ok(state.filter(|cluster_id| old.is_some_and(|old| old != *cluster_id)))
+}
+
 /// After permanent loss of the quorum: makes the node the only voter of a new cluster that holds its data.
 ///
-/// If it is interrupted, the same call finishes it.
+/// If it is interrupted, the same call finishes it: with the same cluster id, which [`unfinished_recovery`] tells. The other
+/// parts of `new` are then those of the first call.
 ///
 /// # Errors
 /// Any [`OfflineError`].

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quorate_kv::{KeySpace, Revision};
 use quorate_raft::{HardState, Incarnation, LogIndex, Member, NodeId};
 use quorate_store::offline::{
-    NewCluster, OfflineError, Recovered, UncommittedTail, dump_applied, inspect, recover, restore,
+    NewCluster, OfflineError, Recovered, UncommittedTail, dump_applied, inspect, recover, restore, unfinished_recovery,
 };
 use quorate_store::testing::FaultyDisk;
 use quorate_store::{Disk, LOG_FILE, LogWrite, OpenedStores, STATE_FILE};
@@ -129,7 +129,7 @@ fn recovery_applies_or_discards_the_uncommitted_tail() {
 
 #[test]
 fn an_interrupted_recovery_is_finished_by_the_same_call() {
-    let mut finished_by_second = 0;
+    let (mut finished_by_second, mut told_unfinished) = (0, 0);
     for cut_after in 1.. {
         let disk = stopped();
         disk.cut_power_after(cut_after);
@@ -139,6 +139,11 @@ fn an_interrupted_recovery_is_finished_by_the_same_call() {
         disk.crash(&mut dice);
         let mut reference = Reference::new(8);
         reference.advance(60);
+        let unfinished = unfinished_recovery(shared(&disk)).expect("both files are sound");
+        assert!([None, Some(NEW_CLUSTER)].contains(&unfinished), "cut after {cut_after}: {unfinished:?}");
+        // What a node would refuse is what a recovery knows to finish, and nothing else.
+        assert_eq!(inspect(shared(&disk)).is_err(), unfinished.is_some(), "cut after {cut_after}");
+        told_unfinished += u32::from(unfinished.is_some());
         let recovered = match (first, recover(shared(&disk), new_cluster(), UncommittedTail::Apply)) {
             (_, Ok(second)) => {
                 finished_by_second += 1;
@@ -155,6 +160,7 @@ fn an_interrupted_recovery_is_finished_by_the_same_call() {
         }
     }
     assert!(finished_by_second > 5, "{finished_by_second}");
+    assert!(told_unfinished > 0, "no cut fell between the two files");
 }
 
 #[test]
