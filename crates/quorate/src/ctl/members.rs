@@ -8,6 +8,7 @@ use quorate_proto::quorate::v1::{
     StatusResponse, Target, TransferLeaderRequest, target,
 };
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::Context;
 use super::address::{Place, parse_voters};
@@ -37,9 +38,13 @@ pub(super) struct TransferLeaderArgs {
 pub(super) async fn run(context: &Context) -> Result<(), Failure> {
     let status = look(context).await?;
     let configuration = status.configuration.clone().unwrap_or_default();
-    if configuration.members.is_empty() {
+    if configuration.members.is_empty() && status.cluster_id.is_empty() {
         return Err(Failure::new(format_args!("{} is not part of a cluster", context.endpoint))
             .advise("make one with `quorate ctl init --voters …`, or name the node in `set-voters`"));
+    }
+    if configuration.members.is_empty() {
+        return Err(Failure::new(format_args!("{} knows of no committed configuration yet", context.endpoint))
+            .advise("again in a moment; a majority of the voters must run"));
     }
     context.output.print(&json_members(&status, &configuration), || members_text(&status, &configuration));
     Ok(())
@@ -58,8 +63,12 @@ pub(super) async fn set_voters(context: &Context, args: &SetVotersArgs) -> Resul
     let mut progress = admin.set_voters(request).await.map_err(failed)?.into_inner();
     let mut shown = ProgressLine::default();
     while let Some(step) = progress.message().await.map_err(|status| {
-        Failure::answered(&context.endpoint, &status)
-            .advise("the change goes on without this command; the same command follows it to its end")
+        let failure = Failure::answered(&context.endpoint, &status);
+        match status.code() {
+            // Refused: there is no change.
+            Code::InvalidArgument | Code::FailedPrecondition | Code::Unauthenticated | Code::Aborted => failure,
+            _ => failure.advise("the change may go on without this command; the same command follows it to its end"),
+        }
     })? {
         if step.phase() == SetVotersPhase::Done {
             shown.end();
