@@ -174,14 +174,17 @@ async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result
         }
         (None, _) => context.waits.extend(&names),
     };
-    Ok(Action::requeue(next_look(&decided, waits)))
+    // Without an address nothing changes but what a watch reports.
+    let reachable = sighting.kubernetes.pods.values().any(|pod| pod.address.is_some());
+    Ok(Action::requeue(next_look(&decided, waits, reachable)))
 }
 
-/// `waits` looks in a row found something awaited, this one included.
-fn next_look(decided: &Plan, waits: u32) -> Duration {
+/// `waits` looks in a row found something awaited, this one included; `reachable` if any node could answer.
+fn next_look(decided: &Plan, waits: u32, reachable: bool) -> Duration {
     match (&decided.step, waits) {
         (Some(_), _) => AFTER_STEP,
         (None, 0) => AT_REST,
+        (None, _) if !reachable => AT_REST,
         (None, waits) => (WHILE_WAITING * waits.div_ceil(PATIENT_LOOKS)).min(AT_REST),
     }
 }
@@ -253,10 +256,11 @@ mod tests {
     #[test]
     fn what_is_awaited_long_is_looked_at_less_often() {
         let waiting = Plan { step: None, finding: Finding::WaitingForPods };
-        assert_eq!(next_look(&waiting, 1), WHILE_WAITING);
-        assert_eq!(next_look(&waiting, PATIENT_LOOKS), WHILE_WAITING);
-        assert!(next_look(&waiting, PATIENT_LOOKS + 1) > WHILE_WAITING);
-        assert_eq!(next_look(&waiting, u32::MAX), AT_REST);
+        assert_eq!(next_look(&waiting, 1, true), WHILE_WAITING);
+        assert_eq!(next_look(&waiting, PATIENT_LOOKS, true), WHILE_WAITING);
+        assert!(next_look(&waiting, PATIENT_LOOKS + 1, true) > WHILE_WAITING);
+        assert_eq!(next_look(&waiting, u32::MAX, true), AT_REST);
+        assert_eq!(next_look(&waiting, 1, false), AT_REST);
     }
 
     #[test]

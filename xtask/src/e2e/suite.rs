@@ -162,8 +162,13 @@ impl Scene<'_> {
     }
 
     /// Waits until `fact` holds.
-    pub(super) fn await_fact(
+    pub(super) fn await_fact(&self, what: &str, fact: impl FnMut() -> Result<bool, Failure>) -> Result<(), Failure> {
+        self.await_fact_within(PATIENCE, what, fact)
+    }
+
+    pub(super) fn await_fact_within(
         &self,
+        patience: Duration,
         what: &str,
         mut fact: impl FnMut() -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
@@ -174,9 +179,9 @@ impl Scene<'_> {
             if matches!(seen, Ok(true)) {
                 return Ok(());
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > patience {
                 let saw = seen.err().map(|failure| format!("; last: {failure}")).unwrap_or_default();
-                return Err(Failure::Broken(format!("after {} s still not: {what}{saw}", PATIENCE.as_secs())));
+                return Err(Failure::Broken(format!("after {} s still not: {what}{saw}", patience.as_secs())));
             }
             sleep(POLL);
         }

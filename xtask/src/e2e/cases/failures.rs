@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::e2e::suite::{Scene, ensure};
+use crate::e2e::place::NODE;
+use crate::e2e::suite::{Scene, condition, ensure};
 use crate::e2e::writer::{Writer, get, put};
 use crate::failure::Failure;
 use crate::process;
@@ -59,10 +60,51 @@ pub(super) fn all_pods_deleted_at_once_come_back(scene: &Scene<'_>) -> Result<()
     ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
 }
 
+pub(super) fn a_member_on_a_lost_node_is_replaced(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    put(scene.service()?, "kept", "yes")?;
+    let old = member(scene, "db-2")?["id"].clone();
+    // A node that nothing runs on: to everybody else it is one that stopped answering.
+    make_node("lost", scene)?;
+    scene.kubectl.output(&["cordon", NODE])?;
+    let moved = scene.run(&["delete", "pod", "db-2", "--wait=true"]).and_then(|_| {
+        scene.await_fact("db-2 is on the lost node", || Ok(scene.get(&["pod", "db-2"])?["spec"]["nodeName"] == "lost"))
+    });
+    scene.kubectl.output(&["uncordon", NODE])?;
+    moved?;
+    scene.await_fact("the status says that a member is down", || {
+        let status = scene.status()?;
+        Ok(condition(&status, "Degraded") == "True" && condition(&status, "Available") == "True")
+    })?;
+    ensure(member(scene, "db-2")?["id"] == old, || "it was replaced before a human spoke".to_owned())?;
+    let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+    scene.kubectl.output(&["taint", "node", "lost", taint])?;
+    scene.await_fact("db-2 is another member", || {
+        let id = member(scene, "db-2")?["id"].clone();
+        Ok(id != old && id != Value::Null)
+    })?;
+    scene.kubectl.output(&["delete", "node", "lost"])?;
+    scene.await_ready(3)?;
+    ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
+}
+
+/// A Node object without a kubelet, ready for as long as nobody expects a heartbeat.
+fn make_node(name: &str, scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.kubectl.apply(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } }).to_string())?;
+    let resources = json!({ "cpu": "4", "memory": "8Gi", "pods": "20" });
+    let ready = json!({ "type": "Ready", "status": "True", "reason": "Made", "message": "by a test" });
+    let status = json!({ "status": { "capacity": resources, "allocatable": resources, "conditions": [ready] } });
+    let patch = ["patch", "node", name, "--subresource=status", "--type=merge", "--patch", &status.to_string()];
+    scene.kubectl.output(&patch)?;
+    scene.await_fact("the node takes pods", || {
+        Ok(scene.kubectl.get(&["node", name])?["spec"]["taints"].as_array().is_none_or(Vec::is_empty))
+    })
+}
+
 pub(super) fn a_drain_takes_one_pod_at_a_time(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
     let evict = |pod: &str| {
-        let eviction = serde_json::json!({
+        let eviction = json!({
             "apiVersion": "policy/v1", "kind": "Eviction",
             "metadata": { "name": pod, "namespace": scene.namespace },
         });
@@ -80,7 +122,7 @@ pub(super) fn a_quorum_that_is_away_is_left_alone(scene: &Scene<'_>) -> Result<(
     put(scene.service()?, "kept", "yes")?;
     let before = scene.member_ids()?;
     // Pods that cannot be scheduled: their volumes wait for them.
-    scene.patch(&serde_json::json!({ "updateStrategy": "Supervised", "nodeSelector": { "nowhere": "true" } }))?;
+    scene.patch(&json!({ "updateStrategy": "Supervised", "nodeSelector": { "nowhere": "true" } }))?;
     scene.await_fact("the template is applied", || {
         let set = scene.get(&["statefulset", "db"])?;
         Ok(set["spec"]["template"]["spec"]["nodeSelector"]["nowhere"] == "true")
@@ -91,7 +133,7 @@ pub(super) fn a_quorum_that_is_away_is_left_alone(scene: &Scene<'_>) -> Result<(
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
         Ok(conditions.iter().any(|c| c["type"] == "Available" && c["reason"] == "QuorumLost"))
     })?;
-    scene.patch(&serde_json::json!({ "nodeSelector": null, "updateStrategy": "Unsupervised" }))?;
+    scene.patch(&json!({ "nodeSelector": null, "updateStrategy": "Unsupervised" }))?;
     scene.await_ready(3)?;
     ensure(scene.member_ids()? == before, || "the members are not the same".to_owned())?;
     ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())

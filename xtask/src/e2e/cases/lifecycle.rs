@@ -37,6 +37,24 @@ pub(super) fn a_cluster_of_the_same_name_takes_up_its_data(scene: &Scene<'_>) ->
     ensure(get(scene.service()?, "kept")? == "yes", || "the data is not the old one".to_owned())
 }
 
+pub(super) fn too_few_volumes_of_a_cluster_are_not_wiped(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    put(scene.service()?, "kept", "yes")?;
+    scene.kubectl.helm(&["uninstall", "db", "--namespace", &scene.namespace, "--wait"])?;
+    scene.await_fact("the pods are gone", || Ok(scene.pods()?.is_empty()))?;
+    let kept = scene.get(&["persistentvolumeclaim", "data-db-0"])?["metadata"]["uid"].clone();
+    scene.run(&["delete", "persistentvolumeclaim", "data-db-1", "data-db-2", "--wait=true"])?;
+    scene.install_without_waiting(&[])?;
+    scene.await_fact("the status says why it stops", || {
+        let status = scene.status()?;
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|c| c["type"] == "Stalled" && c["reason"] == "ClusterIDMismatch"))
+    })?;
+    ensure(scene.status()?["clusterID"].is_null(), || "a cluster was made".to_owned())?;
+    let now = scene.get(&["persistentvolumeclaim", "data-db-0"])?["metadata"]["uid"].clone();
+    ensure(now == kept, || "the volume was replaced".to_owned())
+}
+
 pub(super) fn a_paused_cluster_is_left_alone(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
     scene.patch(&json!({ "paused": true, "replicas": 5 }))?;

@@ -3,7 +3,7 @@
 //! The pods never run, as no node takes them: what is measured is the operator, not the clusters.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,8 @@ use crate::failure::Failure;
 
 const CLUSTERS: usize = 500;
 const WINDOW: Duration = Duration::from_secs(60);
+/// 1,500 pods and 1,500 volume claims, through controllers that all share this machine.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 pub(super) fn five_hundred_clusters_are_looked_after(scene: &Scene<'_>) -> Result<(), Failure> {
     let cluster = |number: usize| {
@@ -23,13 +25,16 @@ pub(super) fn five_hundred_clusters_are_looked_after(scene: &Scene<'_>) -> Resul
     };
     let items: Vec<Value> = (0..CLUSTERS).map(cluster).collect();
     scene.kubectl.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
-    scene.await_fact("every cluster has its pods", || {
+    let start = Instant::now();
+    scene.await_fact_within(PATIENCE, "every cluster has its pods", || {
+        sleep(Duration::from_secs(2));
         let clusters = scene.get(&["quorateclusters"])?;
         let all = clusters["items"].as_array().cloned().unwrap_or_default();
         Ok(all.iter().filter(|cluster| cluster["status"]["replicas"] == 3).count() == CLUSTERS)
     })?;
+    eprintln!("  {CLUSTERS} clusters have their pods after {} s", start.elapsed().as_secs());
     // The pauses between looks grow while nothing happens.
-    sleep(WINDOW * 2);
+    sleep(WINDOW);
     let before = Figures::read(scene)?;
     sleep(WINDOW);
     let after = Figures::read(scene)?;
@@ -43,8 +48,7 @@ pub(super) fn five_hundred_clusters_are_looked_after(scene: &Scene<'_>) -> Resul
     );
     // One write a cluster in ten minutes.
     let allowed = CLUSTERS as f64 * WINDOW.as_secs_f64() / 600.0;
-    ensure(writes <= allowed, || format!("{writes} writes while nothing happened"))?;
-    scene.run(&["delete", "quorateclusters", "--all", "--wait=true", "--timeout=170s"]).map(drop)
+    ensure(writes <= allowed, || format!("{writes} writes while nothing happened"))
 }
 
 struct Figures {
