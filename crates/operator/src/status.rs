@@ -122,23 +122,12 @@ fn conditions(
     let available = available(view, finding);
     let progressing = progressing(finding);
     let degraded = degraded(cluster, view);
+    let decisive = [&progressing, &degraded].into_iter().find(|verdict| verdict.holds).unwrap_or(&available);
     let ready = Verdict {
         kind: "Ready",
         holds: available.holds && !progressing.holds && !degraded.holds,
-        reason: if progressing.holds {
-            progressing.reason
-        } else if degraded.holds {
-            degraded.reason
-        } else {
-            available.reason
-        },
-        message: if progressing.holds {
-            progressing.message.clone()
-        } else if degraded.holds {
-            degraded.message.clone()
-        } else {
-            available.message.clone()
-        },
+        reason: decisive.reason,
+        message: decisive.message.clone(),
     };
     let reconciling = progressing.holds.then(|| Verdict {
         kind: "Reconciling",
