@@ -27,6 +27,11 @@ pub enum Input {
         /// The node.
         id: NodeId,
     },
+    /// A majority of the voters known here refused this node's streams because it left the cluster.
+    Refused {
+        /// What they say, for people.
+        reason: String,
+    },
     /// A client asks for something; exactly one [`Effect::Answer`](crate::Effect::Answer) follows unless it is cancelled.
     Client {
         /// The caller's handle, unique among unanswered requests.

@@ -177,6 +177,7 @@ impl Node {
             }
             Input::Peer { from, message } => self.peer(from, message),
             Input::PeerLost { id } => self.peer_lost(id),
+            Input::Refused { reason } => self.bar(NodeState::Removed, reason),
             Input::Client { request, op } => self.client(request, op),
             Input::Cancel { request } => self.cancel(request),
             Input::LogWritten { seq } => {
@@ -336,13 +337,13 @@ impl Node {
         }
         // The only voter needs nobody's promise.
         let alone = self.raft.lease_valid(Time::NEVER);
-        let until = if alone { Time::NEVER } else { self.raft.status().lease_until? };
+        let until = if alone { Time::NEVER } else { self.raft.lease_until()? };
         Some(Lease { term: self.term, until })
     }
 
     /// Committed up to here, as far as this node knows.
     pub fn commit(&self) -> LogIndex {
-        self.raft.status().commit
+        self.raft.commit()
     }
 
     /// Whether a read may be served at `now` without asking anybody.

@@ -29,8 +29,8 @@ impl Raft {
         self.freshness.at().map(|at| now.since(at))
     }
 
-    /// End of the lease; None without one.
-    pub(crate) fn lease_until(&self) -> Option<Time> {
+    /// End of the lease; None without one. A node that is the only voter needs none: see [`Raft::lease_valid`].
+    pub fn lease_until(&self) -> Option<Time> {
         let leader = self.role.leader()?;
         let (_, sent_at) = leader.rounds.confirmed?;
         let holds = self.own_term_committed() && !leader.gave_up_lease;

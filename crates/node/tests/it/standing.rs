@@ -1,6 +1,7 @@
 //! Fences, stops, and the length of the log.
 
 use quorate_node::{Answer, ClientOp, Consistency, Input, NodeError, NodeState};
+use quorate_raft::RoleKind;
 use quorate_wire::peer::PeerMessage;
 
 use crate::cluster::{Cluster, ELECTION, node_id, put};
@@ -34,6 +35,22 @@ fn a_divergent_leader_fences_itself_and_hands_over() {
     let request = cluster.write(2, put("after", "v"));
     cluster.advance(ELECTION);
     assert!(matches!(cluster.answer(request), Answer::Written(_)));
+}
+
+#[test]
+fn a_node_that_is_refused_for_having_left_serves_nothing_and_campaigns_no_more() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect();
+    cluster.write(1, put("k", "v"));
+    cluster.advance(ELECTION);
+    cluster.isolate(3, true);
+    cluster.input(node_id(3), Input::Refused { reason: "node 3 has left".to_string() });
+    assert_eq!(cluster.peer(3).states, [NodeState::Removed]);
+    let read = cluster.read(3, Consistency::Stale);
+    assert_eq!(*cluster.answer(read), Answer::Refused(NodeError::NodeRemoved));
+    let term = cluster.status(3).raft.term;
+    cluster.advance(ELECTION * 5);
+    assert_eq!((cluster.status(3).raft.role, cluster.status(3).raft.term), (RoleKind::Follower, term));
 }
 
 #[test]
