@@ -7,7 +7,7 @@ use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::{MemberListRequest, RangeRequest};
 use quorate_tests::cluster::{Cluster, wait_for};
 use quorate_tests::history::{Event, History};
-use quorate_tests::load::{Load, LoadConfig};
+use quorate_tests::load::{Load, LoadConfig, read};
 
 /// Writers on the nodes that stay; they never try twice, so an error is a refused write.
 fn start_writers(cluster: &Cluster, staying: &[usize]) -> Load {
@@ -74,15 +74,36 @@ async fn three_to_five_to_three_refuses_no_write() {
     assert_all_readable(&cluster, 0, &report.history).await;
 }
 
+/// The store's revision as the node at `position` reads it.
+async fn revision(cluster: &Cluster, position: usize) -> i64 {
+    let mut client = KvClient::new(cluster.channel(position));
+    match read(&mut client, "key-0").await.expect("a read") {
+        Event::Read { revision, .. } => revision,
+        other => unreachable!("a read gave {other:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_leaves_hands_over_without_a_refused_write() {
+async fn a_leader_that_leaves_hands_over_and_its_own_clients_are_served_on() {
     let cluster = Cluster::start(5, &[]).await;
     let leader = cluster.leader().await;
     let leaving = [leader, (leader + 1) % 5];
     let staying: Vec<usize> = (0..5).filter(|p| !leaving.contains(p)).collect();
-    let load = start_writers(&cluster, &staying);
+    let load = Load::start(&LoadConfig {
+        endpoints: cluster.endpoints(),
+        clients: 10,
+        keys: 200,
+        read_every: 3,
+        pace: Duration::from_millis(15),
+        move_on_failure: false,
+    });
     set_voters(&cluster, staying[0], &staying);
     assert_eq!(member_count(&cluster, staying[1]).await, 3);
+    let goal = revision(&cluster, staying[0]).await + 300;
+    wait_for("clients of all five nodes to write on", || async {
+        (revision(&cluster, staying[0]).await >= goal).then_some(())
+    })
+    .await;
     let report = load.finish().await;
     println!("{} acknowledged, largest gap {:?}", report.history.acknowledged(), report.history.largest_gap());
     assert_eq!(report.errors, Vec::<String>::new(), "{}", cluster.logs());
@@ -129,7 +150,7 @@ async fn a_dead_member_is_replaced_while_it_is_down() {
     assert_eq!(member_count(&cluster, leader).await, 3);
     let leader = cluster.leader().await;
     wait_for("the new member to serve a linearizable read", || async {
-        quorate_tests::load::read(&mut KvClient::new(cluster.channel(new)), "any").await.ok()
+        read(&mut KvClient::new(cluster.channel(new)), "any").await.ok()
     })
     .await;
     assert_ne!(leader, dead);

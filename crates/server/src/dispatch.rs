@@ -15,6 +15,7 @@ use tonic::codegen::{BoxFuture, Service, http};
 use tonic::{Code, Status};
 
 use crate::metrics::{MethodCounters, MethodKind, Metrics};
+use crate::relay::{Relay, pass_on};
 
 type Response = http::Response<tonic::body::Body>;
 
@@ -25,12 +26,20 @@ pub(crate) struct Dispatch<Kv> {
     grpc: axum::Router,
     http: axum::Router,
     metrics: Arc<Metrics>,
+    relay: Arc<Relay>,
 }
 
 impl<Kv> Dispatch<Kv> {
-    /// `kv` gets the calls of `etcdserverpb.KV`, `grpc` every other gRPC call, `http` the rest.
-    pub(crate) fn new(kv: Kv, grpc: axum::Router, http: axum::Router, metrics: Arc<Metrics>) -> Self {
-        Dispatch { kv, grpc, http, metrics }
+    /// `kv` gets the calls of `etcdserverpb.KV`, `grpc` every other gRPC call, `http` the rest. While `relay` is open, calls
+    /// about keys go to a member.
+    pub(crate) fn new(
+        kv: Kv,
+        grpc: axum::Router,
+        http: axum::Router,
+        metrics: Arc<Metrics>,
+        relay: Arc<Relay>,
+    ) -> Self {
+        Dispatch { kv, grpc, http, metrics, relay }
     }
 }
 
@@ -53,18 +62,34 @@ where
     }
 
     fn call(&mut self, request: http::Request<Incoming>) -> CountedCall {
-        if !is_grpc(&request) {
-            return CountedCall { counters: None, call: route(&mut self.http, request) };
-        }
         let path = request.uri().path();
+        let members = if is_about_keys(path) { self.relay.takes(&request) } else { None };
+        if !is_grpc(&request) {
+            let call = match members {
+                Some(members) => pass_on(members, request),
+                None => route(&mut self.http, request),
+            };
+            return CountedCall { counters: None, call };
+        }
         let counters = self.metrics.grpc.method(path).cloned();
         if let Some(counters) = &counters {
             counters.started.inc();
         }
-        let call =
-            if path.starts_with("/etcdserverpb.KV/") { self.kv.call(request) } else { route(&mut self.grpc, request) };
+        let call = match members {
+            Some(members) => pass_on(members, request),
+            None if path.starts_with(KV_PATH) => self.kv.call(request),
+            None => route(&mut self.grpc, request),
+        };
         CountedCall { counters, call }
     }
+}
+
+/// Methods of `KV`.
+const KV_PATH: &str = "/etcdserverpb.KV/";
+
+/// What a node that left still gets answered: the store's content. What it says of itself, it says itself.
+fn is_about_keys(path: &str) -> bool {
+    path.starts_with(KV_PATH) || path.starts_with("/v1/kv/")
 }
 
 fn is_grpc(request: &http::Request<Incoming>) -> bool {

@@ -16,6 +16,7 @@ pub mod metrics;
 mod node_state;
 mod peer;
 mod read_choice;
+mod relay;
 pub mod runtime;
 pub mod server;
 

@@ -18,6 +18,7 @@ use crate::auto_compaction::{self, AutoCompaction};
 use crate::client_api::ClientApi;
 use crate::dispatch::Dispatch;
 use crate::listen::{PortLimits, PortOrder, serve};
+use crate::relay::{RELAY_TIME, Relay};
 use crate::runtime::{Replica, ReplicaConfig, StartError, StatusChange};
 use crate::{grpc, http};
 
@@ -72,8 +73,9 @@ impl Server {
         let mut ports = JoinSet::new();
 
         let (other_services, health) = grpc::other_services(&api).await;
-        let client_port =
-            Dispatch::new(grpc::kv_service(&api), other_services, http::client_router(&api), Arc::clone(&metrics));
+        let relay = Arc::new(Relay::default());
+        let (kv, http) = (grpc::kv_service(&api), http::client_router(&api));
+        let client_port = Dispatch::new(kv, other_services, http, Arc::clone(&metrics), Arc::clone(&relay));
         let limits = config.limits;
         ports.spawn(serve(client_listener, client_port, limits.clone(), Arc::clone(&metrics), receiver.clone()));
         if let Some(listener) = metrics_listener {
@@ -83,7 +85,7 @@ impl Server {
         if let Some(auto) = config.auto_compaction {
             helpers.spawn(auto_compaction::run(replica.clone(), auto));
         }
-        helpers.spawn(send_clients_away_when_removed(replica.watch_status(), Arc::clone(&orders)));
+        helpers.spawn(take_leave_when_removed(replica.clone(), Arc::clone(&orders), relay));
         Ok(Server { replica, client_address, metrics_address, orders, ports, helpers, health })
     }
 
@@ -113,20 +115,45 @@ impl Server {
 }
 
 /// A node that left the cluster tells its clients so by closing their connections, after the requests in flight: they
-/// find a member by themselves, and until then what they send here is passed on.
-async fn send_clients_away_when_removed(
-    mut changes: watch::Receiver<StatusChange>,
-    orders: Arc<watch::Sender<PortOrder>>,
-) {
+/// find a member by themselves, and what they still send here is passed on for a while.
+async fn take_leave_when_removed(replica: Replica, orders: Arc<watch::Sender<PortOrder>>, relay: Arc<Relay>) {
+    let mut changes = replica.watch_status();
     let mut times = 0;
-    while changes.wait_for(|change| change.state == NodeState::Removed).await.is_ok() {
+    // From the moment its removal is in force, before it is final: requests that come in between would be cut off.
+    while changes.wait_for(has_left).await.is_ok() {
         times += 1;
+        relay.open(&client_addresses_of_members(&replica));
         orders.send_replace(PortOrder::Reconnect(times));
         // A reset may make a member of it again.
-        if changes.wait_for(|change| change.state != NodeState::Removed).await.is_err() {
+        let back = tokio::time::timeout(RELAY_TIME, is_removed_no_more(&mut changes)).await;
+        relay.shut();
+        let goes_on = match back {
+            Ok(goes_on) => goes_on,
+            Err(_) => is_removed_no_more(&mut changes).await,
+        };
+        if !goes_on {
             return;
         }
     }
+}
+
+fn has_left(change: &StatusChange) -> bool {
+    // A node that joins reads older configurations on its way, which do not list it yet.
+    (change.state == NodeState::Member && change.leaving) || change.state == NodeState::Removed
+}
+
+/// Waits for another state; false if the replica ended.
+async fn is_removed_no_more(changes: &mut watch::Receiver<StatusChange>) -> bool {
+    changes.wait_for(|change| !has_left(change)).await.is_ok()
+}
+
+/// Where the other members of the last known configuration can be reached.
+fn client_addresses_of_members(replica: &Replica) -> Vec<String> {
+    let status = replica.status();
+    let Some(raft) = status.raft else { return Vec::new() };
+    let own = status.identity.map(|identity| identity.node_id);
+    let others = raft.effective.1.members.iter().filter(|(id, _)| Some(**id) != own);
+    others.flat_map(|(_, member)| member.client_addresses.clone()).collect()
 }
 
 fn into_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {

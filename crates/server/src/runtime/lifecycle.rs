@@ -73,6 +73,7 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
             config_index: LogIndex(0),
             changing: false,
             no_space: false,
+            leaving: false,
         }),
         stop: watch::Sender::new(false),
         failed: watch::Sender::new(None),
@@ -359,6 +360,7 @@ pub(super) async fn reset(core: &Arc<Core>, cluster_id: u128, node_id: NodeId) -
             config_index: LogIndex(0),
             changing: false,
             no_space: false,
+            leaving: false,
         };
     });
     open(core).await.map_err(|error| ResetError::Storage(error.to_string()))?;

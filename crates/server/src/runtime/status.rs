@@ -137,4 +137,6 @@ pub struct StatusChange {
     pub changing: bool,
     /// Writes are refused for lack of space.
     pub no_space: bool,
+    /// The configuration in force, committed or not, no longer lists this node.
+    pub leaving: bool,
 }
