@@ -183,6 +183,7 @@ impl Core {
             config_index: raft.committed_membership_index,
             changing: membership.is_joint() || membership.target.is_some(),
             no_space: engine.no_space.load(Ordering::Relaxed) || engine.published.log_full(),
+            leaving: !raft.membership.members.is_empty() && !raft.membership.is_member(engine.identity.node_id),
         };
         self.change.send_if_modified(|change| {
             let modified = *change != new;
@@ -294,7 +295,7 @@ impl Host for Core {
         refusals.insert(peer);
         let agreed = refusals.iter().filter(|id| voters.contains(id)).count();
         if agreed >= quorate_raft::quorum_size(voters.len()) && self.lifecycle().state() != NodeState::Removed {
-            engine.bar(self, NodeState::Removed, text);
+            engine.tell(Input::Refused { reason: text });
         }
     }
 
