@@ -55,7 +55,7 @@ impl Commit {
                         Payload::Membership(membership) => Some(membership),
                         _ => None,
                     });
-                    history.push(view.now, term, chain, membership);
+                    history.push(view.now, status.term, (term, chain), membership);
                 }
             }
         }
@@ -70,7 +70,8 @@ impl Commit {
 
     /// I-6, when `view` shows a node that has just become leader.
     pub(super) fn check_new_leader(&self, view: &View<'_>, log: &LogModel, history: &History) {
-        let committed = history.committed();
+        // Who wins a term late, when newer ones have leaders already, owes nothing to those.
+        let committed = history.committed_before(view.status.term);
         if log.issued().base.0 > committed {
             return;
         }

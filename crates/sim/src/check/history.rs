@@ -11,6 +11,8 @@ use crate::log_model::Chain;
 #[derive(Debug, Default)]
 pub(super) struct History {
     chains: Vec<(Term, Chain)>,
+    /// Term of the leader that committed each index; an entry may be of an older one.
+    committed_in: Vec<Term>,
     memberships: Vec<(LogIndex, Arc<Membership>)>,
     /// When the commit index rose, and how far.
     rises: Vec<(Instant, LogIndex)>,
@@ -28,6 +30,11 @@ impl History {
         self.chains.get(index.0 as usize - 1).copied()
     }
 
+    /// The last index that a leader of a term before `term` committed.
+    pub(super) fn committed_before(&self, term: Term) -> LogIndex {
+        LogIndex(self.committed_in.partition_point(|committed_in| *committed_in < term) as u64)
+    }
+
     pub(super) fn membership(&self) -> (LogIndex, Option<Arc<Membership>>) {
         match self.memberships.last() {
             Some((index, membership)) => (*index, Some(Arc::clone(membership))),
@@ -41,9 +48,16 @@ impl History {
         rises.checked_sub(1).map_or(LogIndex(0), |last| self.rises[last].1)
     }
 
-    /// The next index was committed.
-    pub(super) fn push(&mut self, now: Instant, term: Term, chain: Chain, membership: Option<&Arc<Membership>>) {
+    /// The next index was committed by a leader of the term `committed_in`.
+    pub(super) fn push(
+        &mut self,
+        now: Instant,
+        committed_in: Term,
+        (term, chain): (Term, Chain),
+        membership: Option<&Arc<Membership>>,
+    ) {
         self.chains.push((term, chain));
+        self.committed_in.push(committed_in);
         let index = self.committed();
         if let Some(membership) = membership {
             self.memberships.push((index, Arc::clone(membership)));
