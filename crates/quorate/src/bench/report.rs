@@ -128,7 +128,7 @@ impl Report {
         )?;
         writeln!(
             out,
-            "{:<8}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
+            "{:<8}{:>10}{:>10}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>14}",
             "", "count", "per s", "mean", "p50", "p90", "p99", "p99.9", "max", "longest gap"
         )?;
         for (name, summary) in [("writes", &self.writes), ("reads", &self.reads)] {
@@ -136,7 +136,7 @@ impl Report {
             let cell = |duration: Duration| format!("{:.2} ms", duration.as_secs_f64() * 1e3);
             writeln!(
                 out,
-                "{name:<8}{:>10}{:>10.0}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
+                "{name:<8}{:>10}{:>10.0}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>14}",
                 summary.count,
                 self.throughput(summary.count),
                 cell(summary.mean),
