@@ -40,6 +40,8 @@ pub(crate) struct Network {
     hosts: usize,
     links: Vec<Link>,
     plan: NetworkPlan,
+    /// Faults end here: an old message that came later would be one more.
+    faults_until: Instant,
     random: Random,
 }
 
@@ -49,8 +51,8 @@ pub(crate) struct Arrivals(pub [Option<Instant>; 3]);
 
 impl Network {
     /// A whole network of `hosts`.
-    pub(crate) fn new(hosts: usize, plan: NetworkPlan, random: Random) -> Network {
-        Network { hosts, links: vec![Link::default(); hosts * hosts], plan, random }
+    pub(crate) fn new(hosts: usize, plan: NetworkPlan, faults_until: Instant, random: Random) -> Network {
+        Network { hosts, links: vec![Link::default(); hosts * hosts], plan, faults_until, random }
     }
 
     fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
@@ -65,8 +67,11 @@ impl Network {
             return arrivals;
         }
         if self.random.chance(self.plan.replay) {
-            coverage.hit(Reached::Replayed);
-            arrivals.0[2] = Some(Instant(now.0 + self.random.between(1_000_000, 20_000_000)));
+            let at = Instant(now.0 + self.random.between(1_000_000, 20_000_000));
+            if at < self.faults_until {
+                coverage.hit(Reached::Replayed);
+                arrivals.0[2] = Some(at);
+            }
         }
         if self.random.chance(self.plan.loss) {
             coverage.hit(Reached::Lost);
@@ -150,7 +155,7 @@ mod tests {
     use super::*;
 
     fn network(plan: NetworkPlan) -> Network {
-        Network::new(2, plan, Random::new(3))
+        Network::new(2, plan, Instant(0), Random::new(3))
     }
 
     fn calm() -> NetworkPlan {

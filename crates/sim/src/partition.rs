@@ -92,7 +92,7 @@ mod tests {
 
     fn network(hosts: usize) -> Network {
         let plan = NetworkPlan { delay_min_us: 1, delay_mean_us: 1, loss: 0, duplication: 0, reordering: 0, replay: 0 };
-        Network::new(hosts, plan, Random::new(1))
+        Network::new(hosts, plan, Instant(0), Random::new(1))
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl<T: Tier> World<T> {
     /// A world at its first moment, ready to run.
     pub(crate) fn new(plan: Plan, verbose: bool) -> World<T> {
         let mut random = Random::new(plan.seed ^ 0x5157_4f52_4c44);
-        let network = Network::new(plan.hosts, plan.network.clone(), random.fork(1));
+        let network = Network::new(plan.hosts, plan.network.clone(), Instant(0) + plan.safety, random.fork(1));
         let context = Context {
             queue: Queue::default(),
             network,
