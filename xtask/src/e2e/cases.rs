@@ -52,6 +52,6 @@ pub(super) const ALL: &[Case] = &[
     more("volumes_grow_without_a_restart", lifecycle::volumes_grow_without_a_restart),
     more("two_operators_at_once_do_no_harm", lifecycle::two_operators_at_once_do_no_harm),
     more("prometheus_sees_what_is_shown", monitoring::prometheus_sees_what_is_shown),
-    more("five_hundred_clusters_are_looked_after", many::five_hundred_clusters_are_looked_after),
     more("a_paused_cluster_is_left_alone", lifecycle::a_paused_cluster_is_left_alone),
+    more("five_hundred_clusters_are_looked_after", many::five_hundred_clusters_are_looked_after),
 ];
