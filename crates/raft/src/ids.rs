@@ -8,6 +8,9 @@ use std::time::Duration;
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        number! { $(#[$doc])* $name($inner) shown as "{}" }
+    };
+    ($(#[$doc:meta])* $name:ident($inner:ty) shown as $format:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub struct $name(pub $inner);
@@ -35,21 +38,22 @@ macro_rules! number {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}", self.0)
+                write!(f, $format, self.0)
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}", self.0)
+                write!(f, $format, self.0)
             }
         }
     };
 }
 
 number! {
-    /// A member of the cluster. Zero is never a node: "nobody" is `Option::None`.
-    NodeId(u64)
+    /// A member of the cluster. Zero is never a node: "nobody" is `Option::None`. Shown in hexadecimal, as etcd's tools show
+    /// member ids.
+    NodeId(u64) shown as "{:x}"
 }
 number! {
     /// A leader's reign; rises with every election. Zero is before the first one.

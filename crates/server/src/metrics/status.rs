@@ -63,7 +63,7 @@ impl Metrics {
         gauges.learners.set(as_i64(membership.learners.len() as u64));
         gauges.failure_tolerance.set(failure_tolerance(raft));
         for (id, follower) in &raft.followers {
-            let id = id.0.to_string();
+            let id = id.to_string();
             let lag = raft.last.0.saturating_sub(follower.matched.0);
             gauges.peer_match_index.with_label_values(&[&id]).set(as_i64(follower.matched.0));
             gauges.peer_lag_entries.with_label_values(&[&id]).set(as_i64(lag));

@@ -225,7 +225,7 @@ async fn keep_open(context: Arc<Context>, peer: Peer, shared: Arc<Shared>) {
         // The same failure again is no news: a peer that is down for a day must not fill the log.
         if text != said && !text.is_empty() {
             tracing::warn!(peer = %peer.id, "peer stream: {text}");
-            context.metrics.network.peer_send_failures_total.with_label_values(&[&peer.id.0.to_string()]).inc();
+            context.metrics.network.peer_send_failures_total.with_label_values(&[&peer.id.to_string()]).inc();
         }
         said = text;
         tokio::select! {
@@ -242,7 +242,7 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
         Ok(channel) => channel,
         Err(text) => return Ended::Unreachable(text),
     };
-    let sent = context.metrics.network.peer_sent_bytes_total.with_label_values(&[&peer.id.0.to_string()]);
+    let sent = context.metrics.network.peer_sent_bytes_total.with_label_values(&[&peer.id.to_string()]);
     let frames = shared.outbox.open(&hello, sent);
     let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
     let greeting = async {
@@ -259,7 +259,7 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
     let Some(greeting) = greeting.and_then(|frame| frame.hello) else {
         return Ended::Unreachable(format!("{address} did not greet"));
     };
-    let round_trip = context.metrics.network.peer_round_trip_seconds.with_label_values(&[&peer.id.0.to_string()]);
+    let round_trip = context.metrics.network.peer_round_trip_seconds.with_label_values(&[&peer.id.to_string()]);
     round_trip.observe(begun.elapsed().as_secs_f64());
     match Hello::from_wire(greeting) {
         Err(error) => return Ended::Unreachable(format!("{address}: {error}")),

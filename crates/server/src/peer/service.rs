@@ -94,7 +94,7 @@ impl peer_server::Peer for PeerService {
         // The channel is empty and has room for one, so this cannot fail.
         let _ = answers.try_send(Ok(hello_frame(&greeting)));
         let newer = self.replace(from);
-        let received = self.metrics.network.peer_received_bytes_total.with_label_values(&[&from.0.to_string()]);
+        let received = self.metrics.network.peer_received_bytes_total.with_label_values(&[&from.to_string()]);
         let host = Arc::clone(&self.host);
         let stop = self.stop.clone();
         tokio::spawn(async move {

@@ -298,7 +298,7 @@ impl Outside for Reports {
                 self.core.connect(&self.engine);
             }
             Effect::RoleChanged { role, term, leader } => {
-                tracing::info!(?role, term = term.0, leader = leader.map(|id| id.0), "role");
+                tracing::info!(?role, term = term.0, leader = leader.map(tracing::field::display), "role");
             }
             Effect::StateChanged { state, reason } => self.engine.bar(&self.core, state, reason),
             other => unreachable!("the driver carries out {other:?} itself"),
