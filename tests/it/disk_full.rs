@@ -41,7 +41,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_writes_keeps_reads_and_heals() {
-    let Some(disk) = SmallDisk::new(48) else {
+    let Some(disk) = SmallDisk::new(200) else {
         println!("SKIPPED: needs the right to mount a tmpfs");
         return;
     };
@@ -67,12 +67,18 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_heals() {
             value: vec![7; 100_000].into(),
             ..PutRequest::default()
         };
-        if let Err(status) = client.put(request).await {
-            refused = Some(status);
-            break;
+        // A write that was in the log already when the space ran out has an open outcome and ends in a timeout; those that
+        // come after it are refused.
+        match client.put(request).await {
+            Err(status) if status.code() == tonic::Code::Unavailable => {}
+            Err(status) => {
+                refused = Some(status);
+                break;
+            }
+            Ok(_) => {}
         }
     }
-    let refused = refused.expect("a disk of 48 MB does not hold 200 MB");
+    let refused = refused.expect("a full disk takes no 200 MB");
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}\n{}", node.log_tail());
     assert!(node.is_running(), "{}", node.log_tail());
     read(&mut client, "first").await.expect("reads go on");
