@@ -1,6 +1,7 @@
 //! `etcdserverpb.KV`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message as _;
 use quorate_kv::{Command, Outcome, Response as KvResponse, Revision};
@@ -46,6 +47,22 @@ impl KvService {
         let Outcome { result, revision, .. } = self.api.write(headers, command, bytes).await?;
         let response = result.map_err(ApiError::Kv)?;
         Ok((response, revision))
+    }
+}
+
+impl KvService {
+    /// Waits until this node has taken away what a compaction to `goal` hides.
+    async fn wait_until_pruned(&self, goal: Revision) -> Result<(), Status> {
+        let pruned = async {
+            while self.api.replica().view().is_some_and(|view| view.pruned() < goal) {
+                tokio::time::sleep(PRUNE_POLL).await;
+            }
+        };
+        tokio::time::timeout(PRUNE_TIMEOUT, pruned).await.map_err(|_| {
+            Status::unavailable(
+                "etcdserver: request timed out: the history is compacted, its space is still being freed",
+            )
+        })
     }
 }
 
@@ -128,11 +145,19 @@ impl Kv for KvService {
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let bytes = request.encoded_len();
+        let (physical, goal) = (request.physical, Revision(request.revision));
         let command = Command::Compact(etcd::decode_compaction(request));
         let (_, revision) = self.write(metadata.as_ref(), command, bytes).await?;
+        if physical {
+            self.wait_until_pruned(goal).await?;
+        }
         Ok(Response::new(etcd::compaction_response(self.header(), revision)))
     }
 }
+
+/// How often a physical compaction looks whether this node has done it, and how long it waits for that.
+const PRUNE_POLL: Duration = Duration::from_millis(10);
+const PRUNE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads one chunk after the other until the last, or until the client is gone. A thread is held only while a chunk is
 /// read: clients that do not take their answers must not keep it from other reads, replication's among them.
