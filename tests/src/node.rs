@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Which build of the server a node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,10 +53,27 @@ fn profile_folder() -> PathBuf {
     test.parent().and_then(Path::parent).expect("deps has a parent").to_path_buf()
 }
 
-/// An address on loopback that was free a moment ago.
+/// First and last port that [`free_address`] gives out. Below the range from which systems take the ports of outgoing
+/// connections: one of those could take a port between its choice here and the server's start, or while a node is down.
+const PORTS: RangeInclusive<u16> = 20_000..=31_999;
+
+/// An address on loopback that nobody listens on, given out once in this process.
+///
+/// # Panics
+/// If every port is taken.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound socket has an address")
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end() - PORTS.start() + 1;
+    // Two test processes at once begin at different places.
+    let first = u16::try_from(std::process::id() * 97 % u32::from(count)).expect("below the number of ports");
+    for _ in 0..count {
+        let step = GIVEN.fetch_add(1, Ordering::Relaxed) % count;
+        let address = SocketAddr::from(([127, 0, 0, 1], PORTS.start() + (first + step) % count));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no free port in {PORTS:?}");
 }
 
 /// How one server process is started; the same across restarts.
