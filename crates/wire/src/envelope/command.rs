@@ -9,8 +9,8 @@ use quorate_proto::quorate::log::v1 as pb;
 use super::WHAT;
 use crate::DecodeError;
 
-/// Transactions nest at most this deep in an entry; protobuf decoding has a limit of its own, somewhat higher.
-pub const MAX_TXN_DEPTH: usize = 24;
+/// What the key space applies is what the log carries: a deeper transaction is refused before it is proposed.
+pub use quorate_kv::MAX_TXN_DEPTH;
 
 pub(super) fn to_command(command: &Command) -> pb::envelope::Command {
     use pb::envelope::Command as Wire;
