@@ -108,13 +108,16 @@ pub(crate) fn leave_joint(now: &Membership) -> Membership {
 }
 
 fn remove(membership: &mut Membership, leaving: Vec<NodeId>) {
-    for id in leaving {
-        membership.learners.remove(&id);
-        membership.members.remove(&id);
-        membership.removed.insert(id);
+    for id in &leaving {
+        membership.learners.remove(id);
+        membership.members.remove(id);
+        membership.removed.insert(*id);
     }
-    while membership.removed.len() > MAX_REMOVED {
-        membership.removed.pop_first();
+    // Those that leave now are the ones that still have to hear of it.
+    while membership.removed.len() > MAX_REMOVED
+        && let Some(forgotten) = membership.removed.iter().find(|id| !leaving.contains(id)).copied()
+    {
+        membership.removed.remove(&forgotten);
     }
 }
 
@@ -163,6 +166,15 @@ mod tests {
         last.check();
         assert_eq!(last.removed, [NodeId(4), NodeId(5)].into());
         assert_eq!(ask(&last, &[1, 2, 3, 4], &[]), Err(Refused::Removed { id: NodeId(4) }));
+    }
+
+    #[test]
+    fn who_leaves_now_is_remembered_though_many_left_before() {
+        let mut before = voters(&[1, 2, 3]);
+        before.removed = (1000..).take(MAX_REMOVED).map(NodeId).collect();
+        let last = leave_joint(&ask(&before, &[2, 3], &[]).unwrap());
+        assert_eq!(last.removed.len(), MAX_REMOVED);
+        assert!(last.removed.contains(&NodeId(1)));
     }
 
     #[test]

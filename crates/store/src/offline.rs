@@ -158,6 +158,22 @@ pub struct NewCluster {
     pub revision_bump: u64,
 }
 
+impl NewCluster {
+    fn identity(&self, incarnation: Incarnation) -> Identity {
+        Identity { cluster_id: self.cluster_id, node_id: derive_node_id(self.cluster_id, incarnation) }
+    }
+
+    /// The new cluster's first configuration. Its version is that of `old`, whose log and state it goes on from.
+    fn sole_voter(&self, identity: Identity, incarnation: Incarnation, old: &Membership) -> Arc<Membership> {
+        Arc::new(Membership {
+            voters: [identity.node_id].into(),
+            members: [(identity.node_id, Member { incarnation, ..self.member.clone() })].into(),
+            cluster_version: old.cluster_version,
+            ..Membership::default()
+        })
+    }
+}
+
 /// What a recovery or restore made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
@@ -202,7 +218,7 @@ pub fn recover(disk: Arc<dyn Disk>, new: NewCluster, tail: UncommittedTail) -> R
         return Err(OfflineError::SameCluster(new.cluster_id));
     }
     let interrupted = StateStore::open(disk.clone(), options.state)?.cluster_id() == Some(new.cluster_id);
-    let (identity, membership) = sole_voter(&new, recovered.incarnation);
+    let identity = new.identity(recovered.incarnation);
     let mut state = if interrupted {
         StateStore::open(disk, options.state)?
     } else {
@@ -215,6 +231,7 @@ pub fn recover(disk: Arc<dyn Disk>, new: NewCluster, tail: UncommittedTail) -> R
             UncommittedTail::Discard => opened.recovered.hard_state.commit,
         };
         replay(&log, &mut state, last)?;
+        let membership = new.sole_voter(identity, recovered.incarnation, &state.position().membership);
         state.take_over(new.cluster_id, membership, bump(&new))?;
         state
     };
@@ -241,14 +258,14 @@ pub fn restore(
         return Err(OfflineError::NotEmpty(name.clone()));
     }
     let options = StoreOptions::default();
-    let (identity, membership) = sole_voter(&new, incarnation);
+    let identity = new.identity(incarnation);
     let mut sink = SnapshotSink::new(disk.clone(), None, options.state.cache_bytes)?;
     for chunk in image {
         sink.push(&chunk?)?;
     }
     let received = sink.finish_with(|rows| {
         rows.origin.cluster_id = Some(new.cluster_id);
-        rows.membership = (rows.position.applied, membership);
+        rows.membership = (rows.position.applied, new.sole_voter(identity, incarnation, &rows.membership.1));
         rows.position.key_space.revision.0 += bump(&new);
     })?;
     let meta = received.meta();
@@ -257,17 +274,6 @@ pub fn restore(
     let (mut log, _) = LogStore::open(disk, incarnation, options.log)?;
     log.take_over(identity, &meta)?;
     Ok(Recovered { identity, meta, revision })
-}
-
-fn sole_voter(new: &NewCluster, incarnation: Incarnation) -> (Identity, Arc<Membership>) {
-    let identity = Identity { cluster_id: new.cluster_id, node_id: derive_node_id(new.cluster_id, incarnation) };
-    let membership = Membership {
-        voters: [identity.node_id].into(),
-        members: [(identity.node_id, Member { incarnation, ..new.member.clone() })].into(),
-        cluster_version: new.member.max_version.min(1),
-        ..Membership::default()
-    };
-    (identity, Arc::new(membership))
 }
 
 fn bump(new: &NewCluster) -> i64 {

@@ -6,7 +6,7 @@
 //! one for a single client and no cheaper for a thousand.
 //!
 //! One turn takes everything queued, steps through it, and only then lets effects go: one message batch a peer, one job batch
-//! for the log writer. What other threads may know is published first ([`Published`]). Requests of clients do not begin a turn
+//! for the log writer. What other threads may know is published first ([`Published`]). Writes of clients do not begin a turn
 //! while the log writer works: its completion will, and takes all of them as one proposal.
 //!
 //! Never blocks, and decides nothing.
@@ -168,12 +168,15 @@ impl<O: Outside> Driver<O> {
 
     /// Asks the node and waits for its answer. Refused if `limit` events wait already.
     pub(crate) async fn ask(&self, limit: usize, op: ClientOp) -> Result<Answer, NodeError> {
+        // A read gains nothing from the log write under way, and its round to the others should not wait for a sync.
+        let gains_by_waiting = !matches!(op, ClientOp::Read(_));
         let (caller, answer) = oneshot::channel();
         self.events.send_within(limit, Event::Request { op, caller }).map_err(|not_sent| match not_sent {
             NotSent::Full => NodeError::TooManyRequests,
             NotSent::Closed => NodeError::Stopping,
         })?;
-        if self.log_writes.load(Ordering::SeqCst) == 0 {
+        // Looked at after the event was queued: see the invariant.
+        if !gains_by_waiting || self.log_writes.load(Ordering::SeqCst) == 0 {
             self.drive();
         }
         answer.await.map_err(|_| NodeError::Stopping)

@@ -102,6 +102,7 @@ fn assert_sole_voter(disk: &FaultyDisk, recovered: &Recovered, incarnation: Inca
     assert_eq!(found.base, (recovered.meta.index, recovered.meta.term));
     assert_eq!(found.base_membership.1, recovered.meta.membership);
     assert_eq!(found.base_membership.1.voters, [id].into());
+    assert_eq!(found.base_membership.1.cluster_version, crate::fixture::membership().cluster_version);
     assert_eq!(found.base_membership.1.members[&id].peer_address, "n1:2380");
     assert_eq!((found.hard_state.vote, found.hard_state.commit, found.last), (None, found.base.0, found.base.0));
     let (digest, Revision(revision)) = reference.after(LogIndex(reference.last()));
