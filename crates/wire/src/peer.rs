@@ -123,7 +123,7 @@ pub fn decode_peer(bytes: Bytes) -> Result<PeerMessage, DecodeError> {
 
 /// A frame that carries these messages.
 pub fn to_frame<'a>(messages: impl IntoIterator<Item = &'a PeerMessage>) -> pb::Frame {
-    pb::Frame { hello: None, messages: messages.into_iter().map(to_message).collect() }
+    pb::Frame { messages: messages.into_iter().map(to_message).collect(), ..pb::Frame::default() }
 }
 
 /// The messages of a frame, in order; those of a kind this build does not know are left out.
@@ -143,7 +143,7 @@ pub fn from_frame(frame: pb::Frame) -> Result<Vec<PeerMessage>, DecodeError> {
 
 /// The first frame of a stream.
 pub fn hello_frame(hello: &Hello) -> pb::Frame {
-    pb::Frame { hello: Some(hello.to_wire()), messages: Vec::new() }
+    pb::Frame { hello: Some(hello.to_wire()), ..pb::Frame::default() }
 }
 
 fn to_message(message: &PeerMessage) -> pb::Message {

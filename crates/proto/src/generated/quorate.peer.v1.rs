@@ -5,6 +5,10 @@ pub struct Frame {
     pub hello: ::core::option::Option<Hello>,
     #[prost(message, repeated, tag = "2")]
     pub messages: ::prost::alloc::vec::Vec<Message>,
+    /// Not 0: the callee sends the number back at once, in a frame of its own. Measures the way there and back, the wait in the
+    /// caller's queue included.
+    #[prost(uint64, tag = "3")]
+    pub echo: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hello {

@@ -2,18 +2,21 @@
 
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
+use quorate_raft::NodeId;
+
 use super::make::Make;
 
-/// Bytes, failures and round trips. `peer` is a node id in decimal.
+/// Bytes, failures and round trips. `peer` is a node id.
 #[derive(Debug)]
 pub struct NetworkMetrics {
     /// Bytes of messages sent to `peer`.
     pub peer_sent_bytes_total: IntCounterVec,
     /// Bytes of messages received from `peer`.
     pub peer_received_bytes_total: IntCounterVec,
-    /// Messages to `peer` that could not be sent.
+    /// Attempts at a stream to `peer` that failed, and streams that broke.
     pub peer_send_failures_total: IntCounterVec,
-    /// From the first message of a stream to its answer by `peer`, at each opening of one.
+    /// From a number given to the stream to `peer` until it came back, about every two seconds.
+    /// The wait behind other messages counts.
     pub peer_round_trip_seconds: HistogramVec,
     /// Streams from `peer` refused; `reason` = garbage, cluster, incarnation, removed.
     pub peer_refused_total: IntCounterVec,
@@ -39,12 +42,12 @@ impl NetworkMetrics {
             ),
             peer_send_failures_total: make.counters(
                 "quorate_peer_send_failures_total",
-                "Messages to the peer that could not be sent.",
+                "Streams to the peer that could not be opened, or broke.",
                 peer,
             ),
             peer_round_trip_seconds: make.seconds_by(
                 "quorate_peer_round_trip_seconds",
-                "From a message to the peer's answer.",
+                "From a question to the peer's answer.",
                 peer,
             ),
             peer_refused_total: make.counters("quorate_peer_refused_total", "Peer streams refused.", &["reason"]),
@@ -57,5 +60,14 @@ impl NetworkMetrics {
                 "Client connections closed at once because there were too many.",
             ),
         }
+    }
+
+    /// Shows the series of `peer` from now on: an alert must be able to tell no failure from no data.
+    pub(crate) fn begin_peer(&self, peer: NodeId) {
+        let peer = &[&peer.to_string()];
+        for counters in [&self.peer_sent_bytes_total, &self.peer_received_bytes_total, &self.peer_send_failures_total] {
+            counters.with_label_values(peer);
+        }
+        self.peer_round_trip_seconds.with_label_values(peer);
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use quorate_proto::quorate::peer::v1 as proto;
 use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
 use quorate_raft::{Incarnation, NodeId};
 use quorate_wire::PeerMessage;
@@ -14,6 +15,8 @@ use quorate_wire::peer::{Hello, HelloRefused, MAX_FRAME_BYTES};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use tonic::Streaming;
 
 use super::dial::innermost;
 use super::outbox::{Outbox, Pushed};
@@ -24,6 +27,8 @@ use crate::metrics::Metrics;
 const MAX_LINKS: usize = 64;
 /// How long a link outlives its peer's membership after the last message to it.
 const LINGER: Duration = Duration::from_secs(60);
+/// How often the way to a peer and back is measured.
+const ECHO_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A node as consensus knows it: an address alone names nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +153,7 @@ impl Links {
             stale.end();
         }
         let link = links.entry(peer.id).or_insert_with(|| {
+            self.context.metrics.network.begin_peer(peer.id);
             let shared = Arc::new(Shared {
                 outbox: Arc::new(Outbox::default()),
                 address: Mutex::new(address.clone()),
@@ -222,10 +228,12 @@ async fn keep_open(context: Arc<Context>, peer: Peer, shared: Arc<Shared>) {
                 text
             }
         };
+        if !text.is_empty() {
+            context.metrics.network.peer_send_failures_total.with_label_values(&[&peer.id.to_string()]).inc();
+        }
         // The same failure again is no news: a peer that is down for a day must not fill the log.
         if text != said && !text.is_empty() {
             tracing::warn!(peer = %peer.id, "peer stream: {text}");
-            context.metrics.network.peer_send_failures_total.with_label_values(&[&peer.id.to_string()]).inc();
         }
         said = text;
         tokio::select! {
@@ -250,8 +258,7 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
         let greeting = answers.message().await?;
         Ok::<_, tonic::Status>((answers, greeting))
     };
-    let begun = Instant::now();
-    let (mut answers, greeting) = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
+    let (answers, greeting) = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(status)) => return Ended::Unreachable(format!("{address}: {}", innermost(&status))),
         Err(_) => return Ended::Unreachable(format!("{address} did not greet in time")),
@@ -259,19 +266,35 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
     let Some(greeting) = greeting.and_then(|frame| frame.hello) else {
         return Ended::Unreachable(format!("{address} did not greet"));
     };
-    let round_trip = context.metrics.network.peer_round_trip_seconds.with_label_values(&[&peer.id.to_string()]);
-    round_trip.observe(begun.elapsed().as_secs_f64());
     match Hello::from_wire(greeting) {
         Err(error) => return Ended::Unreachable(format!("{address}: {error}")),
         Ok(Hello { refused: Some(refusal), .. }) => return Ended::Refused(refusal),
         Ok(_) => {}
     }
     tracing::debug!(peer = %peer.id, %address, "peer stream open");
+    let round_trip = context.metrics.network.peer_round_trip_seconds.with_label_values(&[&peer.id.to_string()]);
+    let ended = measure(&shared.outbox, answers, |took| round_trip.observe(took.as_secs_f64())).await;
+    Ended::Broken(format!("{address} {ended}"))
+}
+
+/// Measures round trips as long as the stream is open; says how it ended.
+async fn measure(outbox: &Outbox, mut answers: Streaming<proto::Frame>, observe: impl Fn(Duration)) -> String {
+    let mut due = tokio::time::interval(ECHO_INTERVAL);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut asked, mut asked_at) = (0, Instant::now());
     loop {
-        match answers.message().await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ended::Broken(format!("{address} closed the stream")),
-            Err(status) => return Ended::Broken(format!("{address}: {}", innermost(&status))),
+        tokio::select! {
+            _ = due.tick() => {
+                asked += 1;
+                asked_at = Instant::now();
+                outbox.ask_echo(asked);
+            }
+            answer = answers.message() => match answer {
+                Ok(Some(frame)) if frame.echo == asked => observe(asked_at.elapsed()),
+                Ok(Some(_)) => {}
+                Ok(None) => return "closed the stream".to_owned(),
+                Err(status) => return innermost(&status),
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ struct Queue {
     /// Numbers streams.
     opened: u64,
     waker: Option<Waker>,
+    /// Number for the peer to send back with the next frame; 0 = none.
+    echo: u64,
 }
 
 /// What became of a pushed message.
@@ -72,6 +74,17 @@ impl Outbox {
         pushed
     }
 
+    /// Asks the peer to send `number` back as soon as it has read what is queued before.
+    pub(crate) fn ask_echo(&self, number: u64) {
+        let mut queue = self.lock();
+        queue.echo = number;
+        let waker = queue.waker.take();
+        drop(queue);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Opens the stream of a new connection, which greets first. A stream opened before ends.
     pub(crate) fn open(self: &Arc<Self>, hello: &Hello, sent_bytes: IntCounter) -> Frames {
         let mut queue = self.lock();
@@ -92,6 +105,7 @@ impl Outbox {
         queue.stream = 0;
         queue.messages.clear();
         queue.bytes = 0;
+        queue.echo = 0;
         let waker = queue.waker.take();
         drop(queue);
         if let Some(waker) = waker {
@@ -141,14 +155,16 @@ impl Stream for Frames {
         if queue.stream != self.stream {
             return Poll::Ready(None);
         }
-        if queue.messages.is_empty() {
+        if queue.messages.is_empty() && queue.echo == 0 {
             queue.waker = Some(context.waker().clone());
             return Poll::Pending;
         }
         let (messages, bytes) = queue.take_frame();
+        // With what was queued before it, so only with the last of it.
+        let echo = if queue.messages.is_empty() { std::mem::take(&mut queue.echo) } else { 0 };
         drop(queue);
         self.sent_bytes.inc_by(bytes as u64);
-        Poll::Ready(Some(quorate_wire::peer::to_frame(&messages)))
+        Poll::Ready(Some(proto::Frame { echo, ..quorate_wire::peer::to_frame(&messages) }))
     }
 }
 

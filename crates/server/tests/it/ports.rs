@@ -7,6 +7,7 @@ use quorate_wire::peer::{Hello, HelloRefused};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
 
 use crate::cluster::{CLUSTER, Cluster, PATIENCE};
 
@@ -42,7 +43,7 @@ async fn greet(cluster: &Cluster, adjust: impl Fn(&mut Hello)) -> Option<HelloRe
     adjust(&mut hello);
     let address = format!("http://{}", cluster.nodes[0].address);
     let mut client = PeerClient::connect(address).await.expect("listens");
-    let frame = proto::Frame { hello: Some(hello.to_wire()), messages: Vec::new() };
+    let frame = proto::Frame { hello: Some(hello.to_wire()), ..proto::Frame::default() };
     let mut answers = client.stream(tokio_stream::once(frame)).await.expect("answers").into_inner();
     let answer = answers.message().await.expect("a frame").expect("a greeting").hello.expect("a greeting");
     Hello::from_wire(answer).expect("sound").refused
@@ -64,4 +65,31 @@ async fn strangers_are_refused_by_name_of_the_reason() {
     let refused = greet(&cluster, |hello| hello.format_version = 99).await;
     assert!(matches!(refused, Some(HelloRefused::UnknownVersion(_))), "{refused:?}");
     cluster.put(0, "key", "value").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_gets_its_echo_back() {
+    let cluster = Cluster::running(2).await;
+    let (callee, caller) = (cluster.replica(0).own_identity(), cluster.replica(1).own_identity());
+    let identity = callee.identity.expect("initialised");
+    let hello = Hello {
+        cluster_id: identity.cluster_id,
+        from: caller.identity.expect("initialised").node_id,
+        member: caller.member,
+        to: identity.node_id,
+        to_incarnation: callee.member.incarnation,
+        format_version: 1,
+        refused: None,
+    };
+    let frames = [
+        proto::Frame { hello: Some(hello.to_wire()), ..proto::Frame::default() },
+        proto::Frame { echo: 7, ..proto::Frame::default() },
+    ];
+    // The stream stays open: its end would end the answers.
+    let frames = tokio_stream::iter(frames).chain(tokio_stream::pending());
+    let mut client = PeerClient::connect(format!("http://{}", cluster.nodes[0].address)).await.expect("listens");
+    let mut answers = client.stream(frames).await.expect("answers").into_inner();
+    assert!(answers.message().await.expect("a frame").expect("a greeting").hello.is_some());
+    let echo = timeout(PATIENCE, answers.message()).await.expect("comes").expect("a frame");
+    assert_eq!(echo.map(|frame| frame.echo), Some(7));
 }

@@ -112,11 +112,11 @@ fn a_record_of_a_newer_version_is_named_as_such() {
 #[test]
 fn messages_of_an_unknown_kind_are_skipped() {
     let frame = peer::Frame {
-        hello: None,
         messages: vec![
             peer::Message { body: None },
             peer::Message { body: Some(peer::message::Body::Removed(peer::Removed { config_index: 3 })) },
         ],
+        ..peer::Frame::default()
     };
     assert_eq!(from_frame(frame).expect("readable").len(), 1);
 }
