@@ -29,6 +29,10 @@ pub(crate) struct RecoverArgs {
     /// The id of the cluster that is lost, instead of typing it when asked.
     #[arg(long, value_name = "HEX")]
     confirm: Option<String>,
+    /// The id of the new cluster, instead of a random one. With it the command may be repeated: a directory that has become
+    /// that cluster is left as it is.
+    #[arg(long, value_name = "HEX", value_parser = parse_id)]
+    new_cluster_id: Option<u128>,
     /// Leaves out the entries that no quorum is known to have. An acknowledged write may be among them.
     #[arg(long)]
     discard_uncommitted: bool,
@@ -49,6 +53,12 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failure> {
     let refused = |error| failed(&args.data_dir, &error);
     let tail = if args.discard_uncommitted { UncommittedTail::Discard } else { UncommittedTail::Apply };
     if let Some(cluster_id) = unfinished_recovery(disk.clone()).map_err(refused)? {
+        if args.new_cluster_id.is_some_and(|wanted| wanted != cluster_id) {
+            return Err(Failure::new(format_args!(
+                "a recovery of this directory was interrupted; it was to become cluster {cluster_id:032x}"
+            ))
+            .advise("that id as --new-cluster-id, or another surviving node"));
+        }
         say("A recovery of this directory was interrupted: it is finished as it was begun.");
         let new = NewCluster { cluster_id, member: Member::default(), revision_bump: args.revision_bump };
         tell(&recover(disk, new, tail).map_err(refused)?);
@@ -59,6 +69,10 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failure> {
         return Err(Failure::new(format_args!("{} never was part of a cluster", args.data_dir.display()))
             .advise("start it with `quorate server` and make a cluster with `quorate ctl init`"));
     };
+    if args.new_cluster_id == Some(identity.cluster_id) {
+        say(format_args!("This directory is of cluster {:032x} already: nothing is left to do.", identity.cluster_id));
+        return Ok(());
+    }
     show(&inspection, args);
     let old = format!("{:032x}", identity.cluster_id);
     confirm(args, &old)?;
@@ -66,9 +80,16 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failure> {
     if let Some(address) = &args.advertise_peer {
         member.peer_address.clone_from(address);
     }
-    let new = NewCluster { cluster_id: random_id()?, member, revision_bump: args.revision_bump };
+    let cluster_id = args.new_cluster_id.map_or_else(random_id, Ok)?;
+    let new = NewCluster { cluster_id, member, revision_bump: args.revision_bump };
     tell(&recover(disk, new, tail).map_err(refused)?);
     Ok(())
+}
+
+/// 32 hexadecimal digits that are not all zero, which would mean "none".
+pub(crate) fn parse_id(text: &str) -> Result<u128, String> {
+    let id = (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten();
+    id.filter(|id| *id != 0).ok_or_else(|| "a cluster id is 32 hexadecimal digits, not all zero".to_owned())
 }
 
 fn tell(recovered: &Recovered) {

@@ -1,6 +1,7 @@
 //! `quorate server`: one node.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use quorate_server::NodeState;
@@ -10,6 +11,7 @@ use quorate_server::server::{Server, ServerConfig};
 
 use crate::failure::Failure;
 use crate::flags::{NodeFlags, listen};
+use crate::recover::parse_id;
 use crate::stop::StopSignals;
 
 /// Arguments of `quorate server`.
@@ -36,6 +38,10 @@ pub(crate) struct ServerArgs {
     /// Where other nodes find this node, if not at --listen-peer.
     #[arg(long, value_name = "HOST:PORT")]
     advertise_peer: Option<String>,
+    /// File with ids of clusters, one a line, that must never run again; none if there is no such file. Data of one is set
+    /// aside at the start: another cluster was recovered from a node of it.
+    #[arg(long, value_name = "FILE")]
+    retired_clusters_file: Option<PathBuf>,
     #[command(flatten)]
     flags: NodeFlags,
 }
@@ -73,6 +79,9 @@ fn config(args: &ServerArgs) -> Result<ServerConfig, Failure> {
     }
     replica.advertise_client =
         if args.advertise_client.is_empty() { vec![bound] } else { args.advertise_client.clone() };
+    if let Some(file) = &args.retired_clusters_file {
+        replica.retired_clusters = retired_clusters(file)?;
+    }
     args.flags.apply(&mut replica);
     Ok(ServerConfig {
         replica,
@@ -82,6 +91,22 @@ fn config(args: &ServerArgs) -> Result<ServerConfig, Failure> {
         auto_compaction: args.flags.auto_compaction()?,
         limits: PortLimits::default(),
     })
+}
+
+/// A line that is no id is refused: a node that should have stayed away would run.
+fn retired_clusters(file: &Path) -> Result<BTreeSet<u128>, Failure> {
+    let failed = |problem: &dyn std::fmt::Display| {
+        Failure::new(format_args!("--retired-clusters-file {}: {problem}", file.display()))
+    };
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(failed(&error)),
+    };
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| parse_id(line.trim()).map_err(|e| failed(&e)))
+        .collect()
 }
 
 fn announce(server: &Server, args: &ServerArgs) {
@@ -105,5 +130,21 @@ fn announce(server: &Server, args: &ServerArgs) {
             tracing::warn!(state = ?status.state, reason = status.state_reason, "this node does not serve");
         }
         NodeState::Joining | NodeState::Member => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::retired_clusters;
+
+    #[test]
+    fn retired_clusters_are_read_line_by_line_and_nothing_is_overlooked() {
+        let folder = tempfile::TempDir::new().expect("a temporary folder");
+        let file = folder.path().join("retired");
+        assert!(retired_clusters(&file).expect("no file is no retired cluster").is_empty());
+        std::fs::write(&file, format!("{:032x}\n\n{:032x}\n", 7, 9)).expect("written");
+        assert_eq!(retired_clusters(&file).expect("two ids"), [7, 9].into());
+        std::fs::write(&file, "7\n").expect("written");
+        assert!(retired_clusters(&file).is_err());
     }
 }

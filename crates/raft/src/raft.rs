@@ -190,6 +190,7 @@ impl Raft {
             vote: self.vote,
             first: self.log.first(),
             last: self.log.last(),
+            last_term: self.log.last_term(),
             durable: self.durable(),
             commit: self.log.commit(),
             applied: self.applied,

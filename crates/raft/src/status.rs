@@ -62,6 +62,8 @@ pub struct Status {
     pub first: LogIndex,
     /// Last entry.
     pub last: LogIndex,
+    /// Its term.
+    pub last_term: Term,
     /// Last entry on disk.
     pub durable: LogIndex,
     /// Committed up to here.

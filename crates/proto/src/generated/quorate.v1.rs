@@ -157,6 +157,9 @@ pub struct LogPosition {
     pub commit: u64,
     #[prost(uint64, tag = "4")]
     pub applied: u64,
+    /// Term of the last entry: of two logs, the one that ends in the later term is the more advanced.
+    #[prost(uint64, tag = "5")]
+    pub last_term: u64,
 }
 /// Equal on every node at the same applied index.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

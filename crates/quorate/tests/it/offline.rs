@@ -85,11 +85,15 @@ fn a_survivor_becomes_a_cluster_of_its_own_if_the_old_one_is_named() {
     let node = node.to_str().expect("text");
     let wrong = fail(&["recover", "--data-dir", node, "--confirm", "wrong"]);
     assert!(wrong.contains("nothing was changed"), "{wrong}");
-    let said = succeed(&["recover", "--data-dir", node, "--confirm", &cluster_id]);
+    let new_id = "00000000000000000000000000c0ffee";
+    let named = ["recover", "--data-dir", node, "--confirm", &cluster_id, "--new-cluster-id", new_id];
+    let said = succeed(&named);
     assert!(said.contains(&cluster_id), "{said}");
+    let again = succeed(&named);
+    assert!(again.contains("nothing is left to do"), "{again}");
     with_node(data.path(), |endpoint| {
         let status = ctl(endpoint, &["status"]);
-        assert_ne!(status["cluster_id"], cluster_id.as_str());
+        assert_eq!(status["cluster_id"], new_id);
         let read = ctl(endpoint, &["get", "a"]);
         assert_eq!(read["kvs"][0]["value"], "1");
         assert!(read["revision"].as_i64() > Some(1_000_000_000), "{read}");

@@ -259,6 +259,7 @@ fn to_status(status: ReplicaStatus) -> pb::StatusResponse {
             last: raft.last.0,
             commit: raft.commit.0,
             applied: raft.applied.0,
+            last_term: raft.last_term.0,
         }),
         revision: status.space.revision,
         compact_revision: status.space.compact_revision,

@@ -2,6 +2,7 @@
 //!
 //! Invariant: everything that can queue has its limit here or as a named constant beside the queue.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct ReplicaConfig {
     pub max_pending_requests: usize,
     /// A request unanswered for this long fails with `Timeout`.
     pub request_timeout: Duration,
+    /// Clusters that must never run again: data of one is set aside at the start.
+    pub retired_clusters: BTreeSet<u128>,
     /// Where the replica records what it does.
     pub metrics: Arc<Metrics>,
 }
@@ -64,6 +67,7 @@ impl ReplicaConfig {
             state_cache_bytes: 64 * 1024 * 1024,
             max_pending_requests: 16 * 1024,
             request_timeout: Duration::from_secs(5),
+            retired_clusters: BTreeSet::new(),
             metrics: Arc::new(Metrics::new()),
         }
     }

@@ -2,15 +2,13 @@
 //!
 //! What is durable comes first each time: an answer that says "accepted" follows the sync that makes it true.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use quorate_node::{Admitted, AppliedState, Barred, InitAccepted, Lifecycle, NodeConfig, Restored, Retention};
 use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Term};
 use quorate_store::{
-    LOCK_FILE, LogOptions, LogStore, NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions,
-    StoreOptions,
+    LogOptions, LogStore, NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions, StoreOptions,
 };
 use quorate_wire::peer::{Hello, HelloRefused, NodeState};
 use quorate_wire::{Bootstrap, Identity};
@@ -22,19 +20,19 @@ use super::clock::{Clock, random_u128};
 use super::config::ReplicaConfig;
 use super::core::{Core, Phase, Settings};
 use super::engine::{Engine, Opened};
+use super::set_aside::{set_aside, set_aside_retired};
 use super::status::StatusChange;
 use crate::peer::{Dialer, Host, Links, serve};
 
 /// Connections of the peer port get this long to end by themselves.
 const PORT_GRACE: Duration = Duration::from_secs(1);
-/// Sub-folders with data that was set aside begin with this.
-const SET_ASIDE: &str = "set-aside-";
 
 /// Opens the folder and the port; runs the node if it belongs to a cluster.
 pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError> {
     let ReplicaConfig { data_dir, peer_listener, metrics, .. } = config;
     let data_dir_error = |problem: String| StartError::DataDir { path: data_dir.display().to_string(), problem };
-    let disk = RealDisk::new(&data_dir).map_err(|error| data_dir_error(error.to_string()))?;
+    let disk = Arc::new(RealDisk::new(&data_dir).map_err(|error| data_dir_error(error.to_string()))?);
+    set_aside_retired(&disk, &data_dir, &config.retired_clusters).map_err(|error| data_dir_error(error.to_string()))?;
     let settings = Settings {
         data_dir: data_dir.clone(),
         name: config.name,
@@ -59,7 +57,7 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
         clock: Clock::start(),
         dialer: Dialer,
         runtime: tokio::runtime::Handle::current(),
-        disk: Arc::new(disk),
+        disk,
         phase: RwLock::new(Phase::Down),
         lifecycle: Mutex::new(Lifecycle::new(Incarnation(0), None, None, None, None)),
         transition: tokio::sync::Mutex::new(()),
@@ -365,25 +363,6 @@ pub(super) async fn reset(core: &Arc<Core>, cluster_id: u128, node_id: NodeId) -
     });
     open(core).await.map_err(|error| ResetError::Storage(error.to_string()))?;
     Ok(core.incarnation())
-}
-
-/// Moves every file of the folder, except its lock, into a new sub-folder named after the moment.
-fn set_aside(folder: &Path) -> std::io::Result<String> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let aside = (0..)
-        .map(|number| folder.join(format!("{SET_ASIDE}{seconds}-{number}")))
-        .find(|path| !path.exists())
-        .expect("numbers do not end");
-    std::fs::create_dir(&aside)?;
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() && entry.file_name() != LOCK_FILE {
-            std::fs::rename(entry.path(), aside.join(entry.file_name()))?;
-        }
-    }
-    std::fs::File::open(&aside)?.sync_all()?;
-    std::fs::File::open(folder)?.sync_all()?;
-    Ok(aside.display().to_string())
 }
 
 /// Ends the node and the port.

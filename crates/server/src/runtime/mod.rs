@@ -29,6 +29,7 @@ mod meter;
 mod pending;
 mod published;
 mod replica;
+mod set_aside;
 mod state_writer;
 mod status;
 mod voters;

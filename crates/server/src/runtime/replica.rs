@@ -181,6 +181,7 @@ impl Replica {
             first: raft.first,
             // Newer than the status they come with, and never behind each other.
             last: raft.last.max(engine.published.commit()),
+            last_term: raft.last_term,
             commit: raft.commit.max(engine.published.commit()),
             applied: engine.view.applied(),
             membership: (raft.committed_membership_index, Arc::clone(&raft.committed_membership)),

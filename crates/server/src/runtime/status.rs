@@ -63,6 +63,8 @@ pub struct RaftView {
     pub first: LogIndex,
     /// Last entry of the log.
     pub last: LogIndex,
+    /// Its term.
+    pub last_term: Term,
     /// Last committed entry known here.
     pub commit: LogIndex,
     /// Last applied entry.

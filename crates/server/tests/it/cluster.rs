@@ -28,7 +28,8 @@ pub(crate) struct TestNode {
 /// Nodes by number.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<TestNode>,
-    adjust: fn(&mut ReplicaConfig),
+    /// What is other than usual in the settings of a node that starts.
+    pub(crate) adjust: fn(&mut ReplicaConfig),
 }
 
 impl Cluster {

@@ -66,3 +66,23 @@ async fn a_wiped_member_is_not_taken_for_the_old_one() {
     assert!(!cluster.voters(other).contains(&old));
     assert_eq!(cluster.get(wiped, "key").await.as_deref(), Some(&b"value"[..]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_of_a_retired_cluster_is_kept_aside_and_the_node_starts_empty() {
+    let mut cluster = Cluster::running(1).await;
+    cluster.put(0, "key", "value").await;
+    let incarnation = cluster.replica(0).status().incarnation;
+    cluster.adjust = |config| config.retired_clusters = [CLUSTER + 1].into();
+    cluster.stop(0).await;
+    cluster.restart(0).await;
+    assert_eq!(cluster.replica(0).status().incarnation, incarnation);
+    cluster.adjust = |config| config.retired_clusters = [CLUSTER + 1, CLUSTER].into();
+    cluster.stop(0).await;
+    cluster.restart(0).await;
+    let status = cluster.replica(0).status();
+    assert_eq!((status.state, status.identity), (NodeState::Uninitialised, None));
+    let listed = std::fs::read_dir(cluster.nodes[0].directory.path()).expect("a folder");
+    let folders: Vec<_> = listed.map(|entry| entry.expect("listed").path()).filter(|path| path.is_dir()).collect();
+    let [aside] = &folders[..] else { panic!("one folder is set aside: {folders:?}") };
+    assert!(aside.join(quorate_store::LOG_FILE).exists() && aside.join(quorate_store::STATE_FILE).exists());
+}
