@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quorate_kv::{Command, KeySpace, PutRequest, RangeRequest, ReadRecords, Record, RecordKey, WriteRecords};
+use quorate_kv::{Command, KeySpace, PutRequest, RangeRequest, ReadRecords, Record, RecordKey, Table, WriteRecords};
 
 const KEYS: u64 = 1_000_000;
 
@@ -36,6 +36,14 @@ impl WriteRecords for Nowhere {
     }
 
     fn remove(&mut self, _: RecordKey) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn put_row(&mut self, _: Table, _: &[u8], _: &[u8]) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn remove_row(&mut self, _: Table, _: &[u8]) -> Result<(), Infallible> {
         Ok(())
     }
 }

@@ -32,6 +32,10 @@ impl KeySpace {
             Err(refused) => (Err(refused), Vec::new()),
             Ok(()) => match command {
                 Command::Compact(compact) => (self.compact(*compact), Vec::new()),
+                Command::Clock(now) => {
+                    self.set_clock(records, *now)?;
+                    (Ok(Response::Clock), Vec::new())
+                }
                 Command::Put(put) => self.write(records, |writer| writer.put_checked(put))?,
                 Command::DeleteRange(delete) => {
                     self.write(records, |writer| Ok(Ok(Response::DeleteRange(writer.delete_range(delete)?))))?

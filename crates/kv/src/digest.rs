@@ -1,7 +1,7 @@
 //! The running hash by which nodes compare their key spaces.
 //!
-//! Every change is folded in when it is applied: a record with its place, and each compaction. Physical removal is not,
-//! so nodes that clean up at different paces agree.
+//! Every change is folded in when it is applied: a record with its place, each compaction, each row put or removed.
+//! Physical removal is not, so nodes that clean up at different paces agree.
 
 use std::fmt;
 
@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::record::Record;
 use crate::revision::{RecordKey, Revision};
+use crate::row::Table;
 
 /// Hash of the whole history applied so far: equal on two nodes at one applied index unless one of them went astray.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -16,6 +17,8 @@ pub struct Digest(pub u128);
 
 const RECORD: u8 = 1;
 const COMPACTION: u8 = 2;
+const ROW_PUT: u8 = 3;
+const ROW_REMOVED: u8 = 4;
 
 impl Digest {
     /// Folds in one stored record.
@@ -50,6 +53,18 @@ impl Digest {
         block[..16].copy_from_slice(&self.0.to_le_bytes());
         block[16] = COMPACTION;
         block[17..].copy_from_slice(&revision.0.to_le_bytes());
+        Digest(xxh3_128(&block))
+    }
+
+    /// Folds in one row that was put, or removed.
+    #[must_use]
+    pub(crate) fn with_row(self, table: Table, key: &[u8], value: Option<&[u8]>) -> Digest {
+        let mut block = [0; 16 + 1 + 1 + 16 + 16];
+        block[..16].copy_from_slice(&self.0.to_le_bytes());
+        block[16] = if value.is_some() { ROW_PUT } else { ROW_REMOVED };
+        block[17] = table.number();
+        block[18..34].copy_from_slice(&xxh3_128(key).to_le_bytes());
+        block[34..].copy_from_slice(&xxh3_128(value.unwrap_or_default()).to_le_bytes());
         Digest(xxh3_128(&block))
     }
 }

@@ -4,13 +4,14 @@
 //! no record lies after
 //! `revision`.
 
+use crate::clock::ClusterTime;
 use crate::compact::Pass;
 use crate::digest::Digest;
 use crate::error::KvError;
 use crate::image::IndexImage;
 use crate::index::{KeyIndex, Lineage, Stamp};
 use crate::range::RangePlan;
-use crate::records::ReadRecords;
+use crate::records::{ReadRecords, ReadRows};
 use crate::requests::RangeRequest;
 use crate::responses::RangeResponse;
 use crate::revision::{RecordKey, Revision};
@@ -88,6 +89,7 @@ impl KeySpaceMeta {
 pub struct KeySpace {
     pub(crate) index: KeyIndex,
     pub(crate) meta: KeySpaceMeta,
+    pub(crate) clock: ClusterTime,
     /// Physical compaction in progress.
     pub(crate) pass: Option<Pass>,
     /// Snapshots in progress: while there is one, nothing is pruned.
@@ -101,14 +103,14 @@ impl KeySpace {
         KeySpace::default()
     }
 
-    /// A key space from its stored numbers and all its records.
+    /// A key space from its stored numbers, all its records and all its rows.
     ///
     /// # Errors
     /// The storage's.
     ///
     /// # Panics
     /// If `meta` is not sound: [`KeySpaceMeta::from_bytes`] is where stored bytes are judged.
-    pub fn rebuild<R: ReadRecords>(meta: KeySpaceMeta, records: &R) -> Result<KeySpace, R::Error> {
+    pub fn rebuild<R: ReadRows>(meta: KeySpaceMeta, records: &R) -> Result<KeySpace, R::Error> {
         Self::scan_onto(KeyIndex::default(), RecordKey { revision: 0, sub: 0 }, meta, records)
     }
 
@@ -119,11 +121,7 @@ impl KeySpace {
     ///
     /// # Panics
     /// If the image is newer than `meta`; [`crate::KeySpace::decode_index`] refuses such a one.
-    pub fn rebuild_on<R: ReadRecords>(
-        image: IndexImage,
-        meta: KeySpaceMeta,
-        records: &R,
-    ) -> Result<KeySpace, R::Error> {
+    pub fn rebuild_on<R: ReadRows>(image: IndexImage, meta: KeySpaceMeta, records: &R) -> Result<KeySpace, R::Error> {
         assert!(
             image.revision <= meta.revision,
             "an index image of {} for a store at {}",
@@ -136,7 +134,7 @@ impl KeySpace {
         Self::scan_onto(image.index, from, KeySpaceMeta { pruned, ..meta }, records)
     }
 
-    fn scan_onto<R: ReadRecords>(
+    fn scan_onto<R: ReadRows>(
         index: KeyIndex,
         from: RecordKey,
         meta: KeySpaceMeta,
@@ -150,6 +148,7 @@ impl KeySpace {
             space.index.restore(&record.key, stamp, lineage);
             true
         })?;
+        space.load_clock(records)?;
         Ok(space)
     }
 

@@ -1,12 +1,14 @@
 //! The replicated key space: etcd's revisions, transactions, historical reads and compaction, as a function of the log.
 //!
 //! Owns [`KeySpace`], the in-memory key index with the revision counters. Holds no records itself: it reads and writes
-//! them through [`ReadRecords`] and [`WriteRecords`], which the storage crate implements.
+//! them through [`ReadRecords`] and [`WriteRecords`], which the storage crate implements. Small state beside the records
+//! is held whole and stored as rows of a [`Table`], in the same transaction.
 //!
 //! Never does IO, reads a clock, draws a random number or iterates a hash map: an outcome depends on the commands
 //! applied so far alone, so every node that applied the same log gives the same answers and the same [`Digest`].
 
 mod apply;
+mod clock;
 mod compact;
 mod compare;
 mod digest;
@@ -22,10 +24,12 @@ mod records;
 mod requests;
 mod responses;
 mod revision;
+mod row;
 mod stream;
 pub mod testing;
 mod validate;
 
+pub use clock::ClusterTime;
 pub use compact::Pin;
 pub use digest::Digest;
 pub use error::KvError;
@@ -33,7 +37,7 @@ pub use image::{ImageError, IndexEncoder, IndexImage};
 pub use keyspace::{KeySpace, KeySpaceMeta};
 pub use range::{RangePlan, Step};
 pub use record::{KeyValue, Record, RecordError};
-pub use records::{ReadRecords, WriteRecords};
+pub use records::{ReadRecords, ReadRows, VisitRow, WriteRecords};
 pub use requests::{
     Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest,
     RequestOp, SortOrder, SortTarget, TxnRequest,
@@ -42,5 +46,6 @@ pub use responses::{
     Change, DeleteRangeResponse, Outcome, PutResponse, RangeResponse, Response, ResponseBody, ResponseOp, TxnResponse,
 };
 pub use revision::{RecordKey, Revision};
+pub use row::{FieldError, Row, RowBytes, RowError, RowFields, Table};
 pub use stream::{ChunkPlan, ChunkSize, RangeStream, StreamEnd};
 pub use validate::{Limits, MAX_TXN_DEPTH, validate, validate_range, validate_stream, validate_txn};

@@ -1,7 +1,8 @@
-//! Where records live: the seam between the key space and storage.
+//! Where records and rows live: the seam between the key space and storage.
 
 use crate::record::Record;
 use crate::revision::RecordKey;
+use crate::row::{RowError, Table};
 
 /// Records as one consistent view shows them.
 pub trait ReadRecords {
@@ -25,7 +26,20 @@ pub trait ReadRecords {
     fn missing(at: RecordKey) -> Self::Error;
 }
 
-/// Records that can be changed; reads see the changes made before.
+/// Takes key and value of one row; an error says that it cannot be read, and ends the scan.
+pub type VisitRow<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), RowError>;
+
+/// All that a start reads: the records, and the rows beside them.
+pub trait ReadRows: ReadRecords {
+    /// Calls `visit` with key and value of every row of `table`, in the order of the keys, until it fails.
+    ///
+    /// # Errors
+    /// The storage's own, which also says that `visit` cannot read a row.
+    fn scan_rows(&self, table: Table, visit: VisitRow<'_>) -> Result<(), Self::Error>;
+}
+
+/// Records and rows that can be changed; reads see the changes made before. All changes of one command become durable
+/// together, or none.
 pub trait WriteRecords: ReadRecords {
     /// Stores `record` at `at`, where none is.
     ///
@@ -39,4 +53,16 @@ pub trait WriteRecords: ReadRecords {
     /// # Errors
     /// The storage's own.
     fn remove(&mut self, at: RecordKey) -> Result<(), Self::Error>;
+
+    /// Stores a row, in the place of the one under its key.
+    ///
+    /// # Errors
+    /// The storage's own.
+    fn put_row(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Self::Error>;
+
+    /// Removes a row, which is there.
+    ///
+    /// # Errors
+    /// The storage's own.
+    fn remove_row(&mut self, table: Table, key: &[u8]) -> Result<(), Self::Error>;
 }

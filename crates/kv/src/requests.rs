@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::clock::ClusterTime;
+
 /// A write, as the log carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -13,6 +15,8 @@ pub enum Command {
     Txn(TxnRequest),
     /// Forgets history.
     Compact(CompactRequest),
+    /// Sets the cluster clock forward; what would set it back changes nothing. Leaders write it, no client does.
+    Clock(ClusterTime),
 }
 
 /// Order of a range's result.

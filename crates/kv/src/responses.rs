@@ -45,6 +45,8 @@ pub enum Response {
     Txn(TxnResponse),
     /// To `Compact`.
     Compact,
+    /// To `Clock`.
+    Clock,
 }
 
 /// Result of a range.

@@ -159,7 +159,7 @@ pub(crate) fn grows(command: &Command) -> bool {
     match command {
         Command::Put(_) => true,
         Command::Txn(txn) => puts(txn),
-        Command::DeleteRange(_) | Command::Compact(_) => false,
+        Command::DeleteRange(_) | Command::Compact(_) | Command::Clock(_) => false,
     }
 }
 

@@ -47,6 +47,7 @@ fn request(command: &Command) -> Value {
         Command::DeleteRange(request) => delete_range(request),
         Command::Txn(request) => txn(request),
         Command::Compact(request) => json!({ "type": "compact", "revision": request.revision }),
+        Command::Clock(now) => json!({ "type": "clock", "milliseconds": now.0 }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The bytes of a state image: what a leader streams to a node that is behind its log, and what a backup file holds.
 //!
-//! An image is a magic number, a header frame, frames of records in rising order, a trailer frame. Every frame carries its
+//! An image is a magic number, a header frame, frames of rows and then of records, both in rising order, a trailer frame.
+//! Every frame carries its
 //! length and a checksum, and the trailer a checksum over all: a cut, mixed or doubled stream does not pass.
 //!
 //! Frame layout: kind (1 byte), body length (4 bytes, little endian), xxh3-64 of the body (8 bytes, little endian), body.
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
-use quorate_kv::{Digest, Record, RecordKey, Revision};
+use quorate_kv::{Digest, Record, RecordKey, Revision, Row, Table};
 use quorate_proto::quorate::log::v1 as pb;
 use quorate_raft::{LogIndex, SnapshotMeta, Term};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -25,7 +26,7 @@ const FRAME_HEAD_BYTES: usize = 13;
 /// A frame's body is at most this large; a longer one is refused from its head alone.
 pub const MAX_BODY_BYTES: usize = 64 << 20;
 
-/// Records are gathered into one frame up to about this size; a larger single record has a frame of its own.
+/// Records, and rows, are gathered into one frame up to about this size; a larger single one has a frame of its own.
 pub const RECORDS_TARGET_BYTES: usize = 1 << 20;
 
 /// What an image holds, said before its records.
@@ -63,6 +64,8 @@ impl Header {
 pub enum Part {
     /// Always first.
     Header(Box<Header>),
+    /// Rows beside the records, rising over the whole image; all come before the first record.
+    Rows(Vec<Row>),
     /// Records, rising over the whole image.
     Records(Vec<(RecordKey, Record)>),
     /// Always last: the image is whole and undamaged.
@@ -77,11 +80,17 @@ enum Kind {
     Header = 1,
     Records = 2,
     Trailer = 3,
+    Rows = 4,
 }
+
+/// Place of a row among all rows.
+type RowPlace = (Table, Bytes);
 
 /// Writes an image, part by part.
 pub struct ImageEncoder {
     sum: Xxh3,
+    rows: u64,
+    last_row: Option<RowPlace>,
     records: u64,
     last: Option<RecordKey>,
 }
@@ -89,7 +98,7 @@ pub struct ImageEncoder {
 impl ImageEncoder {
     /// Starts an image: the encoder and the image's first bytes.
     pub fn start(header: &Header) -> (ImageEncoder, Bytes) {
-        let mut encoder = ImageEncoder { sum: Xxh3::new(), records: 0, last: None };
+        let mut encoder = ImageEncoder { sum: Xxh3::new(), rows: 0, last_row: None, records: 0, last: None };
         let body = pb::SnapshotHeader {
             format_version: header.format_version,
             cluster_id: to_id_bytes(header.cluster_id),
@@ -104,6 +113,29 @@ impl ImageEncoder {
         let mut out = BytesMut::from(&MAGIC[..]);
         encoder.frame(Kind::Header, &body, &mut out);
         (encoder, out.freeze())
+    }
+
+    /// One frame with these rows. Gather about [`RECORDS_TARGET_BYTES`].
+    ///
+    /// # Panics
+    /// If the rows do not rise, within the frame and over the image, or come after a record.
+    pub fn rows(&mut self, rows: &[Row]) -> Bytes {
+        assert!(self.last.is_none(), "an image's rows come before its records");
+        for row in rows {
+            let place = (row.table, row.key.clone());
+            assert!(self.last_row.as_ref().is_none_or(|last| *last < place), "an image's rows rise, {row:?} does not");
+            self.last_row = Some(place);
+        }
+        self.rows += rows.len() as u64;
+        let to_row = |row: &Row| pb::SnapshotRow {
+            table: u32::from(row.table.number()),
+            key: row.key.clone(),
+            value: row.value.clone(),
+        };
+        let body = pb::SnapshotRows { rows: rows.iter().map(to_row).collect() };
+        let mut out = BytesMut::with_capacity(FRAME_HEAD_BYTES + body.encoded_len());
+        self.frame(Kind::Rows, &body, &mut out);
+        out.freeze()
     }
 
     /// One frame with these records. Gather about [`RECORDS_TARGET_BYTES`].
@@ -125,7 +157,7 @@ impl ImageEncoder {
     /// The last bytes of the image.
     pub fn finish(mut self) -> Bytes {
         let checksum = to_id_bytes(self.sum.digest128());
-        let body = pb::SnapshotTrailer { records: self.records, checksum };
+        let body = pb::SnapshotTrailer { records: self.records, checksum, rows: self.rows };
         let mut out = BytesMut::new();
         self.frame(Kind::Trailer, &body, &mut out);
         out.freeze()
@@ -153,6 +185,8 @@ impl ImageEncoder {
 pub struct ImageDecoder {
     buffer: BytesMut,
     sum: Xxh3,
+    rows: u64,
+    last_row: Option<RowPlace>,
     records: u64,
     last: Option<RecordKey>,
     stage: Stage,
@@ -175,7 +209,15 @@ impl Default for ImageDecoder {
 impl ImageDecoder {
     /// At the start of an image.
     pub fn new() -> ImageDecoder {
-        ImageDecoder { buffer: BytesMut::new(), sum: Xxh3::new(), records: 0, last: None, stage: Stage::Magic }
+        ImageDecoder {
+            buffer: BytesMut::new(),
+            sum: Xxh3::new(),
+            rows: 0,
+            last_row: None,
+            records: 0,
+            last: None,
+            stage: Stage::Magic,
+        }
     }
 
     /// Takes the next bytes of the stream.
@@ -213,6 +255,7 @@ impl ImageDecoder {
         let Some((kind, body)) = self.next_frame()? else { return Ok(None) };
         match (self.stage, kind) {
             (Stage::Header, Kind::Header) => self.header(body).map(Some),
+            (Stage::Records, Kind::Rows) if self.last.is_none() => self.table_rows(body).map(Some),
             (Stage::Records, Kind::Records) => self.batch(body).map(Some),
             (Stage::Records, Kind::Trailer) => self.trailer(body).map(Some),
             _ => Err(DecodeError::malformed(WHAT, "its parts are out of order")),
@@ -233,6 +276,7 @@ impl ImageDecoder {
             1 => Kind::Header,
             2 => Kind::Records,
             3 => Kind::Trailer,
+            4 => Kind::Rows,
             other => return Err(DecodeError::malformed(WHAT, format_args!("a part of kind {other}"))),
         };
         let size = head.get_u32_le() as usize;
@@ -275,6 +319,24 @@ impl ImageDecoder {
         })))
     }
 
+    fn table_rows(&mut self, body: Bytes) -> Result<Part, DecodeError> {
+        self.sum.update(&body);
+        let batch = pb::SnapshotRows::decode(body).map_err(|error| DecodeError::malformed(WHAT, error))?;
+        let mut rows = Vec::with_capacity(batch.rows.len());
+        for pb::SnapshotRow { table, key, value } in batch.rows {
+            let unknown = || DecodeError::malformed(WHAT, format_args!("a row of table {table}: run a newer build"));
+            let table = u8::try_from(table).ok().and_then(Table::from_number).ok_or_else(unknown)?;
+            let place = (table, key.clone());
+            if self.last_row.as_ref().is_some_and(|last| *last >= place) {
+                return Err(DecodeError::malformed(WHAT, format_args!("row {key:?} of {table:?} is out of order")));
+            }
+            self.last_row = Some(place);
+            rows.push(Row { table, key, value });
+        }
+        self.rows += rows.len() as u64;
+        Ok(Part::Rows(rows))
+    }
+
     fn batch(&mut self, body: Bytes) -> Result<Part, DecodeError> {
         self.sum.update(&body);
         let batch = pb::SnapshotRecords::decode(body).map_err(|error| DecodeError::malformed(WHAT, error))?;
@@ -294,7 +356,7 @@ impl ImageDecoder {
     fn trailer(&mut self, body: Bytes) -> Result<Part, DecodeError> {
         let trailer = pb::SnapshotTrailer::decode(body).map_err(|error| DecodeError::malformed(WHAT, error))?;
         let checksum = from_id_bytes(WHAT, &trailer.checksum)?;
-        if checksum != self.sum.digest128() || trailer.records != self.records {
+        if checksum != self.sum.digest128() || (trailer.records, trailer.rows) != (self.records, self.rows) {
             return Err(DecodeError::Damaged { what: WHAT });
         }
         self.stage = Stage::Ended;

@@ -1,5 +1,6 @@
 //! The rules of etcd's key space, one module a subject, and a naive model the key space must agree with.
 
+mod clock;
 mod compaction;
 mod history;
 mod image;

@@ -58,6 +58,7 @@ impl Model {
             Command::DeleteRange(request) => Response::DeleteRange(work.delete(request)),
             Command::Txn(request) => Response::Txn(work.txn(request)?),
             Command::Compact(_) => unreachable!("answered above"),
+            Command::Clock(_) => Response::Clock,
         };
         let Work { state, changed, .. } = work;
         if changed {

@@ -111,7 +111,7 @@ pub struct Envelope {
     #[prost(uint64, tag = "5")]
     pub sequence: u64,
     /// Exactly one is set; none that this build knows = a command of a newer version.
-    #[prost(oneof = "envelope::Command", tags = "16, 17, 18, 19")]
+    #[prost(oneof = "envelope::Command", tags = "16, 17, 18, 19, 20")]
     pub command: ::core::option::Option<envelope::Command>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -127,6 +127,8 @@ pub mod envelope {
         Txn(super::Txn),
         #[prost(message, tag = "19")]
         Compact(super::Compact),
+        #[prost(message, tag = "20")]
+        Clock(super::Clock),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -251,6 +253,12 @@ pub struct Compact {
     #[prost(bool, tag = "2")]
     pub physical: bool,
 }
+/// Sets the cluster clock forward; one that would set it back changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Clock {
+    #[prost(uint64, tag = "1")]
+    pub milliseconds: u64,
+}
 /// The parts of a snapshot image. Each stands in a frame with its own checksum; the trailer covers them all.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SnapshotHeader {
@@ -300,6 +308,22 @@ pub struct SnapshotRecord {
     #[prost(bool, tag = "8")]
     pub tombstone: bool,
 }
+/// Rows beside the records, all before the first record.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SnapshotRows {
+    /// In the order of table and key, which rises over the whole image.
+    #[prost(message, repeated, tag = "1")]
+    pub rows: ::prost::alloc::vec::Vec<SnapshotRow>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotRow {
+    #[prost(uint32, tag = "1")]
+    pub table: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub value: ::prost::bytes::Bytes,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotTrailer {
     #[prost(uint64, tag = "1")]
@@ -307,4 +331,6 @@ pub struct SnapshotTrailer {
     /// xxh3-128 over the bodies of all frames before, big endian.
     #[prost(bytes = "bytes", tag = "2")]
     pub checksum: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub rows: u64,
 }

@@ -476,7 +476,7 @@ pub struct OutcomeResponse {
     #[prost(int64, tag = "1")]
     pub revision: i64,
     /// Exactly one is set.
-    #[prost(oneof = "outcome_response::Body", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "outcome_response::Body", tags = "2, 3, 4, 5, 6, 7")]
     pub body: ::core::option::Option<outcome_response::Body>,
 }
 /// Nested message and enum types in `OutcomeResponse`.
@@ -494,6 +494,8 @@ pub mod outcome_response {
         Range(super::RangeOutcome),
         #[prost(message, tag = "6")]
         Compact(super::CompactOutcome),
+        #[prost(message, tag = "7")]
+        Clock(super::ClockOutcome),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -528,6 +530,8 @@ pub struct RangeOutcome {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CompactOutcome {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClockOutcome {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Refusal {

@@ -131,7 +131,7 @@ fn verify(file: &Path) -> Result<(Header, u64), Failure> {
         while let Some(part) = decoder.next_part().map_err(|error| refused(&error))? {
             match part {
                 Part::Header(found) => header = Some(*found),
-                Part::Records(_) => {}
+                Part::Rows(_) | Part::Records(_) => {}
                 Part::End { records } => count = Some(records),
             }
         }

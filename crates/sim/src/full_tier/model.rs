@@ -36,6 +36,7 @@ enum ModelAnswer {
     Deleted(i64),
     Txn { succeeded: bool },
     Compacted,
+    Clock,
     Refused,
 }
 
@@ -121,6 +122,7 @@ impl Model {
                 self.compact_revision = compact.revision;
                 ModelAnswer::Compacted
             }
+            Command::Clock(_) => ModelAnswer::Clock,
         }
     }
 
@@ -205,7 +207,7 @@ impl Model {
             (Ok(Response::Put(_)), ModelAnswer::Put) | (Ok(Response::Compact), ModelAnswer::Compacted) => true,
             (Ok(Response::DeleteRange(response)), ModelAnswer::Deleted(deleted)) => response.deleted == *deleted,
             (Ok(Response::Txn(response)), ModelAnswer::Txn { succeeded }) => response.succeeded == *succeeded,
-            (Err(_), ModelAnswer::Refused) => true,
+            (Ok(Response::Clock), ModelAnswer::Clock) | (Err(_), ModelAnswer::Refused) => true,
             _ => false,
         };
         assert!(agrees, "I-14: node {node} answers {:?} at {index}, the replay {:?}", outcome.result, effects.answer);

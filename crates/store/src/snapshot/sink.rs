@@ -3,7 +3,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use quorate_kv::{KeySpace, KeySpaceMeta, Record, RecordKey, Revision};
+use quorate_kv::{KeySpace, KeySpaceMeta, Record, RecordKey, Revision, Row};
 use quorate_raft::SnapshotMeta;
 use quorate_wire::DecodeError;
 use quorate_wire::snapshot::{Header, ImageDecoder, Part};
@@ -12,7 +12,8 @@ use crate::database::{Commit, Database};
 use crate::disk::{Disk, STATE_FILE, STATE_FILE_NEW};
 use crate::error::{OpenError, SnapshotError, WriteError};
 use crate::state::{
-    Origin, Position, RECORDS, REVISIONS, RawKey, RecordAppender, RecordReader, RecordTotals, StateRows,
+    Origin, Position, RECORDS, REVISIONS, ROWS, RawKey, RecordAppender, RecordTotals, StateReader, StateRows,
+    store_image_rows,
 };
 
 /// Bytes written between two syncs: bounds the dirty pages, and with them the time the last sync takes.
@@ -67,6 +68,7 @@ impl SnapshotSink {
         let database = Database::create(&*disk, STATE_FILE_NEW, STATE_FILE, cache_bytes).map_err(refused)?;
         database.write(Commit::Deferred, |transaction| {
             transaction.open_table(RECORDS)?;
+            transaction.open_table(ROWS)?;
             transaction.open_table(REVISIONS)?;
             Ok(())
         })?;
@@ -90,6 +92,7 @@ impl SnapshotSink {
         while let Some(part) = self.decoder.next_part().map_err(undecodable)? {
             match part {
                 Part::Header(header) => self.begin(header)?,
+                Part::Rows(rows) => self.store_rows(&rows)?,
                 Part::Records(records) => self.store(&records)?,
                 Part::End { records } => {
                     assert_eq!(records, self.totals.count, "the decoder counts what it hands out");
@@ -116,7 +119,7 @@ impl SnapshotSink {
         let mut rows = rows(&header, self.totals)?;
         change(&mut rows);
         self.database.write(Commit::DurableQuickStart, |transaction| rows.store(transaction))?;
-        let reader = RecordReader::new(&self.database.read()?)?;
+        let reader = StateReader::new(&self.database.read()?)?;
         let key_space = KeySpace::rebuild(rows.position.key_space, &reader)?;
         drop(reader);
         Ok(ReceivedSnapshot { database: self.database, key_space, rows })
@@ -132,6 +135,12 @@ impl SnapshotSink {
         rows(&header, self.totals)?;
         self.header = Some(header);
         Ok(())
+    }
+
+    fn store_rows(&mut self, rows: &[Row]) -> Result<(), SnapshotError> {
+        let bytes: usize = rows.iter().map(|row| row.key.len() + row.value.len()).sum();
+        self.database.check_space(&*self.disk, RESERVE_BYTES + 2 * bytes as u64)?;
+        Ok(self.database.write(Commit::Deferred, |transaction| store_image_rows(transaction, rows))?)
     }
 
     fn store(&mut self, records: &[(RecordKey, Record)]) -> Result<(), SnapshotError> {

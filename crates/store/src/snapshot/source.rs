@@ -2,12 +2,13 @@
 //!
 //! Records are immutable, so those up to the image's revision are the same whenever they are read, as long as physical
 //! compaction is held where it was: a pin does that for as long as the source lives. One long transaction would do
-//! without a pin, but while it is open no freed page of the file can be re-used.
+//! without a pin, but while it is open no freed page of the file can be re-used. Rows do change; the pin comes with a
+//! copy of them, which goes out first.
 
 use std::ops::Bound;
 
 use bytes::Bytes;
-use quorate_kv::{Record, RecordKey};
+use quorate_kv::{Record, RecordKey, Row};
 use quorate_raft::SnapshotMeta;
 use quorate_wire::snapshot::{Header, ImageEncoder, RECORDS_TARGET_BYTES};
 
@@ -22,6 +23,8 @@ pub struct SnapshotSource {
 
 enum Stage {
     Header(ImageEncoder, Bytes),
+    /// Rows not yet given out.
+    Rows(ImageEncoder, Vec<Row>),
     Records(ImageEncoder, Bound<RawKey>),
     Ended,
 }
@@ -90,8 +93,18 @@ impl Iterator for SnapshotSource {
     fn next(&mut self) -> Option<Self::Item> {
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Header(encoder, first) => {
-                self.stage = Stage::Records(encoder, Bound::Unbounded);
+                self.stage = Stage::Rows(encoder, std::mem::take(&mut self.state.table_rows));
                 Some(Ok(first))
+            }
+            Stage::Rows(encoder, rows) if rows.is_empty() => {
+                self.stage = Stage::Records(encoder, Bound::Unbounded);
+                self.next()
+            }
+            Stage::Rows(mut encoder, mut rows) => {
+                let rest = rows.split_off(fitting(&rows));
+                let chunk = encoder.rows(&rows);
+                self.stage = Stage::Rows(encoder, rest);
+                Some(Ok(chunk))
             }
             Stage::Records(mut encoder, from) => match self.gather(from) {
                 Err(error) => Some(Err(error)),
@@ -108,4 +121,14 @@ impl Iterator for SnapshotSource {
             Stage::Ended => None,
         }
     }
+}
+
+/// How many of the rows, one at least, make up a frame.
+fn fitting(rows: &[Row]) -> usize {
+    let mut bytes = 0;
+    let full = rows.iter().position(|row| {
+        bytes += row.key.len() + row.value.len();
+        bytes > RECORDS_TARGET_BYTES
+    });
+    full.unwrap_or(rows.len()).max(1)
 }

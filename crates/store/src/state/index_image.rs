@@ -10,8 +10,8 @@ use quorate_kv::{IndexEncoder, KeySpace, Step};
 use quorate_raft::LogIndex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::records::RecordReader;
 use super::rows::StateRows;
+use super::tables::StateReader;
 use super::view::Shared;
 use crate::disk::{Disk, INDEX_FILE, INDEX_FILE_NEW, OpenMode, remove_if_present};
 use crate::error::ReadError;
@@ -60,7 +60,7 @@ pub(super) fn remove(disk: &dyn Disk) -> io::Result<()> {
 }
 
 /// The key space of a state file: by its image and the records after it, or by all records.
-pub(super) fn load(disk: &dyn Disk, rows: &StateRows, records: &RecordReader) -> Result<KeySpace, ReadError> {
+pub(super) fn load(disk: &dyn Disk, rows: &StateRows, records: &StateReader) -> Result<KeySpace, ReadError> {
     let meta = rows.position.key_space;
     match read(disk, rows.origin.born_at) {
         Ok(None) => {}

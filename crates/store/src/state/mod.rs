@@ -3,7 +3,7 @@
 //! Owns [`StateStore`] and its file. Applies what it is told is committed; never reads the log.
 //!
 //! Invariants:
-//! 1. records, revision, digest and applied index change in one transaction: after a crash they belong together;
+//! 1. records, rows, revision, digest and applied index change in one transaction: after a crash they belong together;
 //! 2. commits make no storage call; [`StateStore::checkpoint`] makes all of them durable, and its answer is how far the
 //!    log may be cut;
 //! 3. after a failed write or sync nothing more is written.
@@ -12,6 +12,7 @@ mod index_image;
 mod records;
 mod revisions;
 mod rows;
+mod tables;
 mod view;
 
 use std::sync::Arc;
@@ -23,16 +24,18 @@ use quorate_wire::Envelope;
 pub use records::RecordTotals;
 pub use view::{StateStream, StateView, StreamChunk};
 
-pub(crate) use records::{Batch, RECORDS, RawKey, RecordAppender, RecordReader, decode_record};
+pub(crate) use records::{RECORDS, RawKey, RecordAppender, RecordReader, decode_record};
 pub(crate) use revisions::REVISIONS;
 pub(crate) use rows::{Origin, Position, StateRows};
+pub(crate) use tables::{ROWS, StateReader, store_image_rows};
 pub(crate) use view::PinnedState;
 
 use crate::database::{Commit, Database};
 use crate::disk::{Disk, FileCounts, INDEX_FILE_NEW, STATE_FILE, STATE_FILE_NEW, remove_if_present};
 use crate::error::{ApplyError, OpenError, SnapshotError, WriteError};
 use crate::snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
-use records::{BatchRecords, store_batch};
+use records::{BatchRecords, store_records};
+use tables::store_rows;
 use view::{Inner, Shared};
 
 /// How a state file is opened.
@@ -116,7 +119,7 @@ impl StateStore {
         }
         let transaction = database.read()?;
         let mut rows = StateRows::read(&transaction)?;
-        let key_space = index_image::load(&*disk, &rows, &RecordReader::new(&transaction)?)?;
+        let key_space = index_image::load(&*disk, &rows, &StateReader::new(&transaction)?)?;
         // An index from an older image has to be pruned again.
         rows.position.key_space = key_space.meta();
         drop(transaction);
@@ -203,7 +206,8 @@ impl StateStore {
         let before = rows.position.totals;
         let totals = database.write(Commit::Deferred, |transaction| {
             let mut totals = before;
-            store_batch(transaction, &batch, &mut totals)?;
+            store_records(transaction, &batch.records, &mut totals)?;
+            store_rows(transaction, &batch.rows)?;
             if membership_changed {
                 rows::store_membership(transaction, &rows.membership)?;
             }
@@ -214,7 +218,7 @@ impl StateStore {
             Ok(totals)
         })?;
         rows.position.totals = totals;
-        self.dirty_bytes += written_bytes(&batch);
+        self.dirty_bytes += batch.written_bytes();
         let (last, term) = (rows.position.applied, rows.position.term);
         shared.publish(rows);
         Ok(AppliedBatch { last, term, results })
@@ -256,7 +260,7 @@ impl StateStore {
         let mut totals = rows.position.totals;
         if !batch.is_empty() || rows.position.key_space != shared.read().rows.position.key_space {
             database.write(Commit::Deferred, |transaction| {
-                store_batch(transaction, &batch, &mut totals)?;
+                store_records(transaction, &batch.records, &mut totals)?;
                 rows::store_position(transaction, &Position { totals, ..rows.position })
             })?;
             rows.position.totals = totals;
@@ -398,15 +402,12 @@ fn apply_entry(
     Ok(AppliedEntry { index, term, origin: Some((origin, incarnation, sequence)), outcome: Some(outcome) })
 }
 
-fn written_bytes(batch: &Batch) -> u64 {
-    batch.values().flatten().map(|record| record.encoded_len() as u64).sum()
-}
-
 /// Makes an empty state, whole and durable before it has its name.
 fn create(disk: &dyn Disk, cache_bytes: usize) -> Result<Database, OpenError> {
     let database = Database::create(disk, STATE_FILE_NEW, STATE_FILE, cache_bytes)?;
     database.write(Commit::DurableQuickStart, |transaction| {
         transaction.open_table(RECORDS)?;
+        transaction.open_table(ROWS)?;
         transaction.open_table(REVISIONS)?;
         StateRows::empty().store(transaction)
     })?;

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use quorate_kv::{ReadRecords, Record, RecordKey, WriteRecords};
+use quorate_kv::{ReadRecords, Record, RecordKey, Table, WriteRecords};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
+use super::tables::{RowBatch, row_key};
 use crate::disk::STATE_FILE;
 use crate::error::ReadError;
 use crate::seal;
@@ -35,8 +36,26 @@ pub(crate) fn decode_record(at: &RawKey, sealed: &[u8]) -> Result<Record, ReadEr
     Record::decode(&Bytes::copy_from_slice(body)).map_err(|error| damaged(format!("cannot be decoded: {error}")))
 }
 
-/// What a batch did to the records, before it is in the file: `None` is a removal.
-pub(crate) type Batch = BTreeMap<RecordKey, Option<Record>>;
+/// What a batch did, before it is in the file.
+#[derive(Default)]
+pub(crate) struct Batch {
+    /// Records; `None` is a removal.
+    pub(crate) records: BTreeMap<RecordKey, Option<Record>>,
+    pub(crate) rows: RowBatch,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.rows.is_empty()
+    }
+
+    /// About the bytes that it adds to the file.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        let records: usize = self.records.values().flatten().map(Record::encoded_len).sum();
+        let rows: usize = self.rows.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum();
+        (records + rows) as u64
+    }
+}
 
 /// Records as of one commit of the file.
 pub(crate) struct RecordReader {
@@ -89,7 +108,7 @@ impl ReadRecords for RecordReader {
     }
 }
 
-/// The records as a batch sees and changes them. Nothing reaches the file before [`store_batch`].
+/// The records as a batch sees and changes them. Nothing reaches the file before [`store_records`].
 pub(crate) struct BatchRecords {
     before: RecordReader,
     batch: Batch,
@@ -98,7 +117,7 @@ pub(crate) struct BatchRecords {
 impl BatchRecords {
     /// A batch on top of the file's last commit; the one before must be in it.
     pub(crate) fn new(before: RecordReader) -> Self {
-        Self { before, batch: Batch::new() }
+        Self { before, batch: Batch::default() }
     }
 
     pub(crate) fn into_batch(self) -> Batch {
@@ -110,7 +129,7 @@ impl ReadRecords for BatchRecords {
     type Error = ReadError;
 
     fn get(&self, at: RecordKey) -> Result<Option<Record>, ReadError> {
-        match self.batch.get(&at) {
+        match self.batch.records.get(&at) {
             Some(change) => Ok(change.clone()),
             None => self.before.get(at),
         }
@@ -120,12 +139,12 @@ impl ReadRecords for BatchRecords {
     fn scan(&self, from: RecordKey, visit: &mut dyn FnMut(RecordKey, Record) -> bool) -> Result<(), ReadError> {
         let mut more = true;
         self.before.scan(from, &mut |key, record| {
-            if !self.batch.contains_key(&key) {
+            if !self.batch.records.contains_key(&key) {
                 more = visit(key, record);
             }
             more
         })?;
-        for (key, change) in self.batch.range(from..) {
+        for (key, change) in self.batch.records.range(from..) {
             let Some(record) = change else { continue };
             if !more {
                 break;
@@ -142,12 +161,22 @@ impl ReadRecords for BatchRecords {
 
 impl WriteRecords for BatchRecords {
     fn insert(&mut self, at: RecordKey, record: &Record) -> Result<(), ReadError> {
-        self.batch.insert(at, Some(record.clone()));
+        self.batch.records.insert(at, Some(record.clone()));
         Ok(())
     }
 
     fn remove(&mut self, at: RecordKey) -> Result<(), ReadError> {
-        self.batch.insert(at, None);
+        self.batch.records.insert(at, None);
+        Ok(())
+    }
+
+    fn put_row(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), ReadError> {
+        self.batch.rows.insert(row_key(table, key), Some(value.to_vec()));
+        Ok(())
+    }
+
+    fn remove_row(&mut self, table: Table, key: &[u8]) -> Result<(), ReadError> {
+        self.batch.rows.insert(row_key(table, key), None);
         Ok(())
     }
 }
@@ -161,10 +190,10 @@ pub struct RecordTotals {
     pub bytes: u64,
 }
 
-/// Stores a batch and keeps the totals.
-pub(crate) fn store_batch(
+/// Stores the records of a batch and keeps the totals.
+pub(crate) fn store_records(
     transaction: &WriteTransaction,
-    batch: &Batch,
+    batch: &BTreeMap<RecordKey, Option<Record>>,
     totals: &mut RecordTotals,
 ) -> Result<(), redb::Error> {
     if batch.is_empty() {

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use quorate_kv::{
-    ChunkSize, Digest, KeySpace, KeyValue, KvError, Pin, RangeRequest, RangeResponse, RangeStream, ReadRecords, Record,
-    RecordKey, Revision, Step, StreamEnd, TxnRequest, TxnResponse,
+    ChunkSize, ClusterTime, Digest, KeySpace, KeyValue, KvError, Pin, RangeRequest, RangeResponse, RangeStream,
+    ReadRecords, Record, RecordKey, Revision, Row, Step, StreamEnd, TxnRequest, TxnResponse,
 };
 use quorate_raft::{LogIndex, Membership};
 
 use super::records::{RecordReader, RecordTotals};
 use super::rows::StateRows;
+use super::tables::RowReader;
 use super::{index_image, revisions};
 use crate::database::Database;
 use crate::disk::Disk;
@@ -100,25 +101,31 @@ impl Shared {
 
     /// Holds physical compaction where it is; waits for a batch on its way into the file.
     pub(crate) fn pin(self: &Arc<Self>) -> Result<PinnedState, ReadError> {
-        let _batch = self.begin_batch();
+        let batch = self.begin_batch();
         let mut inner = self.write();
+        // Rows change in place: they are those of this moment in this view of the file alone.
+        let rows_now = inner.database.read()?;
         let pin = inner.key_space.pin();
-        let pinned = PinnedState {
+        let mut pinned = PinnedState {
             shared: self.clone(),
             database: inner.database.clone(),
             rows: inner.rows.clone(),
+            table_rows: Vec::new(),
             generation: inner.generation,
             pin: Some(pin),
         };
+        drop((inner, batch));
+        pinned.table_rows = RowReader::new(&rows_now)?.all()?;
         Ok(pinned)
     }
 }
 
-/// A state whose records stay until this is dropped.
+/// A state whose records stay until this is dropped, with a copy of its rows.
 pub(crate) struct PinnedState {
     shared: Arc<Shared>,
     pub(crate) database: Arc<Database>,
     pub(crate) rows: StateRows,
+    pub(crate) table_rows: Vec<Row>,
     generation: u64,
     pin: Option<Pin>,
 }
@@ -172,6 +179,11 @@ impl StateView {
     pub fn digest(&self) -> (LogIndex, Digest) {
         let inner = self.shared.read();
         (inner.rows.position.applied, inner.rows.position.key_space.digest)
+    }
+
+    /// The cluster clock as the last applied entry set it.
+    pub fn clock(&self) -> ClusterTime {
+        self.shared.read().key_space.clock()
     }
 
     /// The configuration applied last, and where it was logged.

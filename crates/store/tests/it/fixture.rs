@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_kv::testing::MemoryRecords;
 use quorate_kv::{
-    Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest, KeySpace, PutRequest,
-    RangeRequest, RangeResponse, RequestOp, Revision, TxnRequest,
+    ClusterTime, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest, KeySpace,
+    PutRequest, RangeRequest, RangeResponse, RequestOp, Revision, TxnRequest,
 };
 use quorate_raft::{Entry, HardState, Incarnation, LogIndex, Member, Membership, NodeId, Payload, Term};
 use quorate_store::testing::{Choices, FaultyDisk};
@@ -87,7 +87,9 @@ fn put(dice: &mut Dice) -> PutRequest {
 }
 
 fn command(index: u64, dice: &mut Dice) -> Command {
-    match dice.below(16) {
+    match dice.below(17) {
+        // Rows beside the records.
+        16 => Command::Clock(ClusterTime(index * 10)),
         // Often refused, which is an outcome like any other.
         0 => Command::Compact(CompactRequest { revision: (index as i64 / 2).max(1), physical: false }),
         1 => {
@@ -165,6 +167,7 @@ impl Reference {
         assert_eq!(view.applied().0, self.last());
         assert_eq!(view.digest().1, self.space.digest());
         assert_eq!(view.compact_revision(), self.space.compact_revision());
+        assert_eq!(view.clock(), self.space.clock());
         let oldest = self.space.compact_revision().0.max(1);
         let newest = self.space.revision().0;
         let step = ((newest - oldest) / 6).max(1) as usize;

@@ -1,8 +1,8 @@
 //! Commands of the state machine as protobuf.
 
 use quorate_kv::{
-    Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest,
-    RequestOp, SortOrder, SortTarget, TxnRequest,
+    ClusterTime, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest,
+    RangeRequest, RequestOp, SortOrder, SortTarget, TxnRequest,
 };
 use quorate_proto::quorate::log::v1 as pb;
 
@@ -21,6 +21,7 @@ pub(super) fn to_command(command: &Command) -> pb::envelope::Command {
         Command::Compact(compact) => {
             Wire::Compact(pb::Compact { revision: compact.revision, physical: compact.physical })
         }
+        Command::Clock(now) => Wire::Clock(pb::Clock { milliseconds: now.0 }),
     }
 }
 
@@ -33,6 +34,7 @@ pub(super) fn from_command(command: pb::envelope::Command) -> Result<Command, De
         Wire::Compact(compact) => {
             Command::Compact(CompactRequest { revision: compact.revision, physical: compact.physical })
         }
+        Wire::Clock(clock) => Command::Clock(ClusterTime(clock.milliseconds)),
     })
 }
 

@@ -87,6 +87,7 @@ fn to_response(response: &Response) -> pb::OutcomeResponse {
         Response::DeleteRange(delete) => Body::DeleteRange(to_delete(delete)),
         Response::Txn(txn) => Body::Txn(to_txn(txn)),
         Response::Compact => Body::Compact(pb::CompactOutcome {}),
+        Response::Clock => Body::Clock(pb::ClockOutcome {}),
     };
     pb::OutcomeResponse { revision: 0, body: Some(body) }
 }
@@ -98,6 +99,7 @@ fn from_response(response: pb::OutcomeResponse) -> Result<Response, DecodeError>
         Body::DeleteRange(delete) => Response::DeleteRange(from_delete(delete)),
         Body::Txn(txn) => Response::Txn(from_txn(txn, 1)?),
         Body::Compact(_) => Response::Compact,
+        Body::Clock(_) => Response::Clock,
         Body::Range(_) => return Err(DecodeError::malformed(WHAT, "a range is no write")),
     })
 }
@@ -130,7 +132,9 @@ fn from_op(op: pb::OutcomeResponse, depth: usize) -> Result<ResponseOp, DecodeEr
         Body::Put(put) => ResponseBody::Put(from_put(put)),
         Body::DeleteRange(delete) => ResponseBody::DeleteRange(from_delete(delete)),
         Body::Txn(txn) => ResponseBody::Txn(from_txn(txn, depth + 1)?),
-        Body::Compact(_) => return Err(DecodeError::malformed(WHAT, "a compaction in a transaction")),
+        Body::Compact(_) | Body::Clock(_) => {
+            return Err(DecodeError::malformed(WHAT, "what no transaction does, in a transaction"));
+        }
     };
     Ok(ResponseOp { revision: op.revision, body })
 }

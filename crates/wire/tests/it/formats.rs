@@ -135,7 +135,8 @@ fn outcomes_survive_their_bytes() {
     let bodies = [ResponseBody::Range(range), ResponseBody::Put(put.clone()), ResponseBody::Txn(nested)];
     let responses = bodies.into_iter().map(|body| ResponseOp { revision: 5, body }).collect();
     let txn = TxnResponse { succeeded: true, responses };
-    let answers = [Response::Put(put), Response::DeleteRange(delete), Response::Txn(txn), Response::Compact];
+    let answers =
+        [Response::Put(put), Response::DeleteRange(delete), Response::Txn(txn), Response::Compact, Response::Clock];
     for message in answers.into_iter().map(|answer| outcome(Ok(answer))) {
         assert_eq!(decode_peer(encode_peer(&message)), Ok(message));
     }

@@ -8,8 +8,8 @@ use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use quorate_kv::{
-    Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest, PutRequest,
-    RangeRequest, Record, RecordKey, RequestOp, SortOrder, SortTarget, TxnRequest,
+    ClusterTime, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest,
+    PutRequest, RangeRequest, Record, RecordKey, RequestOp, Row, SortOrder, SortTarget, Table, TxnRequest,
 };
 use quorate_raft::{
     AppendResult, Body, Echo, Entry, Incarnation, LogIndex, Member, Membership, Message, NodeId, Payload, ReadId,
@@ -178,6 +178,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         txn().prop_map(Command::Txn),
         (any::<i64>(), any::<bool>())
             .prop_map(|(revision, physical)| Command::Compact(CompactRequest { revision, physical })),
+        any::<u64>().prop_map(|milliseconds| Command::Clock(ClusterTime(milliseconds))),
     ]
 }
 
@@ -300,6 +301,16 @@ pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
         (index(), any::<u128>()).prop_map(|(index, digest)| PeerMessage::Diverged { index, digest: Digest(digest) }),
         index().prop_map(|config_index| PeerMessage::Removed { config_index }),
     ]
+}
+
+/// Rows in rising order.
+pub(crate) fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let places = btree_set((0..Table::ALL.len(), vec(any::<u8>(), 0..6)), 0..20);
+    (places, vec(bytes(), 20)).prop_map(|(places, values)| {
+        let row =
+            |((table, key), value): ((usize, Vec<u8>), Bytes)| Row { table: Table::ALL[table], key: key.into(), value };
+        places.into_iter().zip(values).map(row).collect()
+    })
 }
 
 /// Records in rising order.

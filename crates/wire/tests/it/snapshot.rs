@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use quorate_kv::{Digest, Record, RecordKey, Revision};
+use quorate_kv::{Digest, Record, RecordKey, Revision, Row, Table};
 use quorate_raft::{LogIndex, Membership, SnapshotMeta, Term};
 use quorate_wire::DecodeError;
 use quorate_wire::snapshot::{Header, ImageDecoder, ImageEncoder, MAX_BODY_BYTES, Part};
@@ -22,8 +22,15 @@ fn header(membership: Membership) -> Header {
 }
 
 fn image(header: &Header, batches: &[&[(RecordKey, Record)]]) -> Vec<u8> {
+    image_with_rows(header, &[], batches)
+}
+
+fn image_with_rows(header: &Header, rows: &[&[Row]], batches: &[&[(RecordKey, Record)]]) -> Vec<u8> {
     let (mut encoder, first) = ImageEncoder::start(header);
     let mut out = first.to_vec();
+    for batch in rows {
+        out.extend_from_slice(&encoder.rows(batch));
+    }
     for batch in batches {
         out.extend_from_slice(&encoder.records(batch));
     }
@@ -46,15 +53,17 @@ fn read(image: &[u8], chunk: usize) -> Result<(Vec<Part>, bool), DecodeError> {
 proptest! {
     #[test]
     fn images_survive_their_bytes_however_they_are_cut(
-        membership in samples::membership(), records in samples::records(), chunk in 1_usize..300,
+        membership in samples::membership(), records in samples::records(), rows in samples::rows(),
+        chunk in 1_usize..300,
     ) {
         let header = header(membership);
         let (first, second) = records.split_at(records.len() / 2);
-        let bytes = image(&header, &[first, second]);
+        let bytes = image_with_rows(&header, &[&rows], &[first, second]);
         let (parts, ended) = read(&bytes, chunk).expect("sound");
         prop_assert!(ended);
         let expected = vec![
             Part::Header(Box::new(header)),
+            Part::Rows(rows),
             Part::Records(first.to_vec()),
             Part::Records(second.to_vec()),
             Part::End { records: records.len() as u64 },
@@ -97,6 +106,21 @@ fn frames_that_are_dropped_or_doubled_are_noticed() {
     assert!(matches!(read(&doubled, 7), Err(DecodeError::Malformed { .. })));
     let after = [&first, &one, &two, &last, &last].map(|part| part.to_vec()).concat();
     assert!(read(&after, 7).is_err());
+}
+
+#[test]
+fn rows_that_come_late_are_dropped_or_doubled_are_noticed() {
+    let row = |key: &'static str| Row { table: Table::User, key: key.into(), value: Bytes::from_static(b"v") };
+    let (mut encoder, first) = ImageEncoder::start(&header(Membership::default()));
+    let (one, two) = (encoder.rows(&[row("a")]), encoder.rows(&[row("b")]));
+    let records = encoder.records(&[record(1)]);
+    let last = encoder.finish();
+    let read = |parts: &[&Bytes]| read(&parts.iter().map(|part| part.to_vec()).collect::<Vec<_>>().concat(), 7);
+    assert!(matches!(read(&[&first, &one, &two, &records, &last]), Ok((_, true))));
+    assert_eq!(read(&[&first, &two, &records, &last]), Err(DecodeError::Damaged { what: "snapshot image" }));
+    for odd in [[&first, &two, &one, &records, &last], [&first, &one, &records, &two, &last]] {
+        assert!(matches!(read(&odd), Err(DecodeError::Malformed { .. })));
+    }
 }
 
 #[test]
