@@ -6,6 +6,7 @@
 //! Never: reads a node's files or memory while it runs; the checks see what a client sees.
 
 pub mod cluster;
+pub mod differential;
 pub mod history;
 pub mod load;
 pub mod node;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use self::cluster::System;
 use self::measure::{Figures, Scale};
 use crate::failure::Failure;
-use crate::process::{cargo, root, run as run_program};
+use crate::process::{cargo, root, run as run_program, target_folder};
 use crate::tools;
 
 /// Options of `bench`.
@@ -54,8 +54,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         run_program(cargo().args(["build", "--release", "--package", "quorate"]))?;
     }
     let generator = args.generator.clone().unwrap_or_else(|| quorate.clone());
-    let ours = if args.noise { System::Etcd } else { System::Quorate { binary: quorate } };
-    let systems = [ours, System::Etcd];
+    let etcd = System::Etcd { binary: tools::path("etcd")? };
+    let ours = if args.noise { etcd.clone() } else { System::Quorate { binary: quorate } };
+    let systems = [ours, etcd];
     let scale = args.scale();
 
     let folder = root().join("target/bench");
@@ -85,8 +86,4 @@ impl BenchArgs {
         let (seconds, keys) = if self.quick { (3, 50_000) } else { (10, 1_000_000) };
         Scale { duration: Duration::from_secs(self.seconds.unwrap_or(seconds)), keys: self.keys.unwrap_or(keys) }
     }
-}
-
-fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

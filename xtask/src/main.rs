@@ -1,10 +1,11 @@
 //! The developer commands of the repository; continuous integration calls nothing else.
 //!
-//! Owns the command line only. Each command is a module with a function; none keeps state outside `target/`, except `codegen`
-//! (the generated crate) and `bench --write` (the page it was told to write).
+//! Owns the command line only. Each command is a module with a function; none keeps state outside `target/` and the user's cache
+//! folder, except `codegen` (the generated crate) and `bench --write` (the page it was told to write).
 
 mod bench;
 mod codegen;
+mod differential;
 mod e2e;
 mod failure;
 mod gates;
@@ -35,8 +36,10 @@ enum Command {
     Ci,
     /// Generate the wire types from proto/
     Codegen(codegen::CodegenArgs),
-    /// Build etcd and etcdctl into target/tools
+    /// Build etcd and etcdctl into the user's cache folder
     Tools,
+    /// Send random requests to etcd and to Quorate and compare the answers
+    Differential(differential::DifferentialArgs),
     /// Install the charts on a real Kubernetes on this machine and put them to the test
     E2e(e2e::E2eArgs),
     /// Generate the resource definition in the chart, and manifests/ from the charts
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Ci => gates::ci(),
         Command::Codegen(args) => codegen::run(&args),
         Command::Tools => tools::build(),
+        Command::Differential(args) => differential::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Manifests(args) => manifests::run(&args),
         Command::Bench(args) => bench::run(&args),

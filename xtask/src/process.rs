@@ -14,6 +14,20 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().expect("xtask lies one folder below the root").to_path_buf()
 }
 
+/// The folder for `purpose` in the user's cache.
+pub(crate) fn cache_folder(purpose: &str) -> Result<PathBuf, Failure> {
+    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base =
+        named.or_else(home).ok_or_else(|| Failure::Skipped("HOME is not set, so there is no cache folder".into()))?;
+    Ok(base.join("quorate").join(purpose))
+}
+
+/// The folder that cargo builds into.
+pub(crate) fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// The cargo that started this program, so that a toolchain override carries over.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -12,7 +12,6 @@ use super::http;
 use super::usage::Usage;
 use crate::failure::Failure;
 use crate::process;
-use crate::tools;
 
 const NODES: usize = 3;
 /// A cluster that does not serve by then is broken; also covers a restart on a million keys.
@@ -24,7 +23,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Debug, Clone)]
 pub(super) enum System {
     Quorate { binary: PathBuf },
-    Etcd,
+    Etcd { binary: PathBuf },
 }
 
 /// How a node is ended.
@@ -57,7 +56,7 @@ impl System {
     pub(super) fn name(&self) -> &'static str {
         match self {
             System::Quorate { .. } => "Quorate",
-            System::Etcd => "etcd",
+            System::Etcd { .. } => "etcd",
         }
     }
 
@@ -77,10 +76,10 @@ impl System {
                 }
                 command
             }
-            System::Etcd => {
+            System::Etcd { binary } => {
                 let peers: Vec<String> = all.iter().map(|node| format!("{}=http://{}", node.name, node.peer)).collect();
                 let (client, peer) = (format!("http://{}", node.client), format!("http://{}", node.peer));
-                let mut command = Command::new(tools::path("etcd"));
+                let mut command = Command::new(binary);
                 command.arg("--data-dir").arg(data);
                 for (flag, value) in [
                     ("--name", &node.name),

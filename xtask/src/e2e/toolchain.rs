@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::failure::Failure;
-use crate::process::{self, root};
+use crate::process::{self, cache_folder, root};
 
 struct Tool {
     name: &'static str,
@@ -55,7 +55,7 @@ impl Toolchain {
     }
 
     fn find(wanted: impl Fn(&str) -> bool) -> Result<Toolchain, Failure> {
-        let cache = cache_folder()?;
+        let cache = cache_folder("e2e")?;
         let mut folders = Vec::new();
         for tool in TOOLS.iter().filter(|tool| wanted(tool.name)) {
             let module = root().join("tests/tools").join(tool.module);
@@ -109,12 +109,4 @@ fn pins(module: &Path, tool: &Tool) -> Result<u64, Failure> {
     add(tool.package.as_bytes());
     add(flags(tool).as_bytes());
     Ok(hash)
-}
-
-fn cache_folder() -> Result<PathBuf, Failure> {
-    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let base =
-        named.or_else(home).ok_or_else(|| Failure::Skipped("HOME is not set, so there is no cache folder".into()))?;
-    Ok(base.join("quorate/e2e"))
 }

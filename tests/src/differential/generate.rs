@@ -1,0 +1,204 @@
+//! Random requests that are likely to meet: few keys, revisions around those that matter, and now and then nonsense.
+
+use bytes::Bytes;
+use quorate_proto::etcdserverpb as pb;
+
+use super::random::Random;
+use super::{Action, Answer};
+
+const KEYS: [&str; 10] = ["a", "aa", "ab", "b", "ba", "bb", "c", "ca", "d", "e"];
+const VALUES: [&str; 4] = ["", "x", "y", "z"];
+/// Levels of transactions in transactions.
+const MAX_DEPTH: u32 = 2;
+
+/// Makes the requests of one episode from its seed and from what etcd answered so far.
+#[derive(Debug)]
+pub(super) struct Generator {
+    random: Random,
+    /// The newest revision any answer told.
+    revision: i64,
+    compacted: i64,
+}
+
+impl Generator {
+    pub(super) fn new(seed: u64) -> Generator {
+        Generator { random: Random::new(seed), revision: 1, compacted: -1 }
+    }
+
+    /// Takes note of what a request has changed.
+    pub(super) fn learn(&mut self, action: &Action, answer: &Answer) {
+        let Answer::Message { revision, .. } = answer else { return };
+        self.revision = self.revision.max(revision.unwrap_or(0));
+        if let Action::Compact(request) = action {
+            self.compacted = request.revision;
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Action {
+        match self.random.below(43) {
+            0..=13 => Action::Range(self.range()),
+            14..=23 => Action::Put(self.put()),
+            24..=27 => Action::DeleteRange(self.delete_range()),
+            28..=37 => Action::Txn(self.txn(MAX_DEPTH)),
+            38 => Action::Compact(self.compaction()),
+            _ => Action::RangeStream(self.streamed_range()),
+        }
+    }
+
+    fn key(&mut self) -> Bytes {
+        match self.random.below(50) {
+            0 => Bytes::new(),
+            1 => Bytes::from_static(b"\0"),
+            2 => Bytes::from_static(b"\xff\xfe"),
+            _ => Bytes::from_static(self.random.pick(&KEYS).as_bytes()),
+        }
+    }
+
+    fn range_end(&mut self) -> Bytes {
+        match self.random.below(7) {
+            0..=2 => Bytes::new(),
+            3 => Bytes::from_static(b"\0"),
+            _ => self.key(),
+        }
+    }
+
+    fn value(&mut self) -> Bytes {
+        Bytes::from_static(self.random.pick(&VALUES).as_bytes())
+    }
+
+    fn some_revision(&mut self) -> i64 {
+        match self.random.below(10) {
+            0..=4 => 0,
+            5 => -self.random.below(3),
+            6 => self.revision + 1,
+            7 => self.compacted - 1 + self.random.below(3),
+            _ => {
+                let oldest = self.compacted.max(1);
+                oldest + self.random.below(self.revision - oldest + 3)
+            }
+        }
+    }
+
+    fn compaction(&mut self) -> pb::CompactionRequest {
+        let keeps_most = self.random.chance(70);
+        let revision = if keeps_most { self.revision - self.random.below(20) } else { self.some_revision() };
+        pb::CompactionRequest { revision, physical: self.random.chance(50) }
+    }
+
+    fn filter(&mut self) -> i64 {
+        if self.random.chance(90) { 0 } else { self.revision - 30 + self.random.below(32) }
+    }
+
+    fn range(&mut self) -> pb::RangeRequest {
+        let nonsense = self.random.chance(1);
+        pb::RangeRequest {
+            key: self.key(),
+            range_end: self.range_end(),
+            limit: self.random.below(6) - 1,
+            revision: self.some_revision(),
+            sort_order: if nonsense { 7 } else { self.random.below(3) as i32 },
+            sort_target: if self.random.chance(1) { 9 } else { self.random.below(5) as i32 },
+            serializable: self.random.chance(30),
+            keys_only: self.random.chance(10),
+            count_only: self.random.chance(10),
+            min_mod_revision: self.filter(),
+            max_mod_revision: self.filter(),
+            min_create_revision: self.filter(),
+            max_create_revision: self.filter(),
+        }
+    }
+
+    /// Mostly what a stream allows.
+    fn streamed_range(&mut self) -> pb::RangeRequest {
+        let range = self.range();
+        if self.random.chance(20) {
+            return range;
+        }
+        pb::RangeRequest {
+            sort_order: 0,
+            sort_target: 0,
+            min_mod_revision: 0,
+            max_mod_revision: 0,
+            min_create_revision: 0,
+            max_create_revision: 0,
+            ..range
+        }
+    }
+
+    fn put(&mut self) -> pb::PutRequest {
+        pb::PutRequest {
+            key: self.key(),
+            value: self.value(),
+            lease: if self.random.chance(3) { 77 } else { 0 },
+            prev_kv: self.random.chance(50),
+            ignore_value: self.random.chance(6),
+            ignore_lease: self.random.chance(6),
+        }
+    }
+
+    fn delete_range(&mut self) -> pb::DeleteRangeRequest {
+        let one_key = self.random.chance(60);
+        pb::DeleteRangeRequest {
+            key: self.key(),
+            range_end: if one_key { Bytes::new() } else { self.range_end() },
+            prev_kv: self.random.chance(50),
+        }
+    }
+
+    fn compare(&mut self) -> pb::Compare {
+        use pb::compare::TargetUnion;
+        let near = self.revision - 10 + self.random.below(11);
+        let revision = if self.random.chance(40) { 0 } else { near };
+        let target = self.random.below(5) as i32;
+        // A union of another kind than the target says is read as if it were not there.
+        let kind = if self.random.chance(10) { self.random.below(5) as i32 } else { target };
+        let union = match kind {
+            0 => TargetUnion::Version(self.random.below(4)),
+            1 => TargetUnion::CreateRevision(revision),
+            2 => TargetUnion::ModRevision(revision),
+            3 => TargetUnion::Value(self.value()),
+            _ => TargetUnion::Lease(self.random.below(2)),
+        };
+        pb::Compare {
+            result: self.random.below(4) as i32,
+            target,
+            key: self.key(),
+            range_end: self.range_end(),
+            target_union: if self.random.chance(5) { None } else { Some(union) },
+        }
+    }
+
+    fn operation(&mut self, depth: u32) -> pb::RequestOp {
+        use pb::request_op::Request;
+        let request = match self.random.below(12) {
+            0..=3 => Some(Request::RequestRange(self.range())),
+            8 | 9 => Some(Request::RequestDeleteRange(self.delete_range())),
+            10 if depth > 0 => Some(Request::RequestTxn(self.txn(depth - 1))),
+            11 if self.random.chance(10) => None,
+            _ => Some(Request::RequestPut(self.put())),
+        };
+        pb::RequestOp { request }
+    }
+
+    fn operations(&mut self, depth: u32, only_reads: bool) -> Vec<pb::RequestOp> {
+        let count = self.random.below(4);
+        let mut make = || {
+            if only_reads {
+                let range = pb::request_op::Request::RequestRange(self.range());
+                return pb::RequestOp { request: Some(range) };
+            }
+            self.operation(depth)
+        };
+        (0..count).map(|_| make()).collect()
+    }
+
+    fn txn(&mut self, depth: u32) -> pb::TxnRequest {
+        let only_reads = self.random.chance(15);
+        let compares = self.random.below(3);
+        pb::TxnRequest {
+            compare: (0..compares).map(|_| self.compare()).collect(),
+            success: self.operations(depth, only_reads),
+            failure: self.operations(depth, only_reads),
+        }
+    }
+}

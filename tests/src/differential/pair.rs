@@ -1,0 +1,110 @@
+//! One etcd and one Quorate with empty stores, and the same request to both.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use quorate_proto::etcdserverpb::RangeRequest;
+use quorate_proto::etcdserverpb::kv_client::KvClient;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+use super::action::Side;
+use super::{Action, Answer, Run};
+use crate::cluster::{channel, wait_for};
+use crate::node::free_address;
+
+/// Two running servers. They end when this is dropped.
+#[derive(Debug)]
+pub(super) struct Pair {
+    etcd: Side,
+    quorate: Side,
+    _servers: [Server; 2],
+}
+
+impl Pair {
+    /// Starts both and waits until both serve.
+    pub(super) async fn start(run: &Run) -> Pair {
+        let (etcd, quorate) = (Server::etcd(&run.etcd), Server::quorate(&run.quorate));
+        let channels = [channel(&etcd.client.to_string()), channel(&quorate.client.to_string())];
+        for channel in &channels {
+            wait_until_served(channel).await;
+        }
+        let [theirs, ours] = channels;
+        Pair { etcd: Side::new(theirs), quorate: Side::new(ours), _servers: [etcd, quorate] }
+    }
+
+    /// What etcd and Quorate answer, asked at the same time.
+    pub(super) async fn ask(&mut self, action: &Action) -> (Answer, Answer) {
+        tokio::join!(self.etcd.perform(action), self.quorate.perform(action))
+    }
+}
+
+/// A serializable read is the last thing to be served: it needs a leader to have been heard of, and a state.
+async fn wait_until_served(channel: &Channel) {
+    wait_for("a server that serves", || async {
+        let mut client = KvClient::new(channel.clone());
+        let linearizable = RangeRequest { key: "ready".into(), ..RangeRequest::default() };
+        let serializable = RangeRequest { serializable: true, ..linearizable.clone() };
+        client.range(linearizable).await.ok()?;
+        client.range(serializable).await.ok().map(drop)
+    })
+    .await;
+}
+
+/// A process with its data, gone when dropped.
+#[derive(Debug)]
+struct Server {
+    client: SocketAddr,
+    process: Child,
+    _data: TempDir,
+}
+
+impl Server {
+    fn etcd(binary: &Path) -> Server {
+        let (client, peer) = (free_address(), free_address());
+        let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
+        let data = TempDir::with_prefix("differential-etcd-").expect("a temporary folder");
+        let mut command = Command::new(binary);
+        command.arg("--data-dir").arg(data.path());
+        for (flag, value) in [
+            ("--name", "one"),
+            ("--listen-client-urls", &client_url),
+            ("--advertise-client-urls", &client_url),
+            ("--listen-peer-urls", &peer_url),
+            ("--initial-advertise-peer-urls", &peer_url),
+            ("--initial-cluster", &format!("one={peer_url}")),
+            ("--heartbeat-interval", "10"),
+            ("--election-timeout", "100"),
+            ("--log-level", "error"),
+        ] {
+            command.args([flag, value]);
+        }
+        // What is compared is not what survives a crash.
+        command.arg("--unsafe-no-fsync");
+        Server::spawn(command, client, data)
+    }
+
+    fn quorate(binary: &Path) -> Server {
+        let client = free_address();
+        let data = TempDir::with_prefix("differential-quorate-").expect("a temporary folder");
+        let mut command = Command::new(binary);
+        command.args(["dev", "--nodes", "1", "--heartbeat-interval", "10", "--election-timeout", "100"]);
+        command.args(["--client-port", &client.port().to_string()]).arg("--data-dir").arg(data.path());
+        Server::spawn(command, client, data)
+    }
+
+    fn spawn(mut command: Command, client: SocketAddr, data: TempDir) -> Server {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().expect("the server starts");
+        Server { client, process, _data: data }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // An error means it has ended by itself, which the requests to it have shown.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
