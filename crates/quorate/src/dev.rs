@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use quorate_server::listen::PortLimits;
 use quorate_server::runtime::{Replica, ReplicaConfig};
 use quorate_server::server::{Server, ServerConfig};
 use quorate_server::{Member, NodeState};
@@ -126,6 +125,7 @@ async fn start_nodes(args: &DevArgs, data: &Path) -> Result<Vec<Server>, Failure
         let open = |port: u16| listen(&format!("127.0.0.1:{port}"), "--client-port");
         bound.push([open(ports.client)?, open(ports.peer)?, open(ports.metrics)?]);
     }
+    let limits = args.flags.port_limits(bound.len());
     let mut servers = Vec::new();
     for (number, [client_listener, peer_listener, metrics_listener]) in (1..).zip(bound) {
         let name = format!("n{number}");
@@ -138,7 +138,8 @@ async fn start_nodes(args: &DevArgs, data: &Path) -> Result<Vec<Server>, Failure
             metrics_listener: Some(metrics_listener),
             admin_token_file: args.flags.admin_token_file.clone(),
             auto_compaction: args.flags.auto_compaction()?,
-            limits: PortLimits::default(),
+            limits: limits.clone(),
+            answers: args.flags.answer_limits(),
         };
         servers.push(Server::start(config).await.map_err(Failure::new)?);
     }

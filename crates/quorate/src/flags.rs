@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use quorate_server::answers::AnswerLimits;
 use quorate_server::auto_compaction::AutoCompaction;
+use quorate_server::listen::PortLimits;
 use quorate_server::runtime::ReplicaConfig;
 
+use crate::descriptors::share_for_connections;
 use crate::failure::Failure;
 
 /// An election timeout of fewer heartbeats than this would expire while the leader is well (etcd's rule).
@@ -30,6 +33,15 @@ pub(crate) struct NodeFlags {
     /// Largest write a client may ask for, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 1_572_864)]
     max_request_bytes: usize,
+    /// Bytes that all large answers may hold in memory at one time; encoding takes as much again.
+    #[arg(long, value_name = "BYTES", default_value_t = 268_435_456)]
+    max_answer_bytes: usize,
+    /// Client connections; further ones are closed at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 20_000)]
+    max_connections: usize,
+    /// Requests in flight on one HTTP/2 connection.
+    #[arg(long, value_name = "COUNT", default_value_t = 8192)]
+    max_concurrent_streams: u32,
     /// Live bytes above which writes are refused; 0 for 2 GiB, less than 0 for no limit.
     #[arg(long, value_name = "BYTES", default_value_t = 0, allow_negative_numbers = true)]
     quota_backend_bytes: i64,
@@ -62,6 +74,14 @@ impl NodeFlags {
                 self.election_timeout, self.heartbeat_interval
             )));
         }
+        let at_least_one = [
+            ("--max-answer-bytes", self.max_answer_bytes),
+            ("--max-connections", self.max_connections),
+            ("--max-concurrent-streams", self.max_concurrent_streams as usize),
+        ];
+        if let Some((flag, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(Failure::new(format_args!("{flag} is 0: nobody could be served")));
+        }
         if self.max_request_bytes == 0 {
             return Err(Failure::new("--max-request-bytes is 0"));
         }
@@ -90,6 +110,20 @@ impl NodeFlags {
             0 => DEFAULT_QUOTA_BYTES,
             bytes => u64::try_from(bytes).unwrap_or(0),
         };
+    }
+
+    /// Limits of the ports of one of `nodes` nodes in this process.
+    pub(crate) fn port_limits(&self, nodes: usize) -> PortLimits {
+        PortLimits {
+            max_connections: share_for_connections(self.max_connections, nodes),
+            max_streams: self.max_concurrent_streams,
+            ..PortLimits::default()
+        }
+    }
+
+    /// Limits of answers.
+    pub(crate) fn answer_limits(&self) -> AnswerLimits {
+        AnswerLimits { max_bytes: self.max_answer_bytes, ..AnswerLimits::default() }
     }
 
     /// What history goes without being asked.

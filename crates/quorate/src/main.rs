@@ -2,6 +2,7 @@
 
 mod bench;
 mod ctl;
+mod descriptors;
 mod dev;
 mod dump_applied;
 mod failure;

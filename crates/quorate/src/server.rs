@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use quorate_server::NodeState;
-use quorate_server::listen::PortLimits;
 use quorate_server::runtime::ReplicaConfig;
 use quorate_server::server::{Server, ServerConfig};
 
@@ -89,7 +88,8 @@ fn config(args: &ServerArgs) -> Result<ServerConfig, Failure> {
         metrics_listener: Some(metrics_listener),
         admin_token_file: args.flags.admin_token_file.clone(),
         auto_compaction: args.flags.auto_compaction()?,
-        limits: PortLimits::default(),
+        limits: args.flags.port_limits(1),
+        answers: args.flags.answer_limits(),
     })
 }
 

@@ -11,11 +11,12 @@ use quorate_kv::{
     Command, KvError, Outcome, RangeRequest, RangeResponse, ResponseBody, Revision, TxnRequest, TxnResponse,
 };
 use quorate_node::{Consistency, NodeError, ReadGrant, ReadOptions};
-use quorate_store::{ReadError, StateStream, StateView};
-use tokio::sync::Semaphore;
+use quorate_store::{RationedReadError, ReadError, StateStream, StateView};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::http::HeaderMap;
 
 use crate::access::{Access, Action, Denied};
+use crate::answers::{AnswerBudget, AnswerLimits, Claim, HeldAnswer, NoRoom};
 use crate::metrics::{Metrics, ReadOutcome};
 use crate::node_state::why_not_serving;
 use crate::read_choice::BadChoice;
@@ -25,7 +26,7 @@ use crate::runtime::Replica;
 /// keys delays nobody's single key.
 const MAX_INLINE_KEYS: i64 = 64;
 
-/// Large ranges read at the same time; further ones wait for their turn. Bounds the memory that answers take.
+/// Large ranges read at the same time; further ones wait for their turn. Bounds the threads they take.
 const MAX_LARGE_READS: usize = 64;
 
 /// Why a request was not done.
@@ -49,6 +50,9 @@ pub(crate) enum ApiError {
     /// Stored data could not be read.
     #[error("stored data could not be read: {0}")]
     Storage(#[from] ReadError),
+    /// The answer has no room in memory.
+    #[error("etcdserver: {0}")]
+    NoRoom(#[from] NoRoom),
     /// A reading thread ended in the middle.
     #[error("the read was interrupted: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
@@ -61,6 +65,19 @@ pub(crate) struct Served<T> {
     pub answer: T,
     /// What the replica said about its freshness.
     pub grant: ReadGrant,
+    /// The memory it takes, if that is worth counting; to be kept until it is sent.
+    pub held: Option<HeldAnswer>,
+}
+
+/// A streamed range, and its place among those that may be under way.
+#[derive(Debug)]
+pub(crate) struct ServedStream {
+    /// What is left of it.
+    pub stream: StateStream,
+    /// What the replica said about its freshness.
+    pub grant: ReadGrant,
+    /// Kept until the client has everything.
+    pub place: OwnedSemaphorePermit,
 }
 
 /// Serves requests of all protocols from one replica.
@@ -72,14 +89,33 @@ pub(crate) struct ClientApi {
     max_request_bytes: usize,
     metrics: Arc<Metrics>,
     large_reads: Arc<Semaphore>,
+    answers: Arc<AnswerBudget>,
+    answer_limits: AnswerLimits,
+    streams: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
 }
 
 impl ClientApi {
     /// Serves from `replica` by the rules of `access`. Larger writes than `max_request_bytes` are refused.
-    pub(crate) fn new(replica: Replica, access: Access, max_request_bytes: usize, metrics: Arc<Metrics>) -> Self {
-        let large_reads = Arc::new(Semaphore::new(MAX_LARGE_READS));
-        let limits = quorate_kv::Limits::default();
-        ClientApi { replica, access, limits, max_request_bytes, metrics, large_reads }
+    pub(crate) fn new(
+        replica: Replica,
+        access: Access,
+        max_request_bytes: usize,
+        answer_limits: AnswerLimits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        ClientApi {
+            replica,
+            access,
+            limits: quorate_kv::Limits::default(),
+            max_request_bytes,
+            metrics,
+            large_reads: Arc::new(Semaphore::new(MAX_LARGE_READS)),
+            answers: AnswerBudget::new(&answer_limits),
+            streams: Arc::new(Semaphore::new(answer_limits.max_streams)),
+            downloads: Arc::new(Semaphore::new(answer_limits.max_downloads)),
+            answer_limits,
+        }
     }
 
     /// The replica behind it.
@@ -95,6 +131,19 @@ impl ClientApi {
     /// Largest write that is taken.
     pub(crate) fn max_request_bytes(&self) -> usize {
         self.max_request_bytes
+    }
+
+    /// Limits of answers.
+    pub(crate) fn answer_limits(&self) -> &AnswerLimits {
+        &self.answer_limits
+    }
+
+    /// A place among the downloads of images, if there is one.
+    pub(crate) fn download_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.downloads).try_acquire_owned().ok().or_else(|| {
+            self.count_limit("downloads");
+            None
+        })
     }
 
     /// The node's metrics.
@@ -135,7 +184,7 @@ impl ClientApi {
         let request = Arc::new(request);
         self.read(options, || {
             let request = Arc::clone(&request);
-            self.read_state(small, move |view| view.range(&request))
+            self.read_state(small, move |view, claim| view.range_within(&request, &|bytes| claim.take(bytes)))
         })
         .await
     }
@@ -155,8 +204,8 @@ impl ClientApi {
         let request = Arc::new(request);
         self.read(options, || {
             let request = Arc::clone(&request);
-            self.read_state(false, move |view| {
-                Ok(view.read_txn(&request)?.map(|response| {
+            self.read_state(false, move |view, claim| {
+                Ok(view.read_txn_within(&request, &|bytes| claim.take(bytes))?.map(|response| {
                     let revision = revision_of(&response).unwrap_or_else(|| view.revision());
                     (response, revision)
                 }))
@@ -174,11 +223,16 @@ impl ClientApi {
         headers: &HeaderMap,
         request: RangeRequest,
         options: ReadOptions,
-    ) -> Result<Served<StateStream>, ApiError> {
+    ) -> Result<ServedStream, ApiError> {
         self.access.check(headers, Action::Read)?;
         quorate_kv::validate_stream(&request)?;
+        let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            self.count_limit("streams");
+            NoRoom::TooManyStreams(self.answer_limits.max_streams)
+        })?;
         let request = &request;
-        self.read(options, || async move { Ok(self.view()?.stream(request)?) }).await
+        let begun = self.read(options, || async move { Ok((self.view()?.stream(request)?, None)) }).await?;
+        Ok(ServedStream { stream: begun.answer, grant: begun.grant, place })
     }
 
     /// Waits until the state is as fresh as `options` ask, and reads nothing: for answers made of a status.
@@ -186,7 +240,7 @@ impl ClientApi {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn confirm(&self, options: ReadOptions) -> Result<ReadGrant, ApiError> {
-        Ok(self.read(options, || std::future::ready(Ok(()))).await?.grant)
+        Ok(self.read(options, || std::future::ready(Ok(((), None)))).await?.grant)
     }
 
     /// What the state is read from.
@@ -207,9 +261,9 @@ impl ClientApi {
         match refused {
             NodeError::NoState if self.replica.view().is_none() => return self.not_serving(),
             NodeError::Timeout | NodeError::TimeoutLeaderFailure => requests.timeouts_total.inc(),
-            NodeError::TooManyRequests => requests.limits_hit_total.with_label_values(&["pending_requests"]).inc(),
-            NodeError::TooLarge => requests.limits_hit_total.with_label_values(&["request_bytes"]).inc(),
-            NodeError::NoSpace => requests.limits_hit_total.with_label_values(&["space"]).inc(),
+            NodeError::TooManyRequests => self.count_limit("pending_requests"),
+            NodeError::TooLarge => self.count_limit("request_bytes"),
+            NodeError::NoSpace => self.count_limit("space"),
             _ => {}
         }
         refused.into()
@@ -219,7 +273,7 @@ impl ClientApi {
     /// process may have been paused) makes the read a `Consistent` one.
     async fn read<T, F>(&self, options: ReadOptions, mut answer: impl FnMut() -> F) -> Result<Served<T>, ApiError>
     where
-        F: Future<Output = Result<T, ApiError>>,
+        F: Future<Output = Result<(T, Option<HeldAnswer>), ApiError>>,
     {
         let mut retried = false;
         let mut options_now = options;
@@ -234,7 +288,7 @@ impl ClientApi {
                     retried = true;
                     options_now.consistency = Consistency::Consistent;
                 }
-                Ok(answer) => break Ok(Served { answer, grant }),
+                Ok((answer, held)) => break Ok(Served { answer, grant, held }),
                 Err(error) => break Err(error),
             }
         };
@@ -268,17 +322,40 @@ impl ClientApi {
         }
     }
 
+    /// Reads where it arrives, or on a thread of its own, as often as it takes to have room for the answer.
     async fn read_state<T: Send + 'static>(
         &self,
         inline: bool,
-        read: impl FnOnce(&StateView) -> Result<Result<T, KvError>, ReadError> + Send + 'static,
-    ) -> Result<T, ApiError> {
+        read: impl Fn(&StateView, &Claim) -> Result<Result<T, KvError>, RationedReadError> + Clone + Send + 'static,
+    ) -> Result<(T, Option<HeldAnswer>), ApiError> {
         let view = self.view()?;
-        if inline {
-            return Ok(read(&view)??);
+        let mut claim = self.answers.open();
+        loop {
+            let result = if inline {
+                read(&view, &claim)
+            } else {
+                let _turn = self.large_reads.acquire().await.expect("the semaphore is never closed");
+                let (view, read) = (view.clone(), read.clone());
+                let reading = tokio::task::spawn_blocking(move || (read(&view, &claim), claim));
+                let (result, back) = reading.await?;
+                claim = back;
+                result
+            };
+            match result {
+                Err(RationedReadError::NotAllowed) => {
+                    let bytes = claim.bytes();
+                    // Nothing is held while waiting.
+                    drop(claim);
+                    claim = self.answers.wait_for(bytes).await.inspect_err(|_| self.count_limit("answer_bytes"))?;
+                }
+                Err(RationedReadError::Read(error)) => return Err(error.into()),
+                Ok(answer) => return Ok((answer?, claim.keep())),
+            }
         }
-        let _turn = self.large_reads.acquire().await.expect("the semaphore is never closed");
-        Ok(tokio::task::spawn_blocking(move || read(&view)).await???)
+    }
+
+    fn count_limit(&self, limit: &str) {
+        self.metrics.requests.limits_hit_total.with_label_values(&[limit]).inc();
     }
 }
 

@@ -8,18 +8,22 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::{Code, Status};
 
+use crate::answers::{AnswerLimits, ConnectionEnd, HeldAnswer, HeldBody};
+use crate::arriving::{Arriving, ArrivingBody};
+use crate::listen::PortLimits;
 use crate::metrics::{MethodCounters, MethodKind, Metrics};
 use crate::relay::{Relay, pass_on};
 
 type Response = http::Response<tonic::body::Body>;
 
-/// What is served on the client port.
+/// What is served on one connection of the client port.
 #[derive(Clone)]
 pub(crate) struct Dispatch<Kv> {
     kv: Kv,
@@ -27,6 +31,10 @@ pub(crate) struct Dispatch<Kv> {
     http: axum::Router,
     metrics: Arc<Metrics>,
     relay: Arc<Relay>,
+    arriving: Arc<Arriving>,
+    /// How long a client may take to receive a large answer.
+    send_time: Duration,
+    connection: ConnectionEnd,
 }
 
 impl<Kv> Dispatch<Kv> {
@@ -38,15 +46,27 @@ impl<Kv> Dispatch<Kv> {
         http: axum::Router,
         metrics: Arc<Metrics>,
         relay: Arc<Relay>,
+        limits: (&PortLimits, &AnswerLimits),
     ) -> Self {
-        Dispatch { kv, grpc, http, metrics, relay }
+        let (port, answers) = limits;
+        let arriving = Arriving::new(port.max_arriving_bytes, port.request_time);
+        let (send_time, connection) = (answers.send_time, ConnectionEnd::default());
+        Dispatch { kv, grpc, http, metrics, relay, arriving, send_time, connection }
+    }
+
+    /// The same for another connection, which `end` ends.
+    pub(crate) fn on(&self, end: ConnectionEnd) -> Self
+    where
+        Kv: Clone,
+    {
+        Dispatch { connection: end, ..self.clone() }
     }
 }
 
 impl<Kv> Service<http::Request<Incoming>> for Dispatch<Kv>
 where
     Kv: Service<
-            http::Request<Incoming>,
+            http::Request<ArrivingBody>,
             Response = Response,
             Error = Infallible,
             Future = BoxFuture<Response, Infallible>,
@@ -64,23 +84,41 @@ where
     fn call(&mut self, request: http::Request<Incoming>) -> CountedCall {
         let path = request.uri().path();
         let members = if is_about_keys(path) { self.relay.takes(&request) } else { None };
-        if !is_grpc(&request) {
-            let call = match members {
-                Some(members) => pass_on(members, request),
-                None => route(&mut self.http, request),
-            };
-            return CountedCall { counters: None, call };
-        }
-        let counters = self.metrics.grpc.method(path).cloned();
+        let is_grpc = is_grpc(&request);
+        let counters = if is_grpc { self.metrics.grpc.method(path).cloned() } else { None };
         if let Some(counters) = &counters {
             counters.started.inc();
         }
         let call = match members {
             Some(members) => pass_on(members, request),
-            None if path.starts_with(KV_PATH) => self.kv.call(request),
-            None => route(&mut self.grpc, request),
+            None => {
+                let is_key_value = path.starts_with(KV_PATH);
+                let request = self.arriving(request, counters.as_deref());
+                match (is_grpc, is_key_value) {
+                    (false, _) => route(&mut self.http, request),
+                    (true, true) => self.kv.call(request),
+                    (true, false) => route(&mut self.grpc, request),
+                }
+            }
         };
-        CountedCall { counters, call }
+        CountedCall { counters, call, send_time: self.send_time, connection: self.connection.clone() }
+    }
+}
+
+impl<Kv> Dispatch<Kv> {
+    /// Counts the request while it arrives. Streams are told how to end their connection.
+    fn arriving(
+        &self,
+        request: http::Request<Incoming>,
+        counters: Option<&MethodCounters>,
+    ) -> http::Request<ArrivingBody> {
+        let arriving = Arc::clone(&self.arriving);
+        if counters.is_some_and(|counters| counters.kind == MethodKind::Stream) {
+            let mut request = request.map(|body| ArrivingBody::stream(body, arriving));
+            request.extensions_mut().insert(self.connection.clone());
+            return request;
+        }
+        request.map(|body| ArrivingBody::whole(body, arriving))
     }
 }
 
@@ -97,7 +135,7 @@ fn is_grpc(request: &http::Request<Incoming>) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-fn route(router: &mut axum::Router, request: http::Request<Incoming>) -> BoxFuture<Response, Infallible> {
+fn route(router: &mut axum::Router, request: http::Request<ArrivingBody>) -> BoxFuture<Response, Infallible> {
     let answer = router.call(request);
     Box::pin(async move { Ok(answer.await?.map(tonic::body::Body::new)) })
 }
@@ -106,13 +144,19 @@ fn route(router: &mut axum::Router, request: http::Request<Incoming>) -> BoxFutu
 pub(crate) struct CountedCall {
     counters: Option<Arc<MethodCounters>>,
     call: BoxFuture<Response, Infallible>,
+    send_time: Duration,
+    connection: ConnectionEnd,
 }
 
 impl Future for CountedCall {
     type Output = Result<Response, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Poll::Ready(Ok(response)) = self.call.as_mut().poll(cx) else { return Poll::Pending };
+        let Poll::Ready(Ok(mut response)) = self.call.as_mut().poll(cx) else { return Poll::Pending };
+        if let Some(held) = response.extensions_mut().remove::<HeldAnswer>() {
+            let (time, connection) = (self.send_time, self.connection.clone());
+            response = response.map(|body| tonic::body::Body::new(HeldBody::new(body, held, time, connection)));
+        }
         let Some(counters) = self.counters.take() else { return Poll::Ready(Ok(response)) };
         let response = match (Status::from_header_map(response.headers()), counters.kind) {
             (Some(status), _) => {

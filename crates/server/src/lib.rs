@@ -4,6 +4,8 @@
 //! Never decides anything about consensus: it moves bytes, and runs the node, the log writer and the state writer.
 
 mod access;
+pub mod answers;
+mod arriving;
 pub mod auto_compaction;
 mod client_api;
 mod counted_stream;
@@ -15,6 +17,7 @@ pub mod listen;
 pub mod metrics;
 mod node_state;
 mod peer;
+mod placed;
 mod read_choice;
 mod relay;
 pub mod runtime;

@@ -23,8 +23,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tonic::codegen::{Service, http};
 
+use crate::answers::ConnectionEnd;
 use crate::counted_stream::CountedStream;
 use crate::metrics::Metrics;
+
+/// Streams that a client opened and reset before they were served; with one more the connection ends (rapid reset).
+const MAX_PENDING_RESETS: usize = 20;
+/// Streams that this end reset because of a client's errors; with one more the connection ends.
+const MAX_ERROR_RESETS: usize = 1024;
+/// Bytes of answers that one HTTP/2 stream may buffer while its client does not read.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Limits of one port. Each has a defined answer past it.
 #[derive(Debug, Clone)]
@@ -37,6 +45,10 @@ pub struct PortLimits {
     pub max_header_bytes: u32,
     /// Bytes a client may send on one HTTP/2 stream, or connection, before the server has read them.
     pub window_bytes: u32,
+    /// Bytes of requests that have not arrived in full, over all connections; more are refused.
+    pub max_arriving_bytes: usize,
+    /// How long one request may take to arrive.
+    pub request_time: Duration,
     /// How long a new connection may say nothing, and an HTTP/1.1 one may take for the headers of a request.
     pub silence: Duration,
     /// A quiet HTTP/2 connection is pinged this often,
@@ -54,6 +66,8 @@ impl Default for PortLimits {
             max_streams: 8192,
             max_header_bytes: 64 * 1024,
             window_bytes: 1024 * 1024,
+            max_arriving_bytes: 256 << 20,
+            request_time: Duration::from_secs(30),
             silence: Duration::from_secs(30),
             ping_interval: Duration::from_secs(60),
             ping_timeout: Duration::from_secs(20),
@@ -74,10 +88,10 @@ pub enum PortOrder {
     Stop,
 }
 
-/// Accepts connections and serves each with a clone of `service`, as `orders` say.
+/// Accepts connections and serves each with what `service_of` makes for it, as `orders` say.
 pub async fn serve<S, B>(
     listener: TcpListener,
-    service: S,
+    service_of: impl Fn(ConnectionEnd) -> S,
     limits: PortLimits,
     metrics: Arc<Metrics>,
     mut orders: watch::Receiver<PortOrder>,
@@ -118,12 +132,17 @@ pub async fn serve<S, B>(
         // Answers are small and latency is the product: never wait for a fuller packet. An error means that the client
         // is gone already, which serving finds out by itself.
         let _ = stream.set_nodelay(true);
-        let (builder, service, watcher) = (Arc::clone(&builder), service.clone(), connected.watcher());
+        let end = ConnectionEnd::default();
+        let (builder, service, watcher) = (Arc::clone(&builder), service_of(end.clone()), connected.watcher());
         let (metrics, silence) = (Arc::clone(&metrics), limits.silence);
         tokio::spawn(async move {
             metrics.network.client_connections.inc();
             if speaks_within(&stream, silence).await {
-                serve_stream(CountedStream::new(stream, Arc::clone(&metrics)), service, &builder, watcher).await;
+                let stream = CountedStream::new(stream, Arc::clone(&metrics));
+                tokio::select! {
+                    () = serve_stream(stream, service, &builder, watcher) => {}
+                    () = end.ended() => metrics.network.client_connections_ended_total.inc(),
+                }
             }
             metrics.network.client_connections.dec();
             drop(slot);
@@ -160,6 +179,9 @@ fn connection_builder(limits: &PortLimits) -> Builder<TokioExecutor> {
         .auto_date_header(false)
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(limits.max_header_bytes)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         .initial_stream_window_size(limits.window_bytes)
         .initial_connection_window_size(limits.window_bytes)
         .keep_alive_interval(limits.ping_interval)
@@ -202,7 +224,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let (orders, receiver) = watch::channel(PortOrder::Serve);
         let service = Router::new().route("/", get(|| async { "hello" }));
-        let port = tokio::spawn(serve(listener, service, limits, Arc::new(Metrics::new()), receiver));
+        let port = tokio::spawn(serve(listener, move |_| service.clone(), limits, Arc::new(Metrics::new()), receiver));
         (address, orders, port)
     }
 

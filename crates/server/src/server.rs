@@ -14,6 +14,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::access::Access;
+use crate::answers::AnswerLimits;
 use crate::auto_compaction::{self, AutoCompaction};
 use crate::client_api::ClientApi;
 use crate::dispatch::Dispatch;
@@ -37,6 +38,8 @@ pub struct ServerConfig {
     pub auto_compaction: Option<AutoCompaction>,
     /// Limits of the client port, and of the metrics port.
     pub limits: PortLimits,
+    /// Limits of answers.
+    pub answers: AnswerLimits,
 }
 
 /// A node that serves.
@@ -67,7 +70,9 @@ impl Server {
 
         let replica = Replica::start(config.replica).await?;
         let access = Access::new(config.admin_token_file);
-        let api = Arc::new(ClientApi::new(replica.clone(), access, max_request_bytes, Arc::clone(&metrics)));
+        let answers = config.answers;
+        let api = ClientApi::new(replica.clone(), access, max_request_bytes, answers.clone(), Arc::clone(&metrics));
+        let api = Arc::new(api);
         let (orders, receiver) = watch::channel(PortOrder::Serve);
         let orders = Arc::new(orders);
         let mut ports = JoinSet::new();
@@ -75,11 +80,14 @@ impl Server {
         let (other_services, health) = grpc::other_services(&api).await;
         let relay = Arc::new(Relay::default());
         let (kv, http) = (grpc::kv_service(&api), http::client_router(&api));
-        let client_port = Dispatch::new(kv, other_services, http, Arc::clone(&metrics), Arc::clone(&relay));
         let limits = config.limits;
+        let dispatch =
+            Dispatch::new(kv, other_services, http, Arc::clone(&metrics), Arc::clone(&relay), (&limits, &answers));
+        let client_port = move |end| dispatch.on(end);
         ports.spawn(serve(client_listener, client_port, limits.clone(), Arc::clone(&metrics), receiver.clone()));
         if let Some(listener) = metrics_listener {
-            ports.spawn(serve(listener, http::metrics_router(&api), limits, metrics, receiver));
+            let router = http::metrics_router(&api);
+            ports.spawn(serve(listener, move |_| router.clone(), limits, metrics, receiver));
         }
         let mut helpers = JoinSet::new();
         if let Some(auto) = config.auto_compaction {

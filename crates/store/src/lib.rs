@@ -30,7 +30,7 @@ mod stores;
 pub mod testing;
 
 pub use disk::{Disk, FileCounts, INDEX_FILE, LOG_FILE, OpenMode, STATE_FILE};
-pub use error::{ApplyError, OpenError, ReadError, SnapshotError, WriteError};
+pub use error::{ApplyError, OpenError, RationedReadError, ReadError, SnapshotError, WriteError};
 pub use log::{LogOptions, LogReader, LogStats, LogStore, LogWrite, NodeMark, RecoveredLog, TRUNCATE_STEP_ENTRIES};
 pub use overlay_disk::OverlayDisk;
 pub use quorate_wire::Identity;

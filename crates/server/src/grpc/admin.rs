@@ -21,14 +21,13 @@ use super::ETCD_VERSION;
 use super::status::node_status;
 use crate::access::Action;
 use crate::client_api::{ApiError, ClientApi};
+use crate::placed::{Placed, placed};
 use crate::runtime::{
     FollowerView, InitError, RaftView, ReplicaStatus, ResetError, SetVotersError, VoterPhase, VoterProgress, VoterSpec,
 };
 
 /// Steps of a membership change that wait for their client.
 const PROGRESS_AHEAD: usize = 16;
-/// Chunks of a snapshot that wait for their client.
-const CHUNKS_AHEAD: usize = 4;
 
 /// Serves `Admin`.
 #[derive(Debug)]
@@ -125,10 +124,15 @@ impl Admin for AdminService {
         Ok(Response::new(pb::TransferLeaderResponse { leader: leader.0, term: term.0 }))
     }
 
-    type SnapshotStream = ReceiverStream<Result<pb::SnapshotChunk, Status>>;
+    type SnapshotStream = Placed<pb::SnapshotChunk>;
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let connection = request.extensions().get().cloned().unwrap_or_default();
         self.admit(request, Action::Administer)?;
+        let place = self.api.download_place().ok_or_else(|| {
+            let most = self.api.answer_limits().max_downloads;
+            Status::resource_exhausted(format!("{most} snapshots are being downloaded already: try again later"))
+        })?;
         let (info, chunks) = self.api.replica().snapshot().await.map_err(|refused| node_status(&refused))?;
         let mut info = Some(pb::SnapshotInfo {
             cluster_id: id_bytes(info.cluster_id),
@@ -138,16 +142,16 @@ impl Admin for AdminService {
             format_version: info.format_version,
         });
         let mut chunks = ReceiverStream::new(chunks);
-        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let (sender, receiver) = placed(place, self.api.answer_limits().send_time, connection);
         tokio::spawn(async move {
             while let Some(chunk) = chunks.next().await {
                 let chunk = chunk.map(|data| pb::SnapshotChunk { data, info: info.take() }).map_err(Status::data_loss);
-                if sender.send(chunk).await.is_err() {
+                if !sender.send(chunk).await {
                     return;
                 }
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(receiver))
     }
 
     async fn reset(&self, request: Request<pb::ResetRequest>) -> Result<Response<pb::ResetResponse>, Status> {

@@ -9,17 +9,14 @@ use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::kv_server::Kv;
 use quorate_store::StateStream;
 use quorate_wire::etcd;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Request, Response, Status};
 
 use super::header::header;
 use super::metadata::asked_read;
-use crate::client_api::{ApiError, ClientApi, Served};
-
-/// Chunks of one stream that wait for their client. The next is read only when there is room.
-const CHUNKS_AHEAD: usize = 2;
+use crate::answers::HeldAnswer;
+use crate::client_api::{ApiError, ClientApi, Served, ServedStream};
+use crate::placed::{Placed, PlacedSender, placed};
 
 /// Serves `KV`.
 #[derive(Debug)]
@@ -72,27 +69,28 @@ impl Kv for KvService {
         let (metadata, _, request) = request.into_parts();
         let asked = asked_read(metadata.as_ref(), request.serializable).map_err(ApiError::Choice)?;
         let request = etcd::decode_range(request).map_err(ApiError::Kv)?;
-        let Served { answer, grant } = self.api.range(metadata.as_ref(), request, asked.options).await?;
-        let mut response = Response::new(etcd::range_response(self.header(), answer));
+        let Served { answer, grant, held } = self.api.range(metadata.as_ref(), request, asked.options).await?;
+        let mut response = hold(Response::new(etcd::range_response(self.header(), answer)), held);
         asked.tell(response.metadata_mut(), &grant);
         Ok(response)
     }
 
-    type RangeStreamStream = ReceiverStream<Result<pb::RangeStreamResponse, Status>>;
+    type RangeStreamStream = Placed<pb::RangeStreamResponse>;
 
     async fn range_stream(
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, mut extensions, request) = request.into_parts();
         let asked = asked_read(metadata.as_ref(), request.serializable).map_err(ApiError::Choice)?;
         let request = etcd::decode_range(request).map_err(ApiError::Kv)?;
         let served = self.api.begin_stream(metadata.as_ref(), request, asked.options).await?;
-        let Served { answer: stream, grant } = served;
-        let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let ServedStream { stream, grant, place } = served;
+        let connection = extensions.remove().unwrap_or_default();
+        let (chunks, receiver) = placed(place, self.api.answer_limits().send_time, connection);
         let header = self.header();
         tokio::spawn(send_chunks(stream, header, chunks));
-        let mut response = Response::new(ReceiverStream::new(receiver));
+        let mut response = Response::new(receiver);
         asked.tell(response.metadata_mut(), &grant);
         Ok(response)
     }
@@ -127,8 +125,8 @@ impl Kv for KvService {
         if request.is_read_only() {
             let asked = asked_read(metadata.as_ref(), request.is_serializable()).map_err(ApiError::Choice)?;
             let served = self.api.read_txn(metadata.as_ref(), request, asked.options).await?;
-            let Served { answer: (answer, revision), grant } = served;
-            let mut response = Response::new(etcd::txn_response(self.header(), revision, answer));
+            let Served { answer: (answer, revision), grant, held } = served;
+            let mut response = hold(Response::new(etcd::txn_response(self.header(), revision, answer)), held);
             asked.tell(response.metadata_mut(), &grant);
             return Ok(response);
         }
@@ -161,11 +159,7 @@ const PRUNE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads one chunk after the other until the last, or until the client is gone. A thread is held only while a chunk is
 /// read: clients that do not take their answers must not keep it from other reads, replication's among them.
-async fn send_chunks(
-    mut stream: StateStream,
-    header: etcd::Header,
-    chunks: mpsc::Sender<Result<pb::RangeStreamResponse, Status>>,
-) {
+async fn send_chunks(mut stream: StateStream, header: etcd::Header, chunks: PlacedSender<pb::RangeStreamResponse>) {
     loop {
         let read = tokio::task::spawn_blocking(move || {
             let chunk = stream.next_chunk();
@@ -184,13 +178,20 @@ async fn send_chunks(
                 }
             }
             Err(interrupted) => {
-                let _ = chunks.send(Err(ApiError::Interrupted(interrupted).into())).await;
+                chunks.send(Err(ApiError::Interrupted(interrupted).into())).await;
                 return;
             }
         };
-        let ended = message.is_err();
-        if chunks.send(message).await.is_err() || ended {
+        if !chunks.send(message).await {
             return;
         }
     }
+}
+
+/// The claim of a large answer travels with it to the connection.
+fn hold<T>(mut response: Response<T>, held: Option<HeldAnswer>) -> Response<T> {
+    if let Some(held) = held {
+        response.extensions_mut().insert(held);
+    }
+    response
 }

@@ -15,6 +15,7 @@ impl From<ApiError> for Status {
             ApiError::Denied(denied) => denied_status(&denied),
             ApiError::Choice(bad) => Status::invalid_argument(bad.to_string()),
             ApiError::NotServing(_) => Status::unavailable(error.to_string()),
+            ApiError::NoRoom(_) => Status::resource_exhausted(error.to_string()),
             ApiError::Storage(_) => Status::data_loss(error.to_string()),
             ApiError::Interrupted(_) => Status::internal(error.to_string()),
         }

@@ -56,6 +56,7 @@ fn http_status(refused: &ApiError) -> StatusCode {
         ApiError::Denied(_) => StatusCode::UNAUTHORIZED,
         ApiError::Node(refused) => node_status(refused),
         ApiError::NotServing(_) => StatusCode::SERVICE_UNAVAILABLE,
+        ApiError::NoRoom(_) => StatusCode::TOO_MANY_REQUESTS,
         ApiError::Storage(_) | ApiError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -73,9 +73,12 @@ pub(super) async fn get(
     let separator = query.get("separator").filter(|separator| !separator.is_empty());
     let request = range_request(&key, shape);
     match shared.api.range(&headers, request, options).await {
-        Ok(Served { answer, grant }) => {
+        Ok(Served { answer, grant, held }) => {
             let mut response = read_answer(answer.kvs, shape, key.len(), separator);
             tell(response.headers_mut(), answer.revision, &grant);
+            if let Some(held) = held {
+                response.extensions_mut().insert(held);
+            }
             response
         }
         Err(refused) => refused.into_response(),

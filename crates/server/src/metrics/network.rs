@@ -28,6 +28,8 @@ pub struct NetworkMetrics {
     pub client_connections: IntGauge,
     /// Client connections closed at once because there were too many.
     pub client_connections_refused_total: IntCounter,
+    /// Client connections closed because an answer was not taken in time.
+    pub client_connections_ended_total: IntCounter,
 }
 
 impl NetworkMetrics {
@@ -58,6 +60,10 @@ impl NetworkMetrics {
             client_connections_refused_total: make.counter(
                 "quorate_client_connections_refused_total",
                 "Client connections closed at once because there were too many.",
+            ),
+            client_connections_ended_total: make.counter(
+                "quorate_client_connections_ended_total",
+                "Client connections closed because an answer was not taken in time.",
             ),
         }
     }

@@ -21,15 +21,30 @@ use crate::peer::{Host as _, ImageSink, Peer, send_snapshot};
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 4;
 
-/// Reads `source` on a blocking thread.
-pub(crate) fn chunks(source: SnapshotSource) -> mpsc::Receiver<Result<Bytes, String>> {
+/// Reads `source` chunk by chunk. A blocking thread is held only while a chunk is read: whoever takes them slowly must not
+/// keep it from others.
+pub(crate) fn chunks(mut source: SnapshotSource) -> mpsc::Receiver<Result<Bytes, String>> {
     let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        for chunk in source {
+    tokio::spawn(async move {
+        loop {
+            let read = tokio::task::spawn_blocking(move || {
+                let chunk = source.next();
+                (source, chunk)
+            });
+            let chunk = match read.await {
+                Ok((_, None)) => return,
+                Ok((rest, Some(chunk))) => {
+                    source = rest;
+                    chunk.map_err(|error| error.to_string())
+                }
+                Err(interrupted) => {
+                    let _ = chunks.send(Err(interrupted.to_string())).await;
+                    return;
+                }
+            };
             let failed = chunk.is_err();
-            let chunk = chunk.map_err(|error| error.to_string());
             // Nobody listens any more: the connection broke or the caller went away.
-            if chunks.blocking_send(chunk).is_err() || failed {
+            if chunks.send(chunk).await.is_err() || failed {
                 return;
             }
         }

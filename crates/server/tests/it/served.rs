@@ -7,6 +7,7 @@ use std::time::Duration;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
 use quorate_proto::quorate::v1::admin_client::AdminClient;
+use quorate_server::answers::AnswerLimits;
 use quorate_server::listen::PortLimits;
 use quorate_server::runtime::ReplicaConfig;
 use quorate_server::server::{Server, ServerConfig};
@@ -30,7 +31,14 @@ pub(crate) struct Served {
 impl Served {
     /// A node that waits to be initialised.
     pub(crate) async fn empty() -> Served {
-        Served::start(None).await
+        Served::start(None, |_| {}).await
+    }
+
+    /// The only node of a cluster, with other settings than the usual ones.
+    pub(crate) async fn adjusted(adjust: impl FnOnce(&mut ServerConfig)) -> Served {
+        let served = Served::start(None, adjust).await;
+        served.init().await;
+        served
     }
 
     /// The only node of a cluster.
@@ -42,10 +50,10 @@ impl Served {
 
     /// A node whose admin calls need the token in `file`.
     pub(crate) async fn guarded(file: &Path) -> Served {
-        Served::start(Some(file)).await
+        Served::start(Some(file), |_| {}).await
     }
 
-    async fn start(token_file: Option<&Path>) -> Served {
+    async fn start(token_file: Option<&Path>, adjust: impl FnOnce(&mut ServerConfig)) -> Served {
         let directory = TempDir::new().expect("a temporary folder");
         let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
         let client_listener = bind();
@@ -54,14 +62,16 @@ impl Served {
         replica.heartbeat_interval = Duration::from_millis(50);
         replica.election_timeout = Duration::from_millis(500);
         replica.max_request_bytes = MAX_REQUEST_BYTES;
-        let config = ServerConfig {
+        let mut config = ServerConfig {
             replica,
             client_listener,
             metrics_listener: Some(bind()),
             admin_token_file: token_file.map(Path::to_owned),
             auto_compaction: None,
             limits: PortLimits::default(),
+            answers: AnswerLimits::default(),
         };
+        adjust(&mut config);
         Served { server: Server::start(config).await.expect("starts"), _directory: directory }
     }
 

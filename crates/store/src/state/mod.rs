@@ -9,6 +9,7 @@
 //! 3. after a failed write or sync nothing more is written.
 
 mod index_image;
+mod rationed;
 mod records;
 mod revisions;
 mod rows;

@@ -16,13 +16,14 @@ use quorate_kv::{
 };
 use quorate_raft::{LogIndex, Membership};
 
+use super::rationed::RationedReader;
 use super::records::{RecordReader, RecordTotals};
 use super::rows::StateRows;
 use super::tables::RowReader;
 use super::{index_image, revisions};
 use crate::database::Database;
 use crate::disk::Disk;
-use crate::error::{ReadError, SnapshotError};
+use crate::error::{RationedReadError, ReadError, SnapshotError};
 use crate::snapshot::{SnapshotSink, SnapshotSource};
 
 /// Keys of the index walked under one hold of its lock.
@@ -206,6 +207,21 @@ impl StateView {
     /// # Errors
     /// The inner error refuses the request; the outer is a failure of this node's storage.
     pub fn range(&self, request: &RangeRequest) -> Result<Result<RangeResponse, KvError>, ReadError> {
+        self.range_within(request, &|_| true).map_err(|error| match error {
+            RationedReadError::Read(error) => error,
+            RationedReadError::NotAllowed => unreachable!("everything is allowed"),
+        })
+    }
+
+    /// Answers a range as far as `allow` says, which is asked for the bytes of each record.
+    ///
+    /// # Errors
+    /// As [`StateView::range`], and [`RationedReadError::NotAllowed`].
+    pub fn range_within(
+        &self,
+        request: &RangeRequest,
+        allow: &dyn Fn(usize) -> bool,
+    ) -> Result<Result<RangeResponse, KvError>, RationedReadError> {
         let inner = self.shared.read();
         let mut plan = match inner.key_space.begin_range(request, inner.visible()) {
             Ok(plan) => plan,
@@ -228,19 +244,23 @@ impl StateView {
                 break;
             }
         }
-        plan.finish(&records).map(Ok)
+        plan.finish(&RationedReader::new(records, allow)).map(Ok)
     }
 
-    /// Answers a transaction of ranges only.
+    /// Answers a transaction of ranges only, as far as `allow` says, which is asked for the bytes of each record.
     ///
     /// # Errors
-    /// The inner error refuses the request; the outer is a failure of this node's storage.
+    /// The inner error refuses the request; the outer is a failure of this node's storage or [`RationedReadError::NotAllowed`].
     ///
     /// # Panics
     /// If the transaction is not read-only.
-    pub fn read_txn(&self, txn: &TxnRequest) -> Result<Result<TxnResponse, KvError>, ReadError> {
+    pub fn read_txn_within(
+        &self,
+        txn: &TxnRequest,
+        allow: &dyn Fn(usize) -> bool,
+    ) -> Result<Result<TxnResponse, KvError>, RationedReadError> {
         let inner = self.shared.read();
-        inner.key_space.read_txn(&inner.records()?, txn, inner.visible())
+        inner.key_space.read_txn(&RationedReader::new(inner.records()?, allow), txn, inner.visible())
     }
 
     /// Begins a range that is answered in chunks, each in a transaction of its own: a slow client holds nothing up.
