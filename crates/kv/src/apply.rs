@@ -3,8 +3,11 @@
 //! Everything that can refuse a command is checked before its first change, so a refused command has no effect; after
 //! that only storage can fail, and that ends the node.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use crate::auth::{Actor, AuthCommand, NoLeases};
 use crate::compare::{Decision, branch};
 use crate::error::KvError;
 use crate::interval::Interval;
@@ -18,17 +21,31 @@ use crate::responses::{
     Change, DeleteRangeResponse, Outcome, PutResponse, RangeResponse, Response, ResponseBody, ResponseOp, TxnResponse,
 };
 use crate::revision::{RecordKey, Revision};
+use crate::row::RowWriter;
 use crate::validate::{Limits, validate};
 
 impl KeySpace {
-    /// Applies the next command of the log.
+    /// Applies the next command of the log, which nobody in particular asked for.
     ///
     /// # Errors
     /// The storage's; key space and records are then of no use any more.
     pub fn apply<W: WriteRecords>(&mut self, records: &mut W, command: &Command) -> Result<Outcome, W::Error> {
+        self.apply_for(records, &Actor::Anonymous, command)
+    }
+
+    /// Applies the next command of the log on behalf of `actor`.
+    ///
+    /// # Errors
+    /// The storage's; key space and records are then of no use any more.
+    pub fn apply_for<W: WriteRecords>(
+        &mut self,
+        records: &mut W,
+        actor: &Actor,
+        command: &Command,
+    ) -> Result<Outcome, W::Error> {
         let before = self.meta.revision;
         // Whoever proposed this checked it; an outcome must not depend on that.
-        let (result, changes) = match validate(command, &Limits::APPLICABLE) {
+        let (result, changes) = match self.admit(actor, command) {
             Err(refused) => (Err(refused), Vec::new()),
             Ok(()) => match command {
                 Command::Compact(compact) => (self.compact(*compact), Vec::new()),
@@ -36,6 +53,8 @@ impl KeySpace {
                     self.set_clock(records, *now)?;
                     (Ok(Response::Clock), Vec::new())
                 }
+                Command::Auth(change) => (self.change_auth(records, change)?, Vec::new()),
+                Command::Alarm(change) => (Ok(Response::Alarm(self.change_alarms(records, *change)?)), Vec::new()),
                 Command::Put(put) => self.write(records, |writer| writer.put_checked(put))?,
                 Command::DeleteRange(delete) => {
                     self.write(records, |writer| Ok(Ok(Response::DeleteRange(writer.delete_range(delete)?))))?
@@ -75,6 +94,28 @@ impl KeySpace {
             responses.push(range_op(self.checked_range(records, range, visible)?));
         }
         Ok(Ok(TxnResponse { succeeded: decision.succeeded, responses }))
+    }
+
+    /// Everything that is looked at before a command is executed: the actor's rights, the alarms, the command itself.
+    fn admit(&self, actor: &Actor, command: &Command) -> Result<(), KvError> {
+        self.auth.judge(actor, command, &NoLeases)?;
+        self.alarms.refuse(command)?;
+        validate(command, &Limits::APPLICABLE)
+    }
+
+    fn change_auth<W: WriteRecords>(
+        &mut self,
+        records: &mut W,
+        change: &AuthCommand,
+    ) -> Result<Result<Response, KvError>, W::Error> {
+        match Arc::make_mut(&mut self.auth).apply(change) {
+            Ok((response, touched)) => {
+                let mut rows = RowWriter { records, digest: &mut self.meta.digest };
+                self.auth.store(&touched, &mut rows)?;
+                Ok(Ok(Response::Auth(response)))
+            }
+            Err(refused) => Ok(Err(refused.into())),
+        }
     }
 
     fn compact(&mut self, request: CompactRequest) -> Result<Response, KvError> {

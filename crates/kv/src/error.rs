@@ -1,5 +1,7 @@
 //! Why a request is refused. The texts are etcd's, without its `etcdserver: ` prefix; codes belong to the wire.
 
+use crate::auth::AuthError;
+
 /// A refusal that every node reaches alike, from the request and the state at its place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
@@ -43,4 +45,13 @@ pub enum KvError {
     /// A streamed range asked for revision bounds.
     #[error("RangeStream does not support revision filters")]
     StreamFiltered,
+    /// The alarm of a full store stands: deletes, compaction and reads go on.
+    #[error("mvcc: database space exceeded")]
+    NoSpace,
+    /// The alarm of a member that went astray stands.
+    #[error("corrupt cluster")]
+    Corrupt,
+    /// Access control refuses.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
 }

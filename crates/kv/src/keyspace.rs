@@ -4,6 +4,10 @@
 //! no record lies after
 //! `revision`.
 
+use std::sync::Arc;
+
+use crate::alarm::Alarms;
+use crate::auth::AuthState;
 use crate::clock::ClusterTime;
 use crate::compact::Pass;
 use crate::digest::Digest;
@@ -90,6 +94,9 @@ pub struct KeySpace {
     pub(crate) index: KeyIndex,
     pub(crate) meta: KeySpaceMeta,
     pub(crate) clock: ClusterTime,
+    /// Shared with readers, who judge requests by it; copied when it changes under them.
+    pub(crate) auth: Arc<AuthState>,
+    pub(crate) alarms: Alarms,
     /// Physical compaction in progress.
     pub(crate) pass: Option<Pass>,
     /// Snapshots in progress: while there is one, nothing is pruned.
@@ -149,6 +156,8 @@ impl KeySpace {
             true
         })?;
         space.load_clock(records)?;
+        space.auth = Arc::new(AuthState::load(records)?);
+        space.load_alarms(records)?;
         Ok(space)
     }
 
@@ -174,6 +183,12 @@ impl KeySpace {
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.meta.digest
+    }
+
+    /// Users, roles and the switch.
+    #[must_use]
+    pub fn auth(&self) -> &Arc<AuthState> {
+        &self.auth
     }
 
     /// Keys in the index, those with only a tombstone included.
@@ -250,5 +265,6 @@ impl KeySpace {
     pub fn check(&self) {
         assert!(self.meta.is_sound(), "numbers of a key space that cannot be: {:?}", self.meta);
         self.index.check(self.meta.revision.0);
+        self.auth.check_invariants();
     }
 }

@@ -7,7 +7,9 @@
 //! Never does IO, reads a clock, draws a random number or iterates a hash map: an outcome depends on the commands
 //! applied so far alone, so every node that applied the same log gives the same answers and the same [`Digest`].
 
+mod alarm;
 mod apply;
+pub mod auth;
 mod clock;
 mod compact;
 mod compare;
@@ -29,6 +31,8 @@ mod stream;
 pub mod testing;
 mod validate;
 
+pub use alarm::{Alarm, AlarmCommand, AlarmKind, Alarms, needs_space};
+pub use auth::{Actor, AuthCommand, AuthError, AuthResponse, AuthState};
 pub use clock::ClusterTime;
 pub use compact::Pin;
 pub use digest::Digest;

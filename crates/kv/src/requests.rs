@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::alarm::AlarmCommand;
+use crate::auth::AuthCommand;
 use crate::clock::ClusterTime;
 
 /// A write, as the log carries it.
@@ -17,6 +19,10 @@ pub enum Command {
     Compact(CompactRequest),
     /// Sets the cluster clock forward; what would set it back changes nothing. Leaders write it, no client does.
     Clock(ClusterTime),
+    /// Changes users, roles or the switch.
+    Auth(AuthCommand),
+    /// Raises or clears an alarm.
+    Alarm(AlarmCommand),
 }
 
 /// Order of a range's result.

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::alarm::Alarm;
+use crate::auth::AuthResponse;
 use crate::error::KvError;
 use crate::record::{KeyValue, Record};
 use crate::revision::{RecordKey, Revision};
@@ -47,6 +49,10 @@ pub enum Response {
     Compact,
     /// To `Clock`.
     Clock,
+    /// To `Auth`.
+    Auth(AuthResponse),
+    /// To `Alarm`: the alarm raised, also if it was before, or cleared; none if there was none to clear.
+    Alarm(Vec<Alarm>),
 }
 
 /// Result of a range.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use quorate_kv::{Command, RequestOp, TxnRequest};
+use quorate_kv::{Command, needs_space};
 use quorate_raft::{Incarnation, NodeId, Term};
 use quorate_wire::decode_envelope;
 use quorate_wire::peer::{Forward, ForwardRefused, ForwardReply};
@@ -68,7 +68,7 @@ impl Intake {
             }
             let Some(command) = open_envelope(from, session, sequence, &envelope) else { continue };
             window.mark(sequence);
-            if room.disk_full && grows(&command) {
+            if room.disk_full && needs_space(&command) {
                 no_space.push(sequence);
             } else if self.queue.len() >= room.writes || self.bytes + envelope.len() > room.bytes {
                 too_many.push(sequence);
@@ -152,21 +152,4 @@ fn open_envelope(from: NodeId, session: Incarnation, sequence: u64, envelope: &B
     let envelope = decode_envelope(envelope).ok()?;
     let fits = envelope.origin == from && envelope.incarnation == session && envelope.sequence == sequence;
     fits.then_some(envelope.command)
-}
-
-/// Whether a command may need more space than it frees: refused on a full disk.
-pub(crate) fn grows(command: &Command) -> bool {
-    match command {
-        Command::Put(_) => true,
-        Command::Txn(txn) => puts(txn),
-        Command::DeleteRange(_) | Command::Compact(_) | Command::Clock(_) => false,
-    }
-}
-
-fn puts(txn: &TxnRequest) -> bool {
-    txn.success.iter().chain(&txn.failure).any(|op| match op {
-        RequestOp::Put(_) => true,
-        RequestOp::Txn(txn) => puts(txn),
-        RequestOp::Range(_) | RequestOp::DeleteRange(_) => false,
-    })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_kv::{Command, Digest, Outcome, Revision};
+use quorate_kv::{Actor, Command, Digest, Outcome, Revision};
 use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, RequestId, SnapshotMeta, Term, WriteSeq};
 use quorate_wire::PeerMessage;
 use quorate_wire::peer::AdminOperation;
@@ -102,6 +102,8 @@ pub enum Input {
 pub enum ClientOp {
     /// Replicate and apply. The command was validated by its taker.
     Write {
+        /// Who asks.
+        actor: Actor,
         /// The command.
         command: Command,
     },

@@ -221,7 +221,7 @@ impl Node {
 
     fn client(&mut self, request: RequestId, op: ClientOp) {
         let result = match op {
-            ClientOp::Write { command } => self.write(request, command),
+            ClientOp::Write { actor, command } => self.write(request, actor, command),
             ClientOp::Read(options) => self.read(request, options),
             ClientOp::Admin(operation) => self.administrate(request, operation),
         };

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use quorate_kv::{Command, CompactRequest};
+use quorate_kv::{Actor, Command, CompactRequest};
 use quorate_raft::RoleKind;
 
 use crate::duration::parse_duration;
@@ -131,7 +131,7 @@ pub(crate) async fn run(replica: Replica, kept: AutoCompaction) {
             continue;
         };
         let command = Command::Compact(CompactRequest { revision, physical: false });
-        match replica.write(command).await {
+        match replica.write(Actor::Node, command).await {
             Ok(_) => tracing::info!(revision, "compacted automatically"),
             Err(error) => tracing::warn!(revision, %error, "automatic compaction failed; the next round tries again"),
         }

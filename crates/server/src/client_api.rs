@@ -162,7 +162,7 @@ impl ClientApi {
         }
         quorate_kv::validate(&command, &self.limits)?;
         let _pending = PendingWrite::begin(&self.metrics);
-        self.replica.write(command).await.map_err(|refused| {
+        self.replica.write(quorate_kv::Actor::Anonymous, command).await.map_err(|refused| {
             self.metrics.raft.proposals_failed_total.inc();
             self.explain(refused)
         })

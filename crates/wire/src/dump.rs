@@ -5,8 +5,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use quorate_kv::auth::PermissionKind;
 use quorate_kv::{
-    Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    AlarmCommand, AlarmKind, AuthCommand, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest,
+    PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use quorate_raft::{Entry, Membership, Payload};
 use serde_json::{Map, Value, json};
@@ -47,8 +49,59 @@ fn request(command: &Command) -> Value {
         Command::DeleteRange(request) => delete_range(request),
         Command::Txn(request) => txn(request),
         Command::Compact(request) => json!({ "type": "compact", "revision": request.revision }),
+        Command::Auth(change) => auth_change(change),
+        Command::Alarm(change) => alarm_change(*change),
         Command::Clock(now) => json!({ "type": "clock", "milliseconds": now.0 }),
     }
+}
+
+/// Hashes of passwords and tokens are left out.
+fn auth_change(change: &AuthCommand) -> Value {
+    let kind = |kind: &str| json!({ "type": kind });
+    match change {
+        AuthCommand::Enable => kind("auth_enable"),
+        AuthCommand::Disable => kind("auth_disable"),
+        AuthCommand::UserAdd { name, password } => {
+            json!({ "type": "user_add", "user": name, "no_password": password.is_none() })
+        }
+        AuthCommand::UserDelete { name } => json!({ "type": "user_delete", "user": name }),
+        AuthCommand::UserChangePassword { name, .. } => json!({ "type": "user_change_password", "user": name }),
+        AuthCommand::UserGrantRole { user, role } => json!({ "type": "user_grant_role", "user": user, "role": role }),
+        AuthCommand::UserRevokeRole { user, role } => json!({ "type": "user_revoke_role", "user": user, "role": role }),
+        AuthCommand::RoleAdd { name } => json!({ "type": "role_add", "role": name }),
+        AuthCommand::RoleDelete { name } => json!({ "type": "role_delete", "role": name }),
+        AuthCommand::RoleGrantPermission { role, permission } => {
+            let mut out = typed("role_grant_permission");
+            out.insert("role".to_owned(), role.as_str().into());
+            let kind = match permission.kind {
+                PermissionKind::Read => "read",
+                PermissionKind::Write => "write",
+                PermissionKind::ReadWrite => "readwrite",
+            };
+            out.insert("permission".to_owned(), kind.into());
+            interval(&mut out, &permission.key, &permission.range_end);
+            Value::Object(out)
+        }
+        AuthCommand::RoleRevokePermission { role, key, range_end } => {
+            let mut out = typed("role_revoke_permission");
+            out.insert("role".to_owned(), role.as_str().into());
+            interval(&mut out, key, range_end);
+            Value::Object(out)
+        }
+        AuthCommand::Login { user, .. } => json!({ "type": "login", "user": user }),
+    }
+}
+
+fn alarm_change(change: AlarmCommand) -> Value {
+    let (kind, alarm) = match change {
+        AlarmCommand::Raise(alarm) => ("alarm_raise", alarm),
+        AlarmCommand::Clear(alarm) => ("alarm_clear", alarm),
+    };
+    let what = match alarm.kind {
+        AlarmKind::NoSpace => "nospace",
+        AlarmKind::Corrupt => "corrupt",
+    };
+    json!({ "type": kind, "alarm": what, "member": alarm.member.to_string() })
 }
 
 fn put(put: &PutRequest) -> Value {

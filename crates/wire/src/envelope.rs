@@ -1,10 +1,11 @@
 //! What a command entry of the log holds: the command, and which request of which node it answers.
 
+mod auth;
 mod command;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use quorate_kv::Command;
+use quorate_kv::{Actor, Command};
 use quorate_proto::quorate::log::v1 as pb;
 use quorate_raft::{Incarnation, NodeId};
 
@@ -30,6 +31,8 @@ pub struct Envelope {
     pub incarnation: Incarnation,
     /// Number of the request within the run.
     pub sequence: u64,
+    /// Who asked.
+    pub actor: Actor,
     /// What to apply.
     pub command: Command,
 }
@@ -42,6 +45,7 @@ pub fn encode_envelope(envelope: &Envelope) -> Bytes {
         session_high: (envelope.incarnation.0 >> 64) as u64,
         session_low: envelope.incarnation.0 as u64,
         sequence: envelope.sequence,
+        actor: auth::to_actor(&envelope.actor),
         command: Some(command::to_command(&envelope.command)),
     };
     let mut out = BytesMut::with_capacity(message.encoded_len());
@@ -67,6 +71,7 @@ pub fn decode_envelope(bytes: &Bytes) -> Result<Envelope, DecodeError> {
         origin: NodeId(message.origin),
         incarnation: join_session(message.session_high, message.session_low),
         sequence: message.sequence,
+        actor: auth::from_actor(message.actor)?,
         command: command::from_command(message.command.ok_or(DecodeError::UnknownCommand)?)?,
     })
 }

@@ -1,5 +1,8 @@
 //! The rules of etcd's key space, one module a subject, and a naive model the key space must agree with.
 
+mod alarms;
+mod auth;
+mod auth_checks;
 mod clock;
 mod compaction;
 mod history;

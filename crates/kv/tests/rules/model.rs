@@ -59,6 +59,7 @@ impl Model {
             Command::Txn(request) => Response::Txn(work.txn(request)?),
             Command::Compact(_) => unreachable!("answered above"),
             Command::Clock(_) => Response::Clock,
+            Command::Auth(_) | Command::Alarm(_) => unreachable!("the model is of keys alone"),
         };
         let Work { state, changed, .. } = work;
         if changed {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_kv::testing::MemoryRecords;
 use quorate_kv::{
-    Command, CompactRequest, DeleteRangeRequest, KeySpace, KeyValue, KvError, Outcome, PutRequest, RangeRequest,
+    Actor, Command, CompactRequest, DeleteRangeRequest, KeySpace, KeyValue, KvError, Outcome, PutRequest, RangeRequest,
     RangeResponse, RequestOp, Response, ResponseBody, ResponseOp, Step, TxnRequest, TxnResponse,
 };
 
@@ -61,7 +61,11 @@ impl Store {
     }
 
     pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
-        let Ok(outcome) = self.space.apply(&mut self.records, command);
+        self.apply_for(&Actor::Anonymous, command)
+    }
+
+    pub(crate) fn apply_for(&mut self, actor: &Actor, command: &Command) -> Outcome {
+        let Ok(outcome) = self.space.apply_for(&mut self.records, actor, command);
         self.space.check();
         outcome
     }

@@ -1,13 +1,13 @@
 //! What is let in: limits, full disks, barred and stopping nodes. Everything refused here did not happen.
 
-use quorate_kv::Command;
+use quorate_kv::{Command, needs_space};
 use quorate_raft::{NodeId, Term};
 use quorate_wire::entry::MAX_COMMAND_BYTES;
 use quorate_wire::peer::NodeState;
 
 use super::Node;
 use crate::error::NodeError;
-use crate::forward::{Room, grows};
+use crate::forward::Room;
 
 impl Node {
     /// Entries committed and not applied yet.
@@ -38,7 +38,7 @@ impl Node {
             return Err(NodeError::TooManyRequests);
         }
         if self.is_leader() {
-            if self.disk_full && grows(command) {
+            if self.disk_full && needs_space(command) {
                 return Err(NodeError::NoSpace);
             }
             if self.apply_backlog() > limits.max_apply_backlog_entries {

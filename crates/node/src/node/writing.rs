@@ -1,7 +1,7 @@
 //! The path of a write: queued at its origin, proposed here or forwarded, answered when this node applies it.
 
 use bytes::Bytes;
-use quorate_kv::Command;
+use quorate_kv::{Actor, Command};
 use quorate_raft::{LogIndex, NodeId, Refused, RequestId};
 use quorate_wire::peer::{Forward, ForwardRefused, ForwardReply, Outcome, PeerMessage};
 use quorate_wire::{Envelope, encode_envelope};
@@ -18,12 +18,13 @@ const PROPOSAL: RequestId = RequestId(0);
 
 impl Node {
     /// Takes a client's write.
-    pub(super) fn write(&mut self, request: RequestId, command: Command) -> Result<(), NodeError> {
+    pub(super) fn write(&mut self, request: RequestId, actor: Actor, command: Command) -> Result<(), NodeError> {
         self.admit_write(&command)?;
         let envelope = encode_envelope(&Envelope {
             origin: self.id,
             incarnation: self.proposals.session(),
             sequence: self.proposals.next_sequence(),
+            actor,
             command,
         });
         self.admit_size(envelope.len())?;

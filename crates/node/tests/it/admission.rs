@@ -140,7 +140,7 @@ fn many_requests_at_once_are_all_answered() {
     for n in 0..1000 {
         let request = quorate_raft::RequestId(10_000 + n);
         let op = match n % 2 {
-            0 => ClientOp::Write { command: put(&format!("k{n}"), "v") },
+            0 => ClientOp::Write { actor: quorate_kv::Actor::Anonymous, command: put(&format!("k{n}"), "v") },
             _ => ClientOp::Read(ReadOptions::default()),
         };
         inputs.push(Input::Client { request, op });

@@ -420,7 +420,7 @@ impl Cluster {
     }
 
     pub(crate) fn write(&mut self, number: u8, command: Command) -> RequestId {
-        self.client(number, ClientOp::Write { command })
+        self.client(number, ClientOp::Write { actor: quorate_kv::Actor::Anonymous, command })
     }
 
     pub(crate) fn read(&mut self, number: u8, consistency: Consistency) -> RequestId {

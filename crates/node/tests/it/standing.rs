@@ -175,7 +175,7 @@ fn a_follower_without_log_gets_an_image() {
 #[test]
 fn a_request_of_a_stopped_client_does_not_hold_up_the_stop() {
     let mut cluster = Cluster::new(3);
-    let request = cluster.client(2, ClientOp::Write { command: put("k", "v") });
+    let request = cluster.client(2, ClientOp::Write { actor: quorate_kv::Actor::Anonymous, command: put("k", "v") });
     cluster.input(node_id(2), Input::Cancel { request });
     cluster.input(node_id(2), Input::Stop);
     assert!(cluster.peer(2).stopped);

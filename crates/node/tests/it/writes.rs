@@ -33,7 +33,7 @@ fn writes_of_one_batch_share_one_message_to_the_leader() {
     cluster.elect();
     let inputs = (0..50).map(|n| Input::Client {
         request: quorate_raft::RequestId(1000 + n),
-        op: quorate_node::ClientOp::Write { command: put(&format!("k{n}"), "v") },
+        op: quorate_node::ClientOp::Write { actor: quorate_kv::Actor::Anonymous, command: put(&format!("k{n}"), "v") },
     });
     cluster.inputs(node_id(2), inputs.collect());
     assert_eq!(cluster.intercept(is_forward).len(), 1);

@@ -110,8 +110,11 @@ pub struct Envelope {
     /// Rises by one with every write of the run.
     #[prost(uint64, tag = "5")]
     pub sequence: u64,
+    /// Who asked; absent = a client that named no user.
+    #[prost(message, optional, tag = "6")]
+    pub actor: ::core::option::Option<Actor>,
     /// Exactly one is set; none that this build knows = a command of a newer version.
-    #[prost(oneof = "envelope::Command", tags = "16, 17, 18, 19, 20")]
+    #[prost(oneof = "envelope::Command", tags = "16, 17, 18, 19, 20, 32, 33")]
     pub command: ::core::option::Option<envelope::Command>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -129,7 +132,154 @@ pub mod envelope {
         Compact(super::Compact),
         #[prost(message, tag = "20")]
         Clock(super::Clock),
+        #[prost(message, tag = "32")]
+        Auth(super::AuthChange),
+        #[prost(message, tag = "33")]
+        Alarm(super::AlarmChange),
     }
+}
+/// Exactly one is set.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Actor {
+    #[prost(oneof = "actor::Who", tags = "1, 2")]
+    pub who: ::core::option::Option<actor::Who>,
+}
+/// Nested message and enum types in `Actor`.
+pub mod actor {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Who {
+        #[prost(message, tag = "1")]
+        User(super::UserActor),
+        /// A node of the cluster, by itself.
+        #[prost(message, tag = "2")]
+        Node(super::NodeActor),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserActor {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// By which the request was judged where it came in.
+    #[prost(uint64, tag = "2")]
+    pub auth_revision: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeActor {}
+/// A change of users, roles or the switch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthChange {
+    /// Exactly one is set.
+    #[prost(
+        oneof = "auth_change::Change",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
+    )]
+    pub change: ::core::option::Option<auth_change::Change>,
+}
+/// Nested message and enum types in `AuthChange`.
+pub mod auth_change {
+    /// Exactly one is set.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        #[prost(message, tag = "1")]
+        Enable(super::AuthEnable),
+        #[prost(message, tag = "2")]
+        Disable(super::AuthDisable),
+        #[prost(message, tag = "3")]
+        UserAdd(super::UserAdd),
+        #[prost(message, tag = "4")]
+        UserDelete(super::UserDelete),
+        #[prost(message, tag = "5")]
+        UserChangePassword(super::UserChangePassword),
+        #[prost(message, tag = "6")]
+        UserGrantRole(super::UserRole),
+        #[prost(message, tag = "7")]
+        UserRevokeRole(super::UserRole),
+        #[prost(message, tag = "8")]
+        RoleAdd(super::RoleAdd),
+        #[prost(message, tag = "9")]
+        RoleDelete(super::RoleDelete),
+        #[prost(message, tag = "10")]
+        RoleGrantPermission(super::RolePermission),
+        /// Its kind says nothing.
+        #[prost(message, tag = "11")]
+        RoleRevokePermission(super::RolePermission),
+        #[prost(message, tag = "12")]
+        Login(super::Login),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthEnable {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthDisable {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserAdd {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Absent = no password lets the user in.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub password_hash: ::core::option::Option<::prost::bytes::Bytes>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserDelete {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserChangePassword {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub password_hash: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserRole {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoleAdd {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoleDelete {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RolePermission {
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// 0 read, 1 write, 2 both.
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub range_end: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Login {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub password_revision: u64,
+    /// A hash of the token, never the token.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub token: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AlarmChange {
+    /// False = clear it.
+    #[prost(bool, tag = "1")]
+    pub raise: bool,
+    /// 1 no space, 2 corrupt.
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
+    #[prost(uint64, tag = "3")]
+    pub member: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Put {

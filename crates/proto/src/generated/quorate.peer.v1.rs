@@ -476,7 +476,7 @@ pub struct OutcomeResponse {
     #[prost(int64, tag = "1")]
     pub revision: i64,
     /// Exactly one is set.
-    #[prost(oneof = "outcome_response::Body", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "outcome_response::Body", tags = "2, 3, 4, 5, 6, 7, 32, 33")]
     pub body: ::core::option::Option<outcome_response::Body>,
 }
 /// Nested message and enum types in `OutcomeResponse`.
@@ -496,6 +496,10 @@ pub mod outcome_response {
         Compact(super::CompactOutcome),
         #[prost(message, tag = "7")]
         Clock(super::ClockOutcome),
+        #[prost(message, tag = "32")]
+        Auth(super::AuthOutcome),
+        #[prost(message, tag = "33")]
+        Alarm(super::AlarmOutcome),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -532,6 +536,35 @@ pub struct RangeOutcome {
 pub struct CompactOutcome {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClockOutcome {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthOutcome {
+    /// Set for a login that holds.
+    #[prost(message, optional, tag = "1")]
+    pub login: ::core::option::Option<LoggedIn>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoggedIn {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// A hash of the token.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub token: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub password_revision: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AlarmOutcome {
+    #[prost(message, repeated, tag = "1")]
+    pub alarms: ::prost::alloc::vec::Vec<Alarm>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Alarm {
+    /// 1 no space, 2 corrupt.
+    #[prost(uint32, tag = "1")]
+    pub kind: u32,
+    #[prost(uint64, tag = "2")]
+    pub member: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Refusal {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_kv::{Command, Outcome};
+use quorate_kv::{Actor, Command, Outcome};
 use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, NodeError, ReadGrant, ReadOptions};
 use quorate_raft::{Incarnation, LogIndex, Member, NodeId, Term};
 use quorate_store::StateView;
@@ -56,14 +56,14 @@ impl Replica {
         Ok(Replica { _last: Arc::new(HaltOnDrop(Arc::clone(&core))), core })
     }
 
-    /// Replicates and applies `command`, from whichever node this is. The caller has validated it.
+    /// Replicates and applies `command` on behalf of `actor`, from whichever node this is. The caller has validated it.
     ///
     /// # Errors
     /// [`NodeError`] says what the client may assume. A request that the state machine refused is an [`Outcome`].
-    pub async fn write(&self, command: Command) -> Result<Outcome, NodeError> {
+    pub async fn write(&self, actor: Actor, command: Command) -> Result<Outcome, NodeError> {
         let engine = self.engine()?;
         let begun = std::time::Instant::now();
-        let answer = engine.ask(ClientOp::Write { command }).await;
+        let answer = engine.ask(ClientOp::Write { actor, command }).await;
         let requests = &self.core.metrics.requests;
         match answer {
             Ok(Answer::Written(outcome)) => {

@@ -227,7 +227,7 @@ pub(crate) fn put_command(key: &str, value: &str) -> Command {
 pub(crate) async fn put(replica: &Replica, key: &str, value: &str) {
     let trying = async {
         loop {
-            match replica.write(put_command(key, value)).await {
+            match replica.write(quorate_kv::Actor::Anonymous, put_command(key, value)).await {
                 Ok(outcome) => {
                     outcome.result.expect("a put is not refused");
                     return;

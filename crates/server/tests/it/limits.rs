@@ -15,7 +15,9 @@ async fn a_full_quota_refuses_puts_and_heals_by_itself() {
     let value = "v".repeat(1024);
     let filling = async {
         for number in 0.. {
-            if replica.write(put_command(&format!("key-{number}"), &value)).await == Err(NodeError::NoSpace) {
+            if replica.write(quorate_kv::Actor::Anonymous, put_command(&format!("key-{number}"), &value)).await
+                == Err(NodeError::NoSpace)
+            {
                 return;
             }
         }
@@ -26,9 +28,15 @@ async fn a_full_quota_refuses_puts_and_heals_by_itself() {
 
     let everything = (Bytes::from_static(b"key"), Bytes::from_static(b"kez"));
     let delete = DeleteRangeRequest { key: everything.0, range_end: everything.1, ..DeleteRangeRequest::default() };
-    let deleted = replica.write(Command::DeleteRange(delete)).await.expect("deletes go on");
+    let deleted =
+        replica.write(quorate_kv::Actor::Anonymous, Command::DeleteRange(delete)).await.expect("deletes go on");
     let compact = CompactRequest { revision: deleted.revision.0, physical: false };
-    replica.write(Command::Compact(compact)).await.expect("compaction goes on").result.expect("a sound revision");
+    replica
+        .write(quorate_kv::Actor::Anonymous, Command::Compact(compact))
+        .await
+        .expect("compaction goes on")
+        .result
+        .expect("a sound revision");
     cluster.until(0, "there is space again", |status| !status.no_space).await;
     cluster.put(0, "after", "value").await;
 }

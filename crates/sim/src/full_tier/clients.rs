@@ -297,7 +297,7 @@ impl Process {
             operations.into_iter().map(|(key, operation)| (history.invoke(key, now, operation), operation)).collect();
         let leads = self.node.as_ref().is_some_and(|node| node.status(context.local()).raft.role == RoleKind::Leader);
         let asked = Asked::Write(PendingWrite { calls, ids, forwarded: !leads });
-        (asked, ClientOp::Write { command })
+        (asked, ClientOp::Write { actor: quorate_kv::Actor::Anonymous, command })
     }
 
     fn submit(&mut self, context: &mut Context<FullTier>, pending: Pending, op: ClientOp) -> Result<(), Killed> {

@@ -34,9 +34,13 @@ enum ModelAnswer {
     Nothing,
     Put,
     Deleted(i64),
-    Txn { succeeded: bool },
+    Txn {
+        succeeded: bool,
+    },
     Compacted,
     Clock,
+    /// No key is touched.
+    Aside,
     Refused,
 }
 
@@ -123,6 +127,7 @@ impl Model {
                 ModelAnswer::Compacted
             }
             Command::Clock(_) => ModelAnswer::Clock,
+            Command::Auth(_) | Command::Alarm(_) => ModelAnswer::Aside,
         }
     }
 
@@ -207,6 +212,7 @@ impl Model {
             (Ok(Response::Put(_)), ModelAnswer::Put) | (Ok(Response::Compact), ModelAnswer::Compacted) => true,
             (Ok(Response::DeleteRange(response)), ModelAnswer::Deleted(deleted)) => response.deleted == *deleted,
             (Ok(Response::Txn(response)), ModelAnswer::Txn { succeeded }) => response.succeeded == *succeeded,
+            (Ok(Response::Auth(_) | Response::Alarm(_)), ModelAnswer::Aside) => true,
             (Ok(Response::Clock), ModelAnswer::Clock) | (Err(_), ModelAnswer::Refused) => true,
             _ => false,
         };

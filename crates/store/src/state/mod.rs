@@ -396,10 +396,10 @@ fn apply_entry(
     command: Option<Envelope>,
 ) -> Result<AppliedEntry, ApplyError> {
     let (index, term) = (entry.index, entry.term);
-    let Some(Envelope { origin, incarnation, sequence, command }) = command else {
+    let Some(Envelope { origin, incarnation, sequence, actor, command }) = command else {
         return Ok(AppliedEntry { index, term, origin: None, outcome: None });
     };
-    let outcome = key_space.apply(records, &command)?;
+    let outcome = key_space.apply_for(records, &actor, &command)?;
     Ok(AppliedEntry { index, term, origin: Some((origin, incarnation, sequence)), outcome: Some(outcome) })
 }
 

@@ -61,6 +61,7 @@ pub(crate) fn entry(seed: u64, index: u64) -> Entry {
             origin: NodeId(1),
             incarnation: Incarnation(3),
             sequence: index,
+            actor: quorate_kv::Actor::Anonymous,
             command: command(index, &mut dice),
         })),
     };

@@ -17,8 +17,13 @@ fn pair(index: u64) -> Entry {
         RequestOp::Put(PutRequest { key: key.into(), value: value.clone(), ..PutRequest::default() })
     };
     let txn = TxnRequest { success: vec![put("a"), put("b")], ..TxnRequest::default() };
-    let envelope =
-        Envelope { origin: NodeId(1), incarnation: Incarnation(3), sequence: index, command: Command::Txn(txn) };
+    let envelope = Envelope {
+        origin: NodeId(1),
+        incarnation: Incarnation(3),
+        sequence: index,
+        actor: quorate_kv::Actor::Anonymous,
+        command: Command::Txn(txn),
+    };
     Entry { term: Term(1), index: LogIndex(index), payload: Payload::Command(encode_envelope(&envelope)) }
 }
 

@@ -19,6 +19,7 @@ fn compaction(index: u64, revision: i64) -> Entry {
         origin: NodeId(1),
         incarnation: Incarnation(3),
         sequence: index,
+        actor: quorate_kv::Actor::Anonymous,
         command: Command::Compact(CompactRequest { revision, physical: true }),
     }));
     Entry { term: Term(1 + index / 40), index: LogIndex(index), payload }

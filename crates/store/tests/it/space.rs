@@ -10,7 +10,13 @@ use quorate_wire::{Envelope, encode_envelope};
 use crate::fixture::{INCARNATION, member, options};
 
 fn command(index: u64, command: Command) -> Entry {
-    let envelope = Envelope { origin: NodeId(1), incarnation: Incarnation(3), sequence: index, command };
+    let envelope = Envelope {
+        origin: NodeId(1),
+        incarnation: Incarnation(3),
+        sequence: index,
+        actor: quorate_kv::Actor::Anonymous,
+        command,
+    };
     Entry { term: Term(1), index: LogIndex(index), payload: Payload::Command(encode_envelope(&envelope)) }
 }
 

@@ -6,7 +6,7 @@ use quorate_kv::{
 };
 use quorate_proto::quorate::log::v1 as pb;
 
-use super::WHAT;
+use super::{WHAT, auth};
 use crate::DecodeError;
 
 /// What the key space applies is what the log carries: a deeper transaction is refused before it is proposed.
@@ -21,6 +21,8 @@ pub(super) fn to_command(command: &Command) -> pb::envelope::Command {
         Command::Compact(compact) => {
             Wire::Compact(pb::Compact { revision: compact.revision, physical: compact.physical })
         }
+        Command::Auth(change) => Wire::Auth(auth::to_auth(change)),
+        Command::Alarm(change) => Wire::Alarm(auth::to_alarm(*change)),
         Command::Clock(now) => Wire::Clock(pb::Clock { milliseconds: now.0 }),
     }
 }
@@ -34,6 +36,8 @@ pub(super) fn from_command(command: pb::envelope::Command) -> Result<Command, De
         Wire::Compact(compact) => {
             Command::Compact(CompactRequest { revision: compact.revision, physical: compact.physical })
         }
+        Wire::Auth(change) => Command::Auth(auth::from_auth(change)?),
+        Wire::Alarm(change) => Command::Alarm(auth::from_alarm(change)?),
         Wire::Clock(clock) => Command::Clock(ClusterTime(clock.milliseconds)),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Clients tell errors apart by the whole text, so no letter of it may change.
 
-use quorate_kv::KvError;
+use quorate_kv::{AuthError, KvError};
 
 /// A gRPC status code, by its number on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -192,6 +192,32 @@ impl From<KvError> for EtcdError {
             KvError::InvalidCompare => EtcdError::InvalidCompare,
             KvError::StreamSorted => EtcdError::StreamSorted,
             KvError::StreamFiltered => EtcdError::StreamFiltered,
+            KvError::NoSpace => EtcdError::NoSpace,
+            KvError::Corrupt => EtcdError::Corrupt,
+            KvError::Auth(error) => error.into(),
+        }
+    }
+}
+
+impl From<AuthError> for EtcdError {
+    fn from(error: AuthError) -> EtcdError {
+        match error {
+            AuthError::UserEmpty => EtcdError::UserEmpty,
+            AuthError::RoleEmpty => EtcdError::RoleEmpty,
+            AuthError::PermissionDenied => EtcdError::PermissionDenied,
+            AuthError::OldRevision => EtcdError::AuthOldRevision,
+            AuthError::Failed => EtcdError::AuthFailed,
+            AuthError::RootUserNotExist => EtcdError::RootUserNotExist,
+            AuthError::RootRoleNotExist => EtcdError::RootRoleNotExist,
+            AuthError::UserExists => EtcdError::UserAlreadyExists,
+            AuthError::UserNotFound => EtcdError::UserNotFound,
+            AuthError::RoleExists => EtcdError::RoleAlreadyExists,
+            AuthError::RoleNotFound => EtcdError::RoleNotFound,
+            AuthError::RoleNotGranted => EtcdError::RoleNotGranted,
+            AuthError::PermissionNotGranted => EtcdError::PermissionNotGranted,
+            AuthError::PermissionNotGiven => EtcdError::PermissionNotGiven,
+            AuthError::InvalidManagement => EtcdError::InvalidAuthManagement,
+            AuthError::NotEnabled => EtcdError::AuthNotEnabled,
         }
     }
 }
@@ -335,8 +361,10 @@ mod tests {
             KvError::InvalidCompare,
             KvError::StreamSorted,
             KvError::StreamFiltered,
+            KvError::NoSpace,
+            KvError::Corrupt,
         ];
-        for error in errors {
+        for error in errors.into_iter().chain(AuthError::ALL.map(KvError::Auth)) {
             let message = EtcdError::from(error).message();
             assert_eq!(message.strip_prefix("etcdserver: ").unwrap_or(message), error.to_string());
         }

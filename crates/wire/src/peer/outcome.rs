@@ -1,8 +1,8 @@
 //! What became of a write, for an origin that has left the cluster and no longer sees the log.
 
 use quorate_kv::{
-    DeleteRangeResponse, KeyValue, KvError, PutResponse, RangeResponse, Response, ResponseBody, ResponseOp, Revision,
-    TxnResponse,
+    Alarm, AlarmKind, AuthError, AuthResponse, DeleteRangeResponse, KeyValue, KvError, PutResponse, RangeResponse,
+    Response, ResponseBody, ResponseOp, Revision, TxnResponse,
 };
 use quorate_proto::quorate::peer::v1 as pb;
 use quorate_raft::Incarnation;
@@ -25,7 +25,7 @@ pub struct Outcome {
 }
 
 /// Names are for ever; a build that does not know one treats the answer as lost.
-const ERRORS: [(KvError, &str); 13] = [
+const ERRORS: &[(KvError, &str)] = &[
     (KvError::Compacted, "compacted"),
     (KvError::FutureRevision, "future_revision"),
     (KvError::EmptyKey, "empty_key"),
@@ -39,6 +39,24 @@ const ERRORS: [(KvError, &str); 13] = [
     (KvError::InvalidCompare, "invalid_compare"),
     (KvError::StreamSorted, "stream_sorted"),
     (KvError::StreamFiltered, "stream_filtered"),
+    (KvError::NoSpace, "no_space"),
+    (KvError::Corrupt, "corrupt"),
+    (KvError::Auth(AuthError::UserEmpty), "auth_user_empty"),
+    (KvError::Auth(AuthError::RoleEmpty), "auth_role_empty"),
+    (KvError::Auth(AuthError::PermissionDenied), "auth_permission_denied"),
+    (KvError::Auth(AuthError::OldRevision), "auth_old_revision"),
+    (KvError::Auth(AuthError::Failed), "auth_failed"),
+    (KvError::Auth(AuthError::RootUserNotExist), "auth_root_user_not_exist"),
+    (KvError::Auth(AuthError::RootRoleNotExist), "auth_root_role_not_exist"),
+    (KvError::Auth(AuthError::UserExists), "auth_user_exists"),
+    (KvError::Auth(AuthError::UserNotFound), "auth_user_not_found"),
+    (KvError::Auth(AuthError::RoleExists), "auth_role_exists"),
+    (KvError::Auth(AuthError::RoleNotFound), "auth_role_not_found"),
+    (KvError::Auth(AuthError::RoleNotGranted), "auth_role_not_granted"),
+    (KvError::Auth(AuthError::PermissionNotGranted), "auth_permission_not_granted"),
+    (KvError::Auth(AuthError::PermissionNotGiven), "auth_permission_not_given"),
+    (KvError::Auth(AuthError::InvalidManagement), "auth_invalid_management"),
+    (KvError::Auth(AuthError::NotEnabled), "auth_not_enabled"),
 ];
 
 impl Outcome {
@@ -88,6 +106,17 @@ fn to_response(response: &Response) -> pb::OutcomeResponse {
         Response::Txn(txn) => Body::Txn(to_txn(txn)),
         Response::Compact => Body::Compact(pb::CompactOutcome {}),
         Response::Clock => Body::Clock(pb::ClockOutcome {}),
+        Response::Auth(AuthResponse::Done) => Body::Auth(pb::AuthOutcome { login: None }),
+        Response::Auth(AuthResponse::LoggedIn { user, password_revision, token }) => {
+            let (user, token) = (user.clone(), token.clone());
+            Body::Auth(pb::AuthOutcome {
+                login: Some(pb::LoggedIn { user, token, password_revision: *password_revision }),
+            })
+        }
+        Response::Alarm(alarms) => {
+            let alarm = |alarm: &Alarm| pb::Alarm { kind: alarm.kind as u32, member: alarm.member };
+            Body::Alarm(pb::AlarmOutcome { alarms: alarms.iter().map(alarm).collect() })
+        }
     };
     pb::OutcomeResponse { revision: 0, body: Some(body) }
 }
@@ -100,8 +129,19 @@ fn from_response(response: pb::OutcomeResponse) -> Result<Response, DecodeError>
         Body::Txn(txn) => Response::Txn(from_txn(txn, 1)?),
         Body::Compact(_) => Response::Compact,
         Body::Clock(_) => Response::Clock,
+        Body::Auth(pb::AuthOutcome { login: None }) => Response::Auth(AuthResponse::Done),
+        Body::Auth(pb::AuthOutcome { login: Some(login) }) => {
+            let pb::LoggedIn { user, token, password_revision } = login;
+            Response::Auth(AuthResponse::LoggedIn { user, password_revision, token })
+        }
+        Body::Alarm(outcome) => Response::Alarm(outcome.alarms.into_iter().map(from_alarm).collect::<Result<_, _>>()?),
         Body::Range(_) => return Err(DecodeError::malformed(WHAT, "a range is no write")),
     })
+}
+
+fn from_alarm(alarm: pb::Alarm) -> Result<Alarm, DecodeError> {
+    let kind = AlarmKind::from_number(alarm.kind).ok_or_else(|| DecodeError::malformed(WHAT, "an unknown alarm"))?;
+    Ok(Alarm { kind, member: alarm.member })
 }
 
 fn to_op(op: &ResponseOp) -> pb::OutcomeResponse {
@@ -132,7 +172,7 @@ fn from_op(op: pb::OutcomeResponse, depth: usize) -> Result<ResponseOp, DecodeEr
         Body::Put(put) => ResponseBody::Put(from_put(put)),
         Body::DeleteRange(delete) => ResponseBody::DeleteRange(from_delete(delete)),
         Body::Txn(txn) => ResponseBody::Txn(from_txn(txn, depth + 1)?),
-        Body::Compact(_) | Body::Clock(_) => {
+        Body::Compact(_) | Body::Clock(_) | Body::Auth(_) | Body::Alarm(_) => {
             return Err(DecodeError::malformed(WHAT, "what no transaction does, in a transaction"));
         }
     };

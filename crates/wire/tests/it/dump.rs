@@ -16,7 +16,13 @@ fn line(payload: Payload) -> String {
 }
 
 fn command(command: Command) -> String {
-    let envelope = Envelope { origin: NodeId(1), incarnation: Incarnation(2), sequence: 3, command };
+    let envelope = Envelope {
+        origin: NodeId(1),
+        incarnation: Incarnation(2),
+        sequence: 3,
+        actor: quorate_kv::Actor::Anonymous,
+        command,
+    };
     line(Payload::Command(encode_envelope(&envelope)))
 }
 

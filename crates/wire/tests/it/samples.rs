@@ -7,9 +7,11 @@ use bytes::Bytes;
 use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
+use quorate_kv::auth::{PasswordHash, Permission, PermissionKind};
 use quorate_kv::{
-    ClusterTime, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest,
-    PutRequest, RangeRequest, Record, RecordKey, RequestOp, Row, SortOrder, SortTarget, Table, TxnRequest,
+    Actor, Alarm, AlarmCommand, AlarmKind, AuthCommand, ClusterTime, Command, CompactRequest, Compare, CompareResult,
+    CompareTarget, DeleteRangeRequest, Digest, PutRequest, RangeRequest, Record, RecordKey, RequestOp, Row, SortOrder,
+    SortTarget, Table, TxnRequest,
 };
 use quorate_raft::{
     AppendResult, Body, Echo, Entry, Incarnation, LogIndex, Member, Membership, Message, NodeId, Payload, ReadId,
@@ -179,15 +181,58 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         (any::<i64>(), any::<bool>())
             .prop_map(|(revision, physical)| Command::Compact(CompactRequest { revision, physical })),
         any::<u64>().prop_map(|milliseconds| Command::Clock(ClusterTime(milliseconds))),
+        auth_change().prop_map(Command::Auth),
+        (any::<bool>(), any::<bool>(), any::<u64>()).prop_map(|(raise, corrupt, member)| {
+            let alarm = Alarm { kind: if corrupt { AlarmKind::Corrupt } else { AlarmKind::NoSpace }, member };
+            Command::Alarm(if raise { AlarmCommand::Raise(alarm) } else { AlarmCommand::Clear(alarm) })
+        }),
+    ]
+}
+
+fn auth_change() -> impl Strategy<Value = AuthCommand> {
+    let name = || "[a-z]{0,4}";
+    let hash = || vec(any::<u8>(), 0..8).prop_map(|hash| PasswordHash(hash.into()));
+    let kinds = [PermissionKind::Read, PermissionKind::Write, PermissionKind::ReadWrite];
+    let permission = (0..3_usize, bytes(), bytes()).prop_map(move |(kind, key, range_end)| Permission {
+        kind: kinds[kind],
+        key,
+        range_end,
+    });
+    prop_oneof![
+        Just(AuthCommand::Enable),
+        Just(AuthCommand::Disable),
+        (name(), option::of(hash())).prop_map(|(name, password)| AuthCommand::UserAdd { name, password }),
+        name().prop_map(|name| AuthCommand::UserDelete { name }),
+        (name(), hash()).prop_map(|(name, password)| AuthCommand::UserChangePassword { name, password }),
+        (name(), name()).prop_map(|(user, role)| AuthCommand::UserGrantRole { user, role }),
+        (name(), name()).prop_map(|(user, role)| AuthCommand::UserRevokeRole { user, role }),
+        name().prop_map(|name| AuthCommand::RoleAdd { name }),
+        name().prop_map(|name| AuthCommand::RoleDelete { name }),
+        (name(), permission).prop_map(|(role, permission)| AuthCommand::RoleGrantPermission { role, permission }),
+        (name(), bytes(), bytes()).prop_map(|(role, key, range_end)| AuthCommand::RoleRevokePermission {
+            role,
+            key,
+            range_end
+        }),
+        (name(), any::<u64>(), bytes()).prop_map(|(user, password_revision, token)| AuthCommand::Login {
+            user,
+            password_revision,
+            token
+        }),
+    ]
+}
+
+fn actor() -> impl Strategy<Value = Actor> {
+    prop_oneof![
+        Just(Actor::Anonymous),
+        ("[a-z]{0,4}", any::<u64>()).prop_map(|(name, auth_revision)| Actor::User { name, auth_revision }),
+        Just(Actor::Node),
     ]
 }
 
 pub(crate) fn envelope() -> impl Strategy<Value = Envelope> {
-    (node_id(), any::<u128>(), any::<u64>(), command()).prop_map(|(origin, run, sequence, command)| Envelope {
-        origin,
-        incarnation: Incarnation(run),
-        sequence,
-        command,
+    (node_id(), any::<u128>(), any::<u64>(), actor(), command()).prop_map(|(origin, run, sequence, actor, command)| {
+        Envelope { origin, incarnation: Incarnation(run), sequence, actor, command }
     })
 }
 
