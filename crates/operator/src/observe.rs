@@ -3,12 +3,12 @@
 //! Never writes. Never reads a cache: a decision about volumes and votes must not rest on what was true a second ago. What the
 //! plan does not need, but acting does (uids, addresses, raw answers), is kept beside it in [`Sighting`].
 
+mod ask;
 mod cluster;
 mod kubernetes;
 
 use std::collections::BTreeMap;
 
-use futures_util::future::join_all;
 use quorate_proto::quorate::v1::StatusResponse;
 
 use crate::admin::{Admin, Target};
@@ -57,24 +57,8 @@ pub async fn observe<A: Admin>(
     cluster: QuorateCluster,
 ) -> Result<Sighting, kube::Error> {
     let kubernetes = kubernetes::read(client, &cluster).await?;
-    let answers = ask_nodes(admin, &kubernetes).await;
+    let answers = ask::ask_nodes(admin, &kubernetes).await;
     Ok(combine(defaults, cluster, kubernetes, answers))
-}
-
-async fn ask_nodes<A: Admin>(admin: &A, kubernetes: &KubernetesView) -> BTreeMap<Ordinal, StatusResponse> {
-    let Some(token) = &kubernetes.token else { return BTreeMap::new() };
-    let calls = kubernetes.pods.iter().filter(|(_, pod)| !pod.terminating).filter_map(|(ordinal, pod)| {
-        let node = Target { address: pod.address.clone()?, token: token.clone() };
-        Some(async move { (*ordinal, admin.status(&node).await) })
-    });
-    let mut answers = BTreeMap::new();
-    for (ordinal, answer) in join_all(calls).await {
-        match answer {
-            Ok(status) => drop(answers.insert(ordinal, status)),
-            Err(error) => tracing::debug!(ordinal = ordinal.0, %error, "a node does not answer"),
-        }
-    }
-    answers
 }
 
 fn combine(

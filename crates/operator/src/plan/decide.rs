@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::observed::{Change, ClusterId, ClusterView, NodeId, NodeState, Observed, Ordinal};
+use super::observed::{Change, ClusterId, ClusterView, MemberView, NodeId, NodeState, Observed, Ordinal};
 use super::step::{Finding, Plan, Step, Voter, Work};
 
 /// The next step for the cluster that was observed.
@@ -39,6 +39,7 @@ pub fn plan(observed: &Observed) -> Plan {
     let duties = [
         take_back,
         add_pods,
+        give_up_lost_newcomer,
         await_change,
         leave_lost_node,
         replace_lost,
@@ -146,6 +147,17 @@ fn take_back(observed: &Observed, cluster: &ClusterView, target: u32) -> Option<
 fn add_pods(observed: &Observed, _: &ClusterView, target: u32) -> Option<Plan> {
     let set = observed.set.as_ref()?;
     (set.replicas < target).then(|| Plan::act(Work::ScalingUp, Step::ScaleSet { replicas: target }))
+}
+
+/// A new member that loses its data while it catches up never will: the change would have no end. It is taken back, and
+/// whatever it was for is asked for again with the data that is there now.
+fn give_up_lost_newcomer(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
+    let lost = |member: &MemberView| {
+        let report = observed.nodes.get(&member.ordinal);
+        !member.voter && report.is_some_and(|report| report.incarnation != member.incarnation)
+    };
+    let hopeless = cluster.change == Change::CatchingUp && cluster.members.values().any(lost);
+    hopeless.then(|| set_voters(Work::RestartingChange, cluster, existing(cluster.voters())))
 }
 
 /// One change at a time.

@@ -109,6 +109,8 @@ pub enum Work {
     FormingCluster,
     /// An edit was taken back.
     GivingUpResize,
+    /// A change cannot end as it was asked for.
+    RestartingChange,
     /// A change runs on its own.
     ChangingConfiguration,
     /// Its pod is to run elsewhere.
@@ -138,6 +140,7 @@ impl Work {
             Work::AdoptingCluster => "AdoptingCluster",
             Work::FormingCluster => "FormingCluster",
             Work::GivingUpResize => "GivingUpResize",
+            Work::RestartingChange => "RestartingChange",
             Work::ChangingConfiguration => "ChangingConfiguration",
             Work::LeavingLostNode => "LeavingLostNode",
             Work::EmptyingNode => "EmptyingNode",
@@ -159,6 +162,7 @@ impl Work {
             Work::AdoptingCluster => "the cluster on the volumes is being taken up again",
             Work::FormingCluster => "the cluster is being formed",
             Work::GivingUpResize => "a resize is being given up, as the specification changed",
+            Work::RestartingChange => "a change is being taken back, as a new member lost its data while it caught up",
             Work::ChangingConfiguration => "the change of the members is under way",
             Work::LeavingLostNode => "a pod is leaving a Kubernetes node that is gone",
             Work::EmptyingNode => "a node whose data is of no use is being emptied",

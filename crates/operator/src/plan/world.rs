@@ -63,7 +63,7 @@ struct World {
     volumes: BTreeMap<Ordinal, Volume>,
     members: BTreeMap<NodeId, MemberView>,
     /// The voters asked for, while a change is under way.
-    target: Option<Vec<Voter>>,
+    target: Option<Vec<NodeId>>,
     config_index: u64,
     leader: Option<NodeId>,
     initialised: usize,
@@ -181,30 +181,37 @@ impl World {
         }
     }
 
-    /// A change ends when every new voter can be reached under the data it was named by.
-    fn finish_change(&mut self) {
-        let Some(target) = self.target.clone() else { return };
-        let reachable = target.iter().all(|voter| match voter {
-            Voter::Existing(_) => true,
-            Voter::New(ordinal, incarnation) => self.report(*ordinal).is_some_and(|r| r.incarnation == *incarnation),
-        });
-        if !reachable {
-            return;
-        }
-        let mut members = BTreeMap::new();
-        for voter in target {
+    /// New voters are learners at once, and know it.
+    fn begin_change(&mut self, voters: Vec<Voter>) {
+        self.members.retain(|_, member| member.voter);
+        let cluster_id = self.latched.cluster_id.expect("a running cluster has a latched id");
+        let mut target = Vec::new();
+        for voter in voters {
             match voter {
-                Voter::Existing(id) => drop(members.insert(id, self.members[&id].clone())),
+                Voter::Existing(id) => target.push(id),
                 Voter::New(ordinal, incarnation) => {
                     let id = NodeId(self.fresh());
-                    let cluster_id = self.latched.cluster_id.expect("a running cluster has a latched id");
-                    self.volumes.get_mut(&ordinal).expect("a reachable node has a volume").identity =
-                        Some((cluster_id, id));
-                    members.insert(id, MemberView { ordinal, incarnation, voter: true });
+                    self.members.insert(id, MemberView { ordinal, incarnation, voter: false });
+                    if let Some(volume) = self.volumes.get_mut(&ordinal).filter(|v| v.incarnation == incarnation) {
+                        volume.identity = Some((cluster_id, id));
+                    }
+                    target.push(id);
                 }
             }
         }
-        self.members = members;
+        self.target = Some(target);
+        self.config_index += 1;
+    }
+
+    /// A change ends when every new voter runs on the data it was named by.
+    fn finish_change(&mut self) {
+        let Some(target) = &self.target else { return };
+        let voter = |id: &NodeId| self.members.get(id).is_some_and(|member| member.voter);
+        if !target.iter().all(|id| voter(id) || self.is_up(*id)) {
+            return;
+        }
+        self.members.retain(|id, _| target.contains(id));
+        self.members.values_mut().for_each(|member| member.voter = true);
         self.target = None;
         self.config_index += 1;
     }
@@ -214,7 +221,8 @@ impl World {
         let ordinal = Ordinal(u32::try_from(self.random.below(5)).expect("below five"));
         let id = self.members.iter().find(|(_, m)| m.ordinal == ordinal).map(|(id, _)| *id);
         let all_others_up = self.members.keys().all(|other| Some(*other) == id || self.is_up(*other));
-        let losable = self.target.is_none() && all_others_up;
+        let newcomer = id.is_some_and(|id| !self.members[&id].voter);
+        let losable = newcomer || self.target.is_none() && all_others_up;
         match self.random.below(9) {
             0 => self.wanted.replicas = if self.random.one_in(2) { 3 } else { 5 },
             1 => drop(self.pods.remove(&ordinal)),
@@ -258,8 +266,7 @@ impl World {
             Step::Init { cluster_id, members } => self.init(cluster_id, &members),
             Step::SetVoters { voters, expected_config_index } => {
                 if expected_config_index == self.config_index {
-                    self.target = Some(voters);
-                    self.config_index += 1;
+                    self.begin_change(voters);
                 }
             }
             Step::TransferLeader { to } => self.leader = Some(to),
