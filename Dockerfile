@@ -1,16 +1,19 @@
 # One image with both binaries and nothing else: they are static, so the root is empty.
 #
-# The last stage takes everything from the stage `build`. Where that stage cannot run (no network), a folder with both
-# binaries takes its place: `buildah bud --build-context build=FOLDER .`
+# With a registry:     docker build --tag quorate .
+# Without a network:   cargo xtask image
+# The last stage takes everything from the stage `build`. The second command builds the binaries on the machine itself and puts
+# their folder in its place: `buildah bud --build-context build=FOLDER .`
 
 FROM docker.io/library/rust:1.95-slim AS build
 WORKDIR /src
 COPY . .
-# Naming the target keeps the flag away from build scripts and procedural macros, which cannot be static.
-RUN target="$(uname -m)-unknown-linux-gnu" \
-    && RUSTFLAGS="-C target-feature=+crt-static" \
-       cargo build --release --locked --target "$target" --package quorate --package quorate-operator \
-    && cp "target/$target/release/quorate" "target/$target/release/quorate-operator" /
+# The flag decides how a program is linked, so it goes to the last crate alone: build scripts and procedural macros, which cannot be
+# static, do without.
+RUN for name in quorate quorate-operator; do \
+        cargo rustc --locked --profile image --package "$name" --bin "$name" -- -C target-feature=+crt-static \
+        && mv "target/image/$name" / || exit 1; \
+    done
 
 FROM scratch
 COPY --from=build /quorate /quorate-operator /

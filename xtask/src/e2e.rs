@@ -8,7 +8,8 @@ mod cases;
 mod certificates;
 mod control_plane;
 mod daemon;
-mod image;
+mod datastore;
+mod images;
 mod kubectl;
 mod node;
 mod place;
@@ -18,13 +19,14 @@ pub(crate) mod toolchain;
 mod volumes;
 mod writer;
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::failure::Failure;
-use crate::process;
+use crate::{image, process};
 
+use self::datastore::Datastore;
 use self::kubectl::Kubectl;
 use self::suite::Suite;
 use self::toolchain::Toolchain;
@@ -52,31 +54,65 @@ pub(crate) struct E2eArgs {
     /// Run the tests whose names contain this
     #[arg(long)]
     only: Option<String>,
+    /// Cargo profile of the node and the operator under test: `dev` shares what the tests have built, `image` is what is shipped
+    #[arg(long, default_value = "dev")]
+    profile: String,
     /// Take the static binaries from this folder in place of building them
     #[arg(long)]
     binaries: Option<PathBuf>,
+    /// Where the API server keeps its objects. Of Quorate's three nodes one is killed and started again in each test
+    #[arg(long, value_enum, default_value_t = Datastore::Etcd)]
+    datastore: Datastore,
+    /// End with the first test that fails
+    #[arg(long)]
+    fail_fast: bool,
     /// Leave everything running at the end, to look at it; the next run removes it
     #[arg(long)]
     keep: bool,
     /// Only remove what an earlier run left behind
     #[arg(long)]
     teardown: bool,
+    /// Only print the packages that this machine lacks, one a line
+    #[arg(long)]
+    missing_packages: bool,
+}
+
+impl E2eArgs {
+    /// The core tests, to the first failure.
+    pub(crate) fn core() -> Self {
+        E2eArgs {
+            all: false,
+            only: None,
+            profile: "dev".to_owned(),
+            binaries: None,
+            datastore: Datastore::Etcd,
+            fail_fast: true,
+            keep: false,
+            teardown: false,
+            missing_packages: false,
+        }
+    }
 }
 
 /// # Errors
 /// [`Failure::Skipped`] where the machine lacks something; [`Failure::Broken`] if a test failed.
 pub(crate) fn run(args: &E2eArgs) -> Result<(), Failure> {
+    if args.missing_packages {
+        missing_packages().iter().for_each(|package| println!("{package}"));
+        return Ok(());
+    }
     check_machine()?;
+    let _lock = lock()?;
     if args.teardown {
         return teardown::tear_down();
     }
     let tools = Toolchain::prepare()?;
     let binaries = match &args.binaries {
         Some(folder) => folder.clone(),
-        None => image::build_binaries()?,
+        None => image::binaries(&args.profile)?,
     };
     teardown::tear_down()?;
-    let result = start(&tools, &binaries).and_then(|()| test(args, &tools));
+    let result = start(args, &tools, &binaries).and_then(|()| test(args, &tools, &binaries));
     if args.keep {
         eprintln!("xtask: left running; KUBECONFIG={}", place::text("admin.kubeconfig"));
     } else {
@@ -85,43 +121,60 @@ pub(crate) fn run(args: &E2eArgs) -> Result<(), Failure> {
     result
 }
 
+/// One run at a time on a machine: a second one waits, or it would tear down the first. The lock is on a folder that every
+/// machine has, and goes with the process, so that nothing is left behind.
+fn lock() -> Result<File, Failure> {
+    let folder = Path::new(place::ROOT).parent().expect("the folder of the run lies in another");
+    let lock = File::open(folder).map_err(Failure::file(folder))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            eprintln!("xtask: another end-to-end run is on this machine; waiting for its end");
+            lock.lock().map_err(Failure::file(folder))?;
+        }
+        Err(TryLockError::Error(error)) => return Err(Failure::file(folder)(error)),
+    }
+    Ok(lock)
+}
+
+fn missing_packages() -> Vec<&'static str> {
+    let programs = PACKAGES.iter().filter(|(program, _)| !process::is_in_path(program)).map(|(_, package)| *package);
+    programs.chain((!fs::exists(CNI_PLUGIN).unwrap_or(false)).then_some("containernetworking-plugins")).collect()
+}
+
 fn check_machine() -> Result<(), Failure> {
     let status = fs::read_to_string("/proc/self/status").map_err(Failure::file("/proc/self/status"))?;
     let root = status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"));
     if !root {
         return Err(Failure::Skipped("a kubelet needs root".to_owned()));
     }
-    let missing: Vec<&str> = PACKAGES
-        .iter()
-        .filter(|(program, _)| !process::is_in_path(program))
-        .map(|(_, package)| *package)
-        .chain((!fs::exists(CNI_PLUGIN).unwrap_or(false)).then_some("containernetworking-plugins"))
-        .collect();
+    let missing = missing_packages();
     if missing.is_empty() {
         return Ok(());
     }
     Err(Failure::Skipped(format!("packages are missing; install them with: apt-get install {}", missing.join(" "))))
 }
 
-fn start(tools: &Toolchain, binaries: &std::path::Path) -> Result<(), Failure> {
+fn start(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failure> {
     let start = Instant::now();
     for folder in FOLDERS {
         let folder = place::path(folder);
         fs::create_dir_all(&folder).map_err(Failure::file(&folder))?;
     }
+    teardown::note_folders()?;
     certificates::make()?;
     node::make_network()?;
     node::start_containerd()?;
-    image::import(binaries)?;
-    control_plane::bring_up(tools)?;
+    images::import(binaries)?;
+    control_plane::bring_up(tools, args.datastore, binaries)?;
     node::bring_up(tools)?;
     volumes::make_class(&Kubectl::new(tools))?;
     eprintln!("xtask: Kubernetes is up after {} s", start.elapsed().as_secs());
     Ok(())
 }
 
-fn test(args: &E2eArgs, tools: &Toolchain) -> Result<(), Failure> {
-    let suite = Suite::new(tools);
+fn test(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failure> {
+    let suite = Suite::new(tools, args.datastore, binaries);
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases::ALL {
         let chosen = match &args.only {
@@ -147,6 +200,9 @@ fn test(args: &E2eArgs, tools: &Toolchain) -> Result<(), Failure> {
                 failed += 1;
                 eprintln!("test {} FAILED: {failure}", case.name);
                 suite.print_state();
+                if args.fail_fast {
+                    break;
+                }
             }
         }
     }

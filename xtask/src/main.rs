@@ -9,6 +9,7 @@ mod differential;
 mod e2e;
 mod failure;
 mod gates;
+mod image;
 mod manifests;
 mod process;
 mod tools;
@@ -32,7 +33,7 @@ enum Command {
     Test,
     /// Run the simulator, for example `sim --seed 7 --trace-hash` or `sim --seeds 1..100`
     Sim(gates::SimArgs),
-    /// check, test and a slice of simulation: what a change has to pass
+    /// Everything a change has to pass: check, test, a slice of simulation, the operator, the core end-to-end tests
     Ci,
     /// Generate the wire types from proto/
     Codegen(codegen::CodegenArgs),
@@ -42,6 +43,8 @@ enum Command {
     Differential(differential::DifferentialArgs),
     /// Install the charts on a real Kubernetes on this machine and put them to the test
     E2e(e2e::E2eArgs),
+    /// Build the image with node and operator, and write it as an archive
+    Image(image::ImageArgs),
     /// Generate the resource definition in the chart, and manifests/ from the charts
     Manifests(manifests::ManifestsArgs),
     /// Measure Quorate beside etcd
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Tools => tools::build(),
         Command::Differential(args) => differential::run(&args),
         Command::E2e(args) => e2e::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Manifests(args) => manifests::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

@@ -25,12 +25,19 @@ pub(crate) fn cache_folder(purpose: &str) -> Result<PathBuf, Failure> {
 
 /// The folder that cargo builds into.
 pub(crate) fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |folder| root().join(folder))
 }
 
 /// The cargo that started this program, so that a toolchain override carries over.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What `cargo run` told this program about its own package: build scripts that look at such variables would be run again, and
+    // much with them, whenever somebody calls cargo directly in between.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(root());
     command
 }

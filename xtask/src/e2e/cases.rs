@@ -1,12 +1,14 @@
 //! The tests, in the order in which they run.
 
 mod failures;
+mod interrupted;
 mod lifecycle;
 mod many;
 mod monitoring;
 mod platform;
 mod resize;
 mod rollout;
+mod settings;
 
 use super::suite::Scene;
 use crate::failure::Failure;
@@ -45,12 +47,19 @@ pub(super) const ALL: &[Case] = &[
     more("a_pod_that_moves_stays_the_same_member", failures::a_pod_that_moves_stays_the_same_member),
     more("a_member_on_a_lost_node_is_replaced", failures::a_member_on_a_lost_node_is_replaced),
     more("a_drain_takes_one_pod_at_a_time", failures::a_drain_takes_one_pod_at_a_time),
+    more("a_drained_node_keeps_the_quorum", failures::a_drained_node_keeps_the_quorum),
     more("a_cluster_of_the_same_name_takes_up_its_data", lifecycle::a_cluster_of_the_same_name_takes_up_its_data),
     more("too_few_volumes_of_a_cluster_are_not_wiped", lifecycle::too_few_volumes_of_a_cluster_are_not_wiped),
     more("clusters_outlive_the_operator", lifecycle::clusters_outlive_the_operator),
     more("a_cluster_without_its_set_keeps_its_pods", lifecycle::a_cluster_without_its_set_keeps_its_pods),
     more("volumes_grow_without_a_restart", lifecycle::volumes_grow_without_a_restart),
     more("two_operators_at_once_do_no_harm", lifecycle::two_operators_at_once_do_no_harm),
+    more("a_supervised_roll_waits_for_a_word", settings::a_supervised_roll_waits_for_a_word),
+    more("volumes_go_with_the_cluster_if_asked_to", settings::volumes_go_with_the_cluster_if_asked_to),
+    more("the_resource_explains_itself", settings::the_resource_explains_itself),
+    more("an_operator_of_one_namespace_needs_no_more", settings::an_operator_of_one_namespace_needs_no_more),
+    more("helm_4_waits_for_the_cluster", settings::helm_4_waits_for_the_cluster),
+    more("a_resize_survives_a_kill_after_any_write", interrupted::a_resize_survives_a_kill_after_any_write),
     more("prometheus_sees_what_is_shown", monitoring::prometheus_sees_what_is_shown),
     more("a_paused_cluster_is_left_alone", lifecycle::a_paused_cluster_is_left_alone),
     more("five_hundred_clusters_are_looked_after", many::five_hundred_clusters_are_looked_after),

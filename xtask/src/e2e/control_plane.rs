@@ -1,17 +1,17 @@
-//! etcd, API server, controller-manager and scheduler.
+//! Datastore, API server, controller-manager and scheduler.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use super::daemon::{await_ready, start};
+use super::datastore::Datastore;
 use super::kubectl::Kubectl;
 use super::place::{self, API_PORT, HOST, SERVICE_RANGE, text};
 use super::toolchain::Toolchain;
 use crate::failure::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const ETCD_CLIENT: &str = "http://127.0.0.1:42379";
-const ETCD_PEER: &str = "http://127.0.0.1:42380";
 
 /// Who may log in. The token is the name: nothing but this machine reaches the API server.
 const USERS: [(&str, &str, &str); 5] = [
@@ -22,21 +22,24 @@ const USERS: [(&str, &str, &str); 5] = [
     ("kubelet", "system:node:e2e", "system:nodes"),
 ];
 
+/// One line for every write of the operator.
+pub(super) const AUDIT_LOG: &str = "logs/audit.log";
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: None, resources: [{group: coordination.k8s.io}, {group: events.k8s.io}]}
+- {level: Metadata, verbs: [create, update, patch, delete], users: ['system:serviceaccount:quorate-system:quorate-operator']}
+- {level: None}
+";
+
 /// Starts all four and waits until the API server serves.
-pub(super) fn bring_up(tools: &Toolchain) -> Result<(), Failure> {
+pub(super) fn bring_up(tools: &Toolchain, datastore: Datastore, binaries: &Path) -> Result<(), Failure> {
     write_users()?;
-    let etcd = [
-        "--data-dir=".to_owned() + &text("etcd"),
-        format!("--listen-client-urls={ETCD_CLIENT}"),
-        format!("--advertise-client-urls={ETCD_CLIENT}"),
-        format!("--listen-peer-urls={ETCD_PEER}"),
-        format!("--initial-advertise-peer-urls={ETCD_PEER}"),
-        format!("--initial-cluster=default={ETCD_PEER}"),
-        "--unsafe-no-fsync=true".to_owned(),
-        "--log-level=warn".to_owned(),
-    ];
-    start("etcd", &tools.path("etcd"), &etcd)?;
-    start("kube-apiserver", &tools.path("kube-apiserver"), &api_server())?;
+    let policy = place::path("audit.yaml");
+    fs::write(&policy, AUDIT_POLICY).map_err(Failure::file(&policy))?;
+    datastore.start(tools, binaries)?;
+    start("kube-apiserver", &tools.path("kube-apiserver"), &api_server(datastore))?;
     let kubectl = Kubectl::new(tools);
     await_ready("kube-apiserver", PATIENCE, || kubectl.output(&["get", "--raw=/readyz"]).is_ok())?;
     start("kube-controller-manager", &tools.path("kube-controller-manager"), &controller_manager())?;
@@ -46,9 +49,9 @@ pub(super) fn bring_up(tools: &Toolchain) -> Result<(), Failure> {
     })
 }
 
-fn api_server() -> Vec<String> {
+fn api_server(datastore: Datastore) -> Vec<String> {
     vec![
-        format!("--etcd-servers={ETCD_CLIENT}"),
+        format!("--etcd-servers={}", datastore.servers()),
         format!("--bind-address={HOST}"),
         format!("--advertise-address={HOST}"),
         format!("--secure-port={API_PORT}"),
@@ -64,6 +67,8 @@ fn api_server() -> Vec<String> {
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
         "--enable-priority-and-fairness=false".to_owned(),
         "--watch-cache-sizes=".to_owned(),
+        "--audit-policy-file=".to_owned() + &text("audit.yaml"),
+        "--audit-log-path=".to_owned() + &text(AUDIT_LOG),
     ]
 }
 
@@ -73,7 +78,7 @@ fn controller_manager() -> Vec<String> {
         "--authentication-kubeconfig=".to_owned() + &text("controller-manager.kubeconfig"),
         "--authorization-kubeconfig=".to_owned() + &text("controller-manager.kubeconfig"),
         "--bind-address=127.0.0.1".to_owned(),
-        "--secure-port=42257".to_owned(),
+        "--secure-port=16257".to_owned(),
         "--root-ca-file=".to_owned() + &text("pki/ca.crt"),
         "--service-account-private-key-file=".to_owned() + &text("pki/accounts.key"),
         "--use-service-account-credentials=true".to_owned(),
@@ -89,7 +94,7 @@ fn scheduler() -> Vec<String> {
         "--authentication-kubeconfig=".to_owned() + &text("scheduler.kubeconfig"),
         "--authorization-kubeconfig=".to_owned() + &text("scheduler.kubeconfig"),
         "--bind-address=127.0.0.1".to_owned(),
-        "--secure-port=42259".to_owned(),
+        "--secure-port=16259".to_owned(),
         "--leader-elect=false".to_owned(),
     ]
 }

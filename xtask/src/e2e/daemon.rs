@@ -15,10 +15,10 @@ use crate::failure::Failure;
 const POLL: Duration = Duration::from_millis(100);
 const PATIENCE_TO_END: Duration = Duration::from_secs(15);
 
-/// Starts `binary` in the background. Its output goes to `logs/NAME.log`.
+/// Starts `binary` in the background. Its output is added to `logs/NAME.log`.
 pub(super) fn start(name: &str, binary: &Path, arguments: &[String]) -> Result<(), Failure> {
     let log = place::path(&format!("logs/{name}.log"));
-    let output = File::create(&log).map_err(Failure::file(&log))?;
+    let output = File::options().create(true).append(true).open(&log).map_err(Failure::file(&log))?;
     let errors = output.try_clone().map_err(Failure::file(&log))?;
     let child = Command::new(binary).args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
     let child = child.map_err(Failure::file(binary))?;
@@ -54,6 +54,15 @@ pub(super) fn stop(name: &str) {
         }
     }
     let _ = fs::remove_file(pid_file(name));
+}
+
+/// Ends the program `name` without a word, and waits until it is gone.
+pub(super) fn kill(name: &str) {
+    let Some((pid, binary)) = recorded(name) else { return };
+    let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+    while runs(pid, &binary) {
+        sleep(POLL);
+    }
 }
 
 fn pid_file(name: &str) -> PathBuf {

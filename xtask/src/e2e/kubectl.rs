@@ -23,6 +23,11 @@ impl Kubectl {
         Kubectl { binary: tools.path("kubectl"), helm: tools.path("helm") }
     }
 
+    /// The same with another helm.
+    pub(super) fn with_helm(&self, helm: PathBuf) -> Self {
+        Kubectl { binary: self.binary.clone(), helm }
+    }
+
     /// What it prints; an error with what it says if it fails.
     pub(super) fn output(&self, arguments: &[&str]) -> Result<String, Failure> {
         let mut kubectl = Command::new(&self.binary);

@@ -160,8 +160,8 @@ bindAddress: {HOST}
 clientConnection: {{kubeconfig: {}}}
 clusterCIDR: {POD_RANGE}
 detectLocalMode: ClusterCIDR
-healthzBindAddress: 127.0.0.1:42256
-metricsBindAddress: 127.0.0.1:42249
+healthzBindAddress: 127.0.0.1:16256
+metricsBindAddress: 127.0.0.1:16249
 hostnameOverride: {NODE}
 mode: iptables
 # Answers between pods of one bridge would go past the address translation otherwise.

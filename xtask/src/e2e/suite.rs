@@ -1,14 +1,16 @@
 //! What the tests share: the cluster, waiting for facts, and what is shown when a fact does not come true.
 
+use std::cell::Cell;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::cases::Case;
-use super::image::{IMAGE, TAGS};
+use super::datastore::{Absence, Datastore};
+use super::images::{IMAGE, TAGS};
 use super::kubectl::Kubectl;
 use super::toolchain::Toolchain;
 use super::volumes;
@@ -16,14 +18,23 @@ use crate::failure::Failure;
 use crate::process::root;
 
 /// Long, for a machine that is busy with other things; a fact that never comes true is what fails.
-pub(super) const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
+/// The same, for helm.
+pub(super) const HELM_PATIENCE: &str = "600s";
 const POLL: Duration = Duration::from_millis(250);
 /// Namespace of the operator.
 pub(super) const SYSTEM: &str = "quorate-system";
 
+/// Values for a cluster that keeps its leader while the machine stalls for a moment, where a test is about something else than
+/// elections.
+pub(super) const CALM: [&str; 2] = ["raft.electionTimeoutMilliseconds=5000", "raft.heartbeatIntervalMilliseconds=250"];
+
 /// The cluster under test, and where its parts are.
 pub(super) struct Suite {
     pub(super) kubectl: Kubectl,
+    datastore: Datastore,
+    binaries: PathBuf,
+    turn: Cell<u16>,
 }
 
 /// One test's own namespace, with a Quorate cluster named `db` in it.
@@ -33,12 +44,21 @@ pub(super) struct Scene<'a> {
 }
 
 impl Suite {
-    pub(super) fn new(tools: &Toolchain) -> Self {
-        Suite { kubectl: Kubectl::new(tools) }
+    pub(super) fn new(tools: &Toolchain, datastore: Datastore, binaries: &Path) -> Self {
+        Suite { kubectl: Kubectl::new(tools), datastore, binaries: binaries.to_owned(), turn: Cell::new(0) }
     }
 
-    /// Runs one test in a namespace of its own, and removes the namespace if it passed.
+    /// Runs one test, while a node of the datastore is away for a moment if it can spare one.
     pub(super) fn run(&self, case: &Case) -> Result<(), Failure> {
+        let turn = self.turn.replace(self.turn.get() + 1);
+        let absence = self.datastore.disturb(&self.binaries, turn);
+        let result = self.run_undisturbed(case);
+        let back = absence.map_or(Ok(()), Absence::end);
+        result.and(back)
+    }
+
+    /// In a namespace of its own, which is removed if the test passed.
+    fn run_undisturbed(&self, case: &Case) -> Result<(), Failure> {
         let scene = Scene { kubectl: &self.kubectl, namespace: case.name.replace('_', "-") };
         let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
         let namespace = json!({
@@ -113,7 +133,7 @@ impl Scene<'_> {
             "crds.install=false",
             "--wait",
             "--timeout",
-            "180s",
+            HELM_PATIENCE,
         ];
         self.kubectl.helm(&arguments).map(drop)
     }
@@ -231,7 +251,7 @@ pub(super) fn install_operator(kubectl: &Kubectl) -> Result<(), Failure> {
         &tag,
         "--wait",
         "--timeout",
-        "180s",
+        HELM_PATIENCE,
     ];
     kubectl.helm(&arguments).map(drop)
 }
@@ -248,7 +268,8 @@ pub(super) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), F
     if holds { Ok(()) } else { Err(Failure::Broken(what())) }
 }
 
-fn chart(name: &str) -> String {
+/// Folder of a chart.
+pub(super) fn chart(name: &str) -> String {
     let folder: PathBuf = root().join("charts").join(name);
     folder.display().to_string()
 }

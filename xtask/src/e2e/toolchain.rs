@@ -19,13 +19,15 @@ struct Tool {
 
 const KUBERNETES_FLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.34.4 \
     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=34";
+/// Only one test runs it, so it is built when that test is run.
+const HELM_4: &str = "helm4";
 const PLAIN_FLAGS: &str = "-s -w";
 
 const fn kubernetes(name: &'static str, package: &'static str) -> Tool {
     Tool { name, module: "kubernetes", package }
 }
 
-const TOOLS: [Tool; 9] = [
+const TOOLS: [Tool; 10] = [
     Tool { name: "etcd", module: "", package: "go.etcd.io/etcd/server/v3" },
     kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
     kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
@@ -35,6 +37,7 @@ const TOOLS: [Tool; 9] = [
     kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     Tool { name: "coredns", module: "coredns", package: "." },
     Tool { name: "helm", module: "helm", package: "helm.sh/helm/v3/cmd/helm" },
+    Tool { name: HELM_4, module: "helm4", package: "helm.sh/helm/v4/cmd/helm" },
 ];
 
 /// Where the binaries are.
@@ -44,14 +47,19 @@ pub(crate) struct Toolchain {
 }
 
 impl Toolchain {
-    /// Finds every tool, and builds those that are missing.
+    /// Finds every tool that most tests need, and builds those that are missing.
     pub(super) fn prepare() -> Result<Toolchain, Failure> {
-        Toolchain::find(|_| true)
+        Toolchain::find(|name| name != HELM_4)
     }
 
     /// Only helm.
     pub(crate) fn helm() -> Result<PathBuf, Failure> {
         Ok(Toolchain::find(|name| name == "helm")?.path("helm"))
+    }
+
+    /// Only the next major version of helm.
+    pub(super) fn helm_4() -> Result<PathBuf, Failure> {
+        Ok(Toolchain::find(|name| name == HELM_4)?.path(HELM_4))
     }
 
     fn find(wanted: impl Fn(&str) -> bool) -> Result<Toolchain, Failure> {

@@ -117,6 +117,25 @@ pub(super) fn a_drain_takes_one_pod_at_a_time(scene: &Scene<'_>) -> Result<(), F
     scene.await_ready(3)
 }
 
+/// Where the pods have nowhere else to go, a drain stops at the second one.
+pub(super) fn a_drained_node_keeps_the_quorum(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&[])?;
+    let writer = Writer::start(scene.service()?, "drain");
+    let selector = "--pod-selector=app.kubernetes.io/instance=db,app.kubernetes.io/name=quorate";
+    let drained = scene.kubectl.output(&["drain", NODE, selector, "--timeout=20s"]);
+    let running = scene.get(&["pods"])?;
+    scene.kubectl.output(&["uncordon", NODE])?;
+    let said = drained.err().map(|failure| failure.to_string()).unwrap_or_default();
+    ensure(said.contains("disruption budget"), || format!("the drain ended with {said:?}"))?;
+    let pods = running["items"].as_array().cloned().unwrap_or_default();
+    let up = pods.iter().filter(|pod| pod["status"]["containerStatuses"][0]["ready"] == true).count();
+    ensure(up >= 2, || format!("{up} pods run during the drain"))?;
+    scene.await_ready(3)?;
+    let tally = writer.finish()?;
+    eprintln!("  {} writes, longest gap {} ms", tally.acknowledged, tally.longest_gap.as_millis());
+    Ok(())
+}
+
 pub(super) fn a_quorum_that_is_away_is_left_alone(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
     put(scene.service()?, "kept", "yes")?;

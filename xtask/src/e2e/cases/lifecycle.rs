@@ -11,17 +11,17 @@ use crate::failure::Failure;
 
 pub(super) fn an_install_becomes_available(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
-    let status = scene.status()?;
-    for (kind, expected) in [("Available", "True"), ("Progressing", "False"), ("Degraded", "False")] {
-        ensure(condition(&status, kind) == expected, || format!("{kind} is not {expected}: {status}"))?;
-    }
-    ensure(condition(&status, "Reconciling").is_empty(), || format!("Reconciling is still there: {status}"))?;
-    let leaders = status["members"].as_array().map_or(0, |all| all.iter().filter(|m| m["role"] == "Leader").count());
-    ensure(leaders == 1, || format!("{leaders} leaders in {status}"))?;
+    scene.await_fact("the conditions say that all is well, and one member leads", || {
+        let status = scene.status()?;
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        let leaders = members.iter().filter(|member| member["role"] == "Leader").count();
+        let expected = [("Available", "True"), ("Progressing", "False"), ("Degraded", "False"), ("Reconciling", "")];
+        Ok(leaders == 1 && expected.iter().all(|(kind, value)| condition(&status, kind) == *value))
+    })?;
     let service = scene.service()?;
     put(service, "greeting", "hello")?;
     ensure(get(service, "greeting")? == "hello", || "the key is not what was written".to_owned())?;
-    scene.kubectl.helm(&["test", "db", "--namespace", &scene.namespace, "--timeout", "120s"]).map(drop)
+    scene.kubectl.helm(&["test", "db", "--namespace", &scene.namespace, "--timeout", "600s"]).map(drop)
 }
 
 pub(super) fn a_cluster_of_the_same_name_takes_up_its_data(scene: &Scene<'_>) -> Result<(), Failure> {

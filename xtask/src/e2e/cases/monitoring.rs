@@ -13,7 +13,7 @@ use crate::e2e::writer::{Writer, request_once};
 use crate::failure::Failure;
 use crate::process::{is_in_path, root};
 
-const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 42290);
+const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 16290);
 const BINARY: &str = "/usr/bin/prometheus";
 
 /// Metrics that a cluster shows only once something rare has happened to it.

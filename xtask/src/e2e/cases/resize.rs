@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::e2e::suite::{SYSTEM, Scene, ensure};
+use crate::e2e::suite::{CALM, SYSTEM, Scene, ensure};
 use crate::e2e::writer::Writer;
 use crate::failure::Failure;
 
 pub(super) fn a_resize_loses_no_write(scene: &Scene<'_>) -> Result<(), Failure> {
-    scene.install(&[])?;
+    scene.install(&CALM)?;
     let before = scene.pods()?;
     let revision = template(scene)?;
     let term = scene.status()?["term"].clone();

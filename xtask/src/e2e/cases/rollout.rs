@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::e2e::image::{IMAGE, TAGS};
-use crate::e2e::suite::{PATIENCE, Scene, ensure};
+use crate::e2e::images::{IMAGE, TAGS};
+use crate::e2e::suite::{CALM, PATIENCE, Scene, ensure};
 use crate::e2e::writer::Writer;
 use crate::failure::Failure;
 
 pub(super) fn an_upgrade_restarts_the_leader_last(scene: &Scene<'_>) -> Result<(), Failure> {
-    scene.install(&[])?;
+    scene.install(&CALM)?;
     let leader = scene.status()?["leader"].as_str().unwrap_or_default().to_owned();
     let before = scene.pods()?;
     let writer = Writer::start(scene.service()?, "upgrade");
