@@ -51,9 +51,9 @@ pub(crate) struct E2eArgs {
     /// Run every test, not only the core ones
     #[arg(long)]
     all: bool,
-    /// Run the tests whose names contain this
-    #[arg(long)]
-    only: Option<String>,
+    /// Run the tests whose names contain this, or one of several
+    #[arg(long, value_name = "PART")]
+    only: Vec<String>,
     /// Cargo profile of the node and the operator under test: `dev` shares what the tests have built, `image` is what is shipped
     #[arg(long, default_value = "dev")]
     profile: String,
@@ -82,7 +82,7 @@ impl E2eArgs {
     pub(crate) fn core() -> Self {
         E2eArgs {
             all: false,
-            only: None,
+            only: Vec::new(),
             profile: "dev".to_owned(),
             binaries: None,
             datastore: Datastore::Etcd,
@@ -177,10 +177,8 @@ fn test(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failur
     let suite = Suite::new(tools, args.datastore, binaries);
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases::ALL {
-        let chosen = match &args.only {
-            Some(part) => case.name.contains(part.as_str()),
-            None => args.all || case.core,
-        };
+        let named = args.only.iter().any(|part| case.name.contains(part.as_str()));
+        let chosen = if args.only.is_empty() { args.all || case.core } else { named };
         if !chosen {
             skipped += 1;
             continue;
