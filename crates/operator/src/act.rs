@@ -4,6 +4,7 @@
 //! the world has moved on in between the step fails, and the next reconcile looks again.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
@@ -16,7 +17,7 @@ use serde_json::json;
 use crate::admin::{Admin, AdminError, Target};
 use crate::build::{self, Built, Defaults};
 use crate::crd::QuorateCluster;
-use crate::names::{FINALIZER, MANAGER, Names, SERVING_LABEL, TOKEN_KEY};
+use crate::names::{FINALIZER, MANAGER, Names, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
 use crate::observe::Sighting;
 use crate::plan::{ClusterId, Incarnation, NodeId, Ordinal, Step, Voter};
 use crate::quantity::is_more;
@@ -56,7 +57,13 @@ impl<A: Admin> Hands<'_, A> {
     /// [`ActError`]; the step may or may not have had its effect, and is safe to take again.
     pub async fn act(&self, sighting: &Sighting, step: &Step) -> Result<(), ActError> {
         match step {
-            Step::LatchTarget { .. } | Step::LatchNewClusterId | Step::AdoptClusterId(_) => Ok(()),
+            Step::LatchTarget { .. }
+            | Step::LatchNewClusterId
+            | Step::AdoptClusterId(_)
+            | Step::LatchRecovery { .. }
+            | Step::LatchRecovered
+            | Step::AbandonRecovery => Ok(()),
+            Step::StartRecovery => self.start_recovery(sighting).await,
             Step::ApplyObjects { replicas } | Step::ScaleSet { replicas } => self.apply(sighting, *replicas).await,
             Step::SetServing { ordinal, serving } => self.set_serving(sighting, *ordinal, *serving).await,
             Step::RestartPod(ordinal) => self.restart(sighting, *ordinal).await,
@@ -82,6 +89,9 @@ impl<A: Admin> Hands<'_, A> {
         if sighting.kubernetes.token.is_none() {
             self.create_token(cluster).await?;
         }
+        if sighting.kubernetes.retired != build::retired_text(cluster) {
+            self.tell_retired(cluster).await?;
+        }
         let live = sighting.kubernetes.set.as_ref();
         self.grow_volumes(sighting).await?;
         if live.is_some_and(|set| is_more(&cluster.spec.storage.size, &set.volume_size)) {
@@ -90,8 +100,12 @@ impl<A: Admin> Hands<'_, A> {
         }
         let size = live.map_or(cluster.spec.storage.size.as_str(), |set| set.volume_size.as_str());
         let mut objects = build::companions(cluster, replicas);
-        let set = build::stateful_set(cluster, self.defaults, replicas, size);
-        if live.is_some_and(|set| set.replicas > replicas) {
+        let mut set = build::stateful_set(cluster, self.defaults, replicas, size);
+        if let Some(larger) = live.filter(|set| set.replicas > replicas) {
+            // Pods go: only if nobody, an operator that is ahead of this one, has changed the set since.
+            if let Some(body) = &mut set.body {
+                body["metadata"]["resourceVersion"] = json!(larger.resource_version);
+            }
             objects.insert(0, set);
         } else {
             objects.push(set);
@@ -139,6 +153,37 @@ impl<A: Admin> Hands<'_, A> {
             .create(&PostParams { field_manager: Some(MANAGER.to_string()), ..PostParams::default() }, &secret)
             .await
         {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            other => Ok(other.map(drop)?),
+        }
+    }
+
+    /// Before any node starts: the file is read then.
+    async fn tell_retired(&self, cluster: &QuorateCluster) -> Result<(), ActError> {
+        let names = Names::of(cluster);
+        let api = Api::<Secret>::namespaced(self.client.clone(), &names.namespace);
+        let patch = json!({ "stringData": { RETIRED_KEY: build::retired_text(cluster) } });
+        api.patch(&names.admin_secret(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Its name is made from the latched id, so that there is one however often it is asked for. What is latched is looked at
+    /// again: an operator that was held up here must not start what a human has taken back.
+    async fn start_recovery(&self, sighting: &Sighting) -> Result<(), ActError> {
+        let cluster = &sighting.cluster;
+        let names = Names::of(cluster);
+        let latched = sighting.observed.latched;
+        let (Some(old), Some(recovery)) = (latched.cluster_id, latched.recovery) else {
+            return Err(ActError::Gone("the recovery".to_string()));
+        };
+        let now = Api::<QuorateCluster>::namespaced(self.client.clone(), &names.namespace).get(&names.cluster).await?;
+        let begun = |cluster: &QuorateCluster| cluster.status.as_ref().and_then(|status| status.recovery.clone());
+        if begun(&now) != begun(cluster) {
+            return Err(ActError::Gone("the recovery".to_string()));
+        }
+        let job = build::recovery_job(cluster, self.defaults, old, recovery);
+        let params = PostParams { field_manager: Some(MANAGER.to_string()), ..PostParams::default() };
+        match Api::<Job>::namespaced(self.client.clone(), &names.namespace).create(&params, &job).await {
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
             other => Ok(other.map(drop)?),
         }

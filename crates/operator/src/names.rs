@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::crd::QuorateCluster;
-use crate::plan::Ordinal;
+use crate::plan::{ClusterId, Ordinal};
 
 /// Port of clients and of the admin API.
 pub const CLIENT_PORT: u16 = 2379;
@@ -21,6 +21,12 @@ pub const SERVING_LABEL: &str = "quorate.io/serving";
 pub const FINALIZER: &str = "quorate.io/cluster";
 /// Key of the admin token in its Secret, and name of its file.
 pub const TOKEN_KEY: &str = "token";
+/// Key, in the same Secret, of the clusters that were retired by a recovery, and name of its file.
+pub const RETIRED_KEY: &str = "retired";
+/// Annotation by which a human asks for a recovery: `CLUSTER-ID/best` or `CLUSTER-ID/POD`.
+pub const RECOVER_ANNOTATION: &str = "quorate.io/recover";
+/// Annotation by which a human lets a supervised roll-out go ahead.
+pub const ROLL_ANNOTATION: &str = "quorate.io/roll";
 /// Field manager and reporter of everything this program writes.
 pub const MANAGER: &str = "quorate-operator";
 
@@ -62,6 +68,17 @@ impl Names {
         format!("{VOLUME}-{}", self.pod(ordinal))
     }
 
+    /// Job that recovers a survivor's data as the cluster of this id. Each recovery draws its own id, and so has its own job.
+    pub fn recovery_job(&self, new: ClusterId) -> String {
+        let id = format!("{:032x}", new.0);
+        format!("{}-recover-{}", self.cluster, &id[..8])
+    }
+
+    /// What selects the pods of those jobs; nothing that selects the members' pods finds them.
+    pub fn recovery_labels(&self) -> BTreeMap<String, String> {
+        [("app.kubernetes.io/name", "quorate-recover"), ("app.kubernetes.io/instance", &self.cluster)].map(owned).into()
+    }
+
     /// DNS name that follows `pod` wherever it runs.
     pub fn host(&self, pod: &str) -> String {
         format!("{pod}.{}.{}.svc", self.peers(), self.namespace)
@@ -86,8 +103,12 @@ impl Names {
 
     /// The selector as text.
     pub fn selector_text(&self) -> String {
-        let pairs: Vec<String> = self.selector().iter().map(|(key, value)| format!("{key}={value}")).collect();
-        pairs.join(",")
+        text(&self.selector())
+    }
+
+    /// The selector of the recovery's pods as text.
+    pub fn recovery_selector_text(&self) -> String {
+        text(&self.recovery_labels())
     }
 
     /// Labels of every object of this cluster.
@@ -100,6 +121,11 @@ impl Names {
         ];
         self.selector().into_iter().chain(more.map(owned)).collect()
     }
+}
+
+fn text(selector: &BTreeMap<String, String>) -> String {
+    let pairs: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
 }
 
 fn owned((key, value): (&str, &str)) -> (String, String) {

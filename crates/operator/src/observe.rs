@@ -6,23 +6,21 @@
 mod ask;
 mod cluster;
 mod kubernetes;
+mod wish;
 
 use std::collections::BTreeMap;
 
 use quorate_proto::quorate::v1::StatusResponse;
 
 use crate::admin::{Admin, Target};
-use crate::build::Defaults;
-use crate::crd::{QuorateCluster, UpdateStrategy, VolumeRetention};
+use crate::build::{self, Defaults};
+use crate::crd::QuorateCluster;
 use crate::names::Names;
-use crate::plan::{ClusterId, Latched, Observed, Ordinal, SetState, Wanted};
+use crate::plan::{Observed, Ordinal, SetState};
 use crate::quantity::is_more;
 
 pub use cluster::{id_of_bytes, report};
 pub use kubernetes::{KubernetesView, PodView, SetView, VolumeView};
-
-/// Annotation by which a human lets a supervised roll-out go ahead.
-pub const ROLL_ANNOTATION: &str = "quorate.io/roll";
 
 /// One observation.
 #[derive(Debug, Clone)]
@@ -68,9 +66,9 @@ fn combine(
     answers: BTreeMap<Ordinal, StatusResponse>,
 ) -> Sighting {
     let names = Names::of(&cluster);
-    let latched = latched(&cluster);
+    let latched = wish::latched(&cluster);
     let observed = Observed {
-        wanted: wanted(&cluster),
+        wanted: wish::wanted(&cluster),
         latched,
         set: kubernetes.set.as_ref().map(|set| SetState {
             replicas: set.replicas,
@@ -81,6 +79,12 @@ fn combine(
         volumes: kubernetes.volumes.iter().map(|(ordinal, volume)| (*ordinal, volume.state.clone())).collect(),
         nodes: answers.iter().filter_map(|(ordinal, answer)| Some((*ordinal, report(answer)?))).collect(),
         cluster: latched.cluster_id.and_then(|id| cluster::view(&names, id, &answers)),
+        quorum_may_run: latched.cluster_id.is_some_and(|id| {
+            let known = cluster.status.as_ref();
+            cluster::quorum_may_run(&names, id, &answers, &kubernetes.pods, known)
+        }),
+        retired: wish::retired(&cluster),
+        recovery_job: kubernetes.recovery_job,
     };
     Sighting { cluster, observed, kubernetes, answers }
 }
@@ -88,35 +92,11 @@ fn combine(
 /// Whether an object is not as the resource says, with the number of pods left as it is, or a volume is smaller.
 fn outdated(defaults: &Defaults, cluster: &QuorateCluster, kubernetes: &KubernetesView) -> bool {
     let Some(set) = &kubernetes.set else { return false };
-    let mut built = crate::build::companions(cluster, set.replicas);
-    built.push(crate::build::stateful_set(cluster, defaults, set.replicas, &set.volume_size));
+    let mut built = build::companions(cluster, set.replicas);
+    built.push(build::stateful_set(cluster, defaults, set.replicas, &set.volume_size));
     let size = &cluster.spec.storage.size;
     let sizes = kubernetes.volumes.values().map(|volume| &volume.size).chain([&set.volume_size]);
     built.iter().any(|object| !object.matches(kubernetes.live(object)))
+        || kubernetes.retired != build::retired_text(cluster)
         || sizes.into_iter().any(|live| is_more(size, live))
-}
-
-fn wanted(cluster: &QuorateCluster) -> Wanted {
-    let spec = &cluster.spec;
-    let approved = || {
-        let annotations = cluster.metadata.annotations.as_ref();
-        annotations.and_then(|all| all.get(ROLL_ANNOTATION)).is_some_and(|version| *version == spec.version)
-    };
-    Wanted {
-        // The API server admits 3 and 5 only; a resource that came past it is held at the smaller.
-        replicas: u32::try_from(spec.replicas).unwrap_or(3).max(3),
-        paused: spec.paused,
-        deleted: cluster.metadata.deletion_timestamp.is_some(),
-        delete_volumes: spec.volume_retention == VolumeRetention::Delete,
-        roll_unsupervised: spec.update_strategy == UpdateStrategy::Unsupervised || approved(),
-    }
-}
-
-fn latched(cluster: &QuorateCluster) -> Latched {
-    let Some(status) = &cluster.status else { return Latched::default() };
-    let id = status.cluster_id.as_ref().and_then(|text| u128::from_str_radix(text, 16).ok());
-    Latched {
-        cluster_id: id.map(ClusterId),
-        target_replicas: status.target_replicas.and_then(|replicas| u32::try_from(replicas).ok()),
-    }
 }

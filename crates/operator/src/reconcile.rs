@@ -206,6 +206,8 @@ async fn report<A: Admin>(context: &Context<A>, sighting: &Sighting, decided: &P
     let (type_, note) = match &decided.finding {
         Finding::Working(work) if decided.step.is_some() => (EventType::Normal, work.text()),
         Finding::QuorumLost => (EventType::Warning, "no quorum of the members answers"),
+        Finding::RecoveryRefused(refusal) => (EventType::Warning, refusal.text()),
+        Finding::RecoveryFailed => (EventType::Warning, "the job that should recover the cluster has failed"),
         Finding::ClusterIdMismatch => (EventType::Warning, "the volumes belong to another cluster"),
         _ => return,
     };
@@ -237,6 +239,8 @@ fn reason(finding: &Finding) -> &'static str {
         Finding::WaitingForPods => "WaitingForPods",
         Finding::Paused => "Paused",
         Finding::QuorumLost => "QuorumLost",
+        Finding::RecoveryRefused(_) => "RecoveryRefused",
+        Finding::RecoveryFailed => "RecoveryFailed",
         Finding::ClusterIdMismatch => "ClusterIDMismatch",
         Finding::RollAwaitsApproval => "RollAwaitsApproval",
         Finding::Deleting => "Deleting",

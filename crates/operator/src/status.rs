@@ -9,10 +9,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use quorate_proto::quorate::v1::StatusResponse;
 use serde_json::{Map, Value};
 
-use crate::crd::{MemberRole, MemberStatus, QuorateCluster, QuorateClusterStatus};
-use crate::names::Names;
+use crate::crd::{MemberRole, MemberStatus, QuorateCluster, QuorateClusterStatus, RecoveryStatus};
+use crate::names::{Names, RECOVER_ANNOTATION};
 use crate::observe::Sighting;
-use crate::plan::{ClusterId, ClusterView, Finding, NodeId, Ordinal, Plan, Step};
+use crate::plan::{ClusterId, ClusterView, Finding, NodeId, Ordinal, Plan, Step, Work};
+
+/// Clusters that are remembered as retired: as many as the resource may list.
+const MAX_RETIRED: usize = 16;
 
 /// The status after this observation and before this step.
 ///
@@ -47,8 +50,31 @@ pub fn status(sighting: &Sighting, plan: &Plan, new_cluster_id: ClusterId, now: 
         Some(Step::AdoptClusterId(id)) => after.cluster_id = Some(format!("{:032x}", id.0)),
         _ => {}
     }
+    latch_recovery(&mut after, plan, &Names::of(cluster), new_cluster_id);
     after.conditions = conditions(cluster, view, &plan.finding, &before.conditions, now);
     after
+}
+
+fn latch_recovery(after: &mut QuorateClusterStatus, plan: &Plan, names: &Names, new_cluster_id: ClusterId) {
+    match plan.step {
+        Some(Step::LatchRecovery { survivor }) => {
+            after.recovery = Some(RecoveryStatus {
+                survivor: names.pod(survivor),
+                new_cluster_id: format!("{:032x}", new_cluster_id.0),
+            });
+        }
+        Some(Step::AbandonRecovery) => after.recovery = None,
+        Some(Step::LatchRecovered) => {
+            let recovered = after.recovery.take().expect("a job ends only for a recovery that was latched");
+            let old = after.cluster_id.replace(recovered.new_cluster_id);
+            after.retired_cluster_ids.extend(old);
+            let surplus = after.retired_cluster_ids.len().saturating_sub(MAX_RETIRED);
+            after.retired_cluster_ids.drain(..surplus);
+            // The old ones; the new cluster tells its own when it runs.
+            after.members.clear();
+        }
+        _ => {}
+    }
 }
 
 /// A merge patch from `before` to `after`; none if there is nothing to write. What is gone is named, or it would stay.
@@ -119,7 +145,7 @@ fn conditions(
     before: &[Condition],
     now: &Time,
 ) -> Vec<Condition> {
-    let available = available(view, finding);
+    let available = available(cluster, view, finding);
     let progressing = progressing(finding);
     let degraded = degraded(cluster, view);
     let decisive = [&progressing, &degraded].into_iter().find(|verdict| verdict.holds).unwrap_or(&available);
@@ -152,24 +178,39 @@ fn conditions(
     verdicts.into_iter().flatten().map(timed).collect()
 }
 
-fn available(view: Option<&ClusterView>, finding: &Finding) -> Verdict {
+fn available(cluster: &QuorateCluster, view: Option<&ClusterView>, finding: &Finding) -> Verdict {
+    let lost = |text: &str| format!("no quorum of the members answers; {text}");
     let (holds, reason, message) = match (view, finding) {
         (Some(view), _) if view.members.keys().all(|id| view.caught_up.contains(id)) => {
-            (true, "QuorumHealthy", "every member takes part")
+            (true, "QuorumHealthy", "every member takes part".to_string())
         }
-        (Some(_), _) => (true, "QuorumAvailable", "a quorum serves; some members do not take part"),
+        (Some(_), _) => (true, "QuorumAvailable", "a quorum serves; some members do not take part".to_string()),
         (None, Finding::ClusterIdMismatch) => (
             false,
             "ClusterIDMismatch",
-            "the volumes belong to another cluster, or too few of this one are there; nothing was changed",
+            "the volumes belong to another cluster, or too few of this one are there; nothing was changed".to_string(),
         ),
         (None, Finding::QuorumLost) => {
-            (false, "QuorumLost", "no quorum of the members answers; nothing is changed until one does")
+            let command = recover_command(cluster);
+            let text = format!("nothing is changed until one does. Only if it is gone for good: {command}");
+            (false, "QuorumLost", lost(&text))
         }
-        (None, Finding::Paused) => (false, "Paused", "the operator is paused, and no leader answers"),
-        (None, _) => (false, "Bootstrapping", "the cluster has no leader yet"),
+        (None, Finding::RecoveryRefused(refusal)) => {
+            (false, "QuorumLost", lost(&format!("the recovery that was asked for is refused: {}", refusal.text())))
+        }
+        (None, Finding::RecoveryFailed) => (false, "QuorumLost", lost("the job that should recover it has failed")),
+        (None, Finding::Working(Work::Recovering)) => (false, "QuorumLost", lost(Work::Recovering.text())),
+        (None, Finding::Paused) => (false, "Paused", "the operator is paused, and no leader answers".to_string()),
+        (None, _) => (false, "Bootstrapping", "the cluster has no leader yet".to_string()),
     };
-    Verdict { kind: "Available", holds, reason, message: message.to_string() }
+    Verdict { kind: "Available", holds, reason, message }
+}
+
+/// What a human types who is sure. It names the cluster, so that it cannot be pasted for another one.
+fn recover_command(cluster: &QuorateCluster) -> String {
+    let Names { cluster: name, namespace } = Names::of(cluster);
+    let id = cluster.status.as_ref().and_then(|status| status.cluster_id.as_deref()).unwrap_or("CLUSTER-ID");
+    format!("kubectl annotate quoratecluster/{name} --namespace {namespace} --overwrite {RECOVER_ANNOTATION}={id}/best")
 }
 
 fn progressing(finding: &Finding) -> Verdict {
@@ -186,6 +227,12 @@ fn progressing(finding: &Finding) -> Verdict {
         Finding::MembersDown => (false, "MembersDown", "nothing is to be done until the missing members come back"),
         Finding::Paused => (false, "Paused", "spec.paused is set"),
         Finding::QuorumLost => (false, "QuorumLost", "nothing is changed while the quorum is away"),
+        Finding::RecoveryRefused(refusal) => (false, "RecoveryRefused", refusal.text()),
+        Finding::RecoveryFailed => (
+            false,
+            "RecoveryFailed",
+            "its job says why; name another survivor in the annotation, or remove it to have the pods back",
+        ),
         Finding::ClusterIdMismatch => (false, "ClusterIDMismatch", "a human must decide about the volumes"),
     };
     Verdict { kind: "Progressing", holds, reason, message: message.to_string() }
@@ -223,6 +270,9 @@ fn stalled(
     if *finding == Finding::ClusterIdMismatch {
         return verdict("ClusterIDMismatch", "a human must decide about the volumes".to_string());
     }
+    if *finding == Finding::RecoveryFailed {
+        return verdict("RecoveryFailed", "the job that should recover the cluster has failed".to_string());
+    }
     let since = before.iter().find(|old| old.type_ == "Progressing" && old.status == "True" && progressing)?;
     let seconds = now.0.duration_since(since.last_transition_time.0).as_secs();
     let allowed = i64::from(cluster.spec.progress_deadline_seconds);
@@ -248,7 +298,7 @@ mod tests {
 
     use super::*;
     use crate::observe::KubernetesView;
-    use crate::plan::{Change, Incarnation, Latched, MemberView, Observed, Wanted, Work};
+    use crate::plan::{Change, Incarnation, MemberView, Observed, Wanted};
 
     fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting {
         let mut cluster: QuorateCluster = serde_json::from_value(json!({
@@ -266,19 +316,10 @@ mod tests {
             leader: NodeId(1),
             caught_up: (1..=3).take(caught_up).map(NodeId).collect(),
         };
-        let wanted =
-            Wanted { replicas: 3, paused: false, deleted: false, delete_volumes: false, roll_unsupervised: true };
+        let wanted = Wanted { replicas: 3, roll_unsupervised: true, ..Wanted::default() };
         Sighting {
             cluster,
-            observed: Observed {
-                wanted,
-                latched: Latched::default(),
-                set: None,
-                pods: BTreeMap::new(),
-                volumes: BTreeMap::new(),
-                nodes: BTreeMap::new(),
-                cluster: (caught_up > 0).then_some(view),
-            },
+            observed: Observed { wanted, cluster: (caught_up > 0).then_some(view), ..Observed::default() },
             kubernetes: KubernetesView::default(),
             answers: BTreeMap::new(),
         }
@@ -345,6 +386,37 @@ mod tests {
         assert_eq!(first.cluster_id.as_deref(), Some("000000000000000000000000000000ab"));
         let second = status(&sighting(3, Some(first.clone())), &idle(Finding::Reconciled), ClusterId(0xcd), &at(1));
         assert_eq!(second.cluster_id, first.cluster_id);
+    }
+
+    fn lost(recovery: Option<RecoveryStatus>) -> Sighting {
+        let cluster_id = Some("000000000000000000000000000000aa".to_string());
+        sighting(0, Some(QuorateClusterStatus { cluster_id, recovery, ..QuorateClusterStatus::default() }))
+    }
+
+    #[test]
+    fn a_lost_quorum_names_the_command_that_gives_it_up() {
+        let status = told(&lost(None), &idle(Finding::QuorumLost), 0);
+        let available = status.conditions.iter().find(|c| c.type_ == "Available").expect("always there");
+        let command = "kubectl annotate quoratecluster/example --namespace default --overwrite \
+                       quorate.io/recover=000000000000000000000000000000aa/best";
+        assert!(available.message.ends_with(command), "{}", available.message);
+    }
+
+    #[test]
+    fn a_recovered_cluster_has_the_new_id_and_remembers_the_old_one() {
+        let step = |step| Plan { step: Some(step), finding: Finding::Working(Work::Recovering) };
+        let begun = told(&lost(None), &step(Step::LatchRecovery { survivor: Ordinal(2) }), 0);
+        assert_eq!(begun.cluster_id.as_deref(), Some("000000000000000000000000000000aa"));
+        let recovery = begun.recovery.expect("latched");
+        assert_eq!(
+            (recovery.survivor.as_str(), recovery.new_cluster_id.as_str()),
+            ("example-2", "000000000000000000000000000000ab")
+        );
+        let done = told(&lost(Some(recovery.clone())), &step(Step::LatchRecovered), 1);
+        assert_eq!((done.cluster_id, done.recovery), (Some(recovery.new_cluster_id.clone()), None));
+        assert_eq!(done.retired_cluster_ids, ["000000000000000000000000000000aa"]);
+        let abandoned = told(&lost(Some(recovery)), &step(Step::AbandonRecovery), 1);
+        assert_eq!((abandoned.recovery, abandoned.retired_cluster_ids.len()), (None, 0));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod lifecycle;
 mod many;
 mod monitoring;
 mod platform;
+mod recovery;
 mod resize;
 mod rollout;
 mod settings;
@@ -44,6 +45,7 @@ pub(super) const ALL: &[Case] = &[
     more("a_resize_survives_a_killed_operator", resize::a_resize_survives_a_killed_operator),
     more("a_bad_image_can_be_mended", rollout::a_bad_image_can_be_mended),
     more("a_quorum_that_is_away_is_left_alone", failures::a_quorum_that_is_away_is_left_alone),
+    more("a_lost_quorum_is_recovered_on_a_humans_word", recovery::a_lost_quorum_is_recovered_on_a_humans_word),
     more("a_pod_that_moves_stays_the_same_member", failures::a_pod_that_moves_stays_the_same_member),
     more("a_member_on_a_lost_node_is_replaced", failures::a_member_on_a_lost_node_is_replaced),
     more("a_drain_takes_one_pod_at_a_time", failures::a_drain_takes_one_pod_at_a_time),

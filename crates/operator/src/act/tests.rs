@@ -1,6 +1,5 @@
 //! Steps against an API server that is a function, and nodes that only remember what they were told.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
@@ -10,7 +9,7 @@ use tower::service_fn;
 
 use super::*;
 use crate::observe::{KubernetesView, PodView, SetView, VolumeView};
-use crate::plan::{Change, ClusterView, Latched, MemberView, Observed, PodState, VolumeState, Wanted};
+use crate::plan::{Change, ClusterView, MemberView, Observed, PodState, Recovery, VolumeState, Wanted};
 
 /// Method, path with query, body.
 type Call = (String, String, Value);
@@ -18,9 +17,15 @@ type Calls = Arc<Mutex<Vec<Call>>>;
 
 /// Answers everything with what was sent, or with `refusal`.
 fn server(calls: &Calls, refusal: Option<u16>) -> Client {
+    server_that_has(calls, refusal, None)
+}
+
+/// The same, but for the resource itself, which can be read.
+fn server_that_has(calls: &Calls, refusal: Option<u16>, resource: Option<Value>) -> Client {
     let calls = Arc::clone(calls);
     let service = service_fn(move |request: Request<Body>| {
         let calls = Arc::clone(&calls);
+        let resource = resource.clone();
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect_bytes().await.expect("a body");
@@ -33,7 +38,8 @@ fn server(calls: &Calls, refusal: Option<u16>) -> Client {
             if !named.is_object() || named["kind"] == "DeleteOptions" {
                 named = status.clone();
             }
-            let answer = if refusal.is_some() { status } else { named };
+            let read = resource.filter(|_| head.method == "GET" && head.uri.path().contains("/quorateclusters/"));
+            let answer = if refusal.is_some() { status } else { read.unwrap_or(named) };
             let response = Response::builder().status(refusal.unwrap_or(200));
             Ok::<_, std::convert::Infallible>(response.body(Body::from(answer.to_string().into_bytes())).expect("fits"))
         }
@@ -110,18 +116,7 @@ fn sighting(pods: u32) -> Sighting {
     Sighting {
         cluster: cluster.expect("the spec is well-formed"),
         observed: Observed {
-            wanted: Wanted {
-                replicas: 3,
-                paused: false,
-                deleted: false,
-                delete_volumes: false,
-                roll_unsupervised: true,
-            },
-            latched: Latched::default(),
-            set: None,
-            pods: BTreeMap::new(),
-            volumes: BTreeMap::new(),
-            nodes: BTreeMap::new(),
+            wanted: Wanted { replicas: 3, roll_unsupervised: true, ..Wanted::default() },
             cluster: Some(ClusterView {
                 config_index: 9,
                 change: Change::None,
@@ -129,10 +124,12 @@ fn sighting(pods: u32) -> Sighting {
                 leader: NodeId(1),
                 caught_up: (1..=3).map(NodeId).collect(),
             }),
+            ..Observed::default()
         },
         kubernetes: KubernetesView {
             set: Some(SetView {
                 uid: "set".to_string(),
+                resource_version: "11".to_string(),
                 replicas: pods,
                 settled: true,
                 volume_size: "8Gi".to_string(),
@@ -221,6 +218,66 @@ async fn the_set_comes_last_when_it_grows_and_first_when_it_shrinks() {
     };
     assert_eq!(order(3, 5).await, Some((3, 4)));
     assert_eq!(order(5, 3).await, Some((0, 4)));
+}
+
+#[tokio::test]
+async fn a_set_shrinks_only_if_it_is_the_one_that_was_seen() {
+    let version = async |from: u32, to: u32| {
+        let (_, calls) = take(&sighting(from), Step::ScaleSet { replicas: to }, &Nodes::default(), None).await;
+        let (_, _, body) = calls.into_iter().find(|(_, path, _)| path.contains("statefulsets")).expect("applied");
+        body["metadata"]["resourceVersion"].clone()
+    };
+    assert_eq!(version(5, 3).await, "11");
+    assert_eq!(version(3, 5).await, Value::Null);
+}
+
+/// Three members, and a recovery that was latched; the API server knows the resource with `begun` in its status.
+async fn start_recovery(begun: &Value) -> (Result<(), ActError>, Vec<Call>) {
+    let mut seen = sighting(0);
+    let status = json!({ "recovery": { "survivor": "db-2", "newClusterID": "000000000000000000000000000000bb" } });
+    seen.cluster.status = Some(serde_json::from_value(status).expect("a status"));
+    seen.observed.latched.cluster_id = Some(ClusterId(0xaa));
+    seen.observed.latched.recovery = Some(Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb) });
+    let mut now = serde_json::to_value(&seen.cluster).expect("JSON");
+    now["status"]["recovery"] = begun.clone();
+    let calls = Calls::default();
+    let client = server_that_has(&calls, None, Some(now));
+    let defaults = Defaults { image: "quorate".to_string() };
+    let nodes = Nodes::default();
+    let result = Hands { client: &client, admin: &nodes, defaults: &defaults }.act(&seen, &Step::StartRecovery).await;
+    let calls = calls.lock().expect("no test panicked").clone();
+    (result, calls)
+}
+
+#[tokio::test]
+async fn one_job_recovers_what_was_latched() {
+    let latched = json!({ "survivor": "db-2", "newClusterID": "000000000000000000000000000000bb" });
+    let (result, calls) = start_recovery(&latched).await;
+    result.expect("started");
+    let (method, path, body) = calls.last().expect("a call");
+    assert_eq!((method.as_str(), path.as_str()), ("POST", "/apis/batch/v1/namespaces/default/jobs"));
+    assert_eq!(body["metadata"]["name"], "db-recover-00000000");
+}
+
+#[tokio::test]
+async fn a_recovery_that_was_taken_back_is_not_started() {
+    let (result, calls) = start_recovery(&Value::Null).await;
+    result.expect_err("it is gone");
+    assert!(calls.iter().all(|(method, ..)| method == "GET"), "{calls:?}");
+}
+
+#[tokio::test]
+async fn nodes_are_told_of_retired_clusters_before_the_set_is_touched() {
+    let mut seen = sighting(0);
+    let status =
+        json!({ "retiredClusterIDs": ["000000000000000000000000000000aa", "000000000000000000000000000000bb"] });
+    seen.cluster.status = Some(serde_json::from_value(status).expect("a status"));
+    let (result, calls) = take(&seen, Step::ScaleSet { replicas: 3 }, &Nodes::default(), None).await;
+    result.expect("applied");
+    let (method, path, body) = calls.first().expect("a call");
+    assert_eq!((method.as_str(), path.as_str()), ("PATCH", "/api/v1/namespaces/default/secrets/db-admin"));
+    let told = "000000000000000000000000000000aa\n000000000000000000000000000000bb";
+    assert_eq!(body["stringData"]["retired"], told);
 }
 
 #[tokio::test]

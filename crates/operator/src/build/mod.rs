@@ -6,6 +6,7 @@
 mod budget;
 mod fingerprint;
 mod pod_monitor;
+mod recovery_job;
 mod services;
 mod stateful_set;
 
@@ -19,6 +20,7 @@ use serde_json::Value;
 use crate::crd::QuorateCluster;
 use crate::names::Names;
 
+pub use recovery_job::recovery_job;
 pub use stateful_set::volume_size;
 
 /// Annotation with the fingerprint of what was last applied: it tells of fields that are not wanted any more.
@@ -88,6 +90,11 @@ pub fn companions(cluster: &QuorateCluster, replicas: u32) -> Vec<Built> {
 /// The StatefulSet with this many pods, on volumes of this size.
 pub fn stateful_set(cluster: &QuorateCluster, defaults: &Defaults, replicas: u32, volume: &str) -> Built {
     Built::of(stateful_set::stateful_set(cluster, defaults, replicas, volume))
+}
+
+/// The clusters that nodes of this one must set aside, as they read it: one id a line.
+pub fn retired_text(cluster: &QuorateCluster) -> String {
+    cluster.status.as_ref().map(|status| status.retired_cluster_ids.join("\n")).unwrap_or_default()
 }
 
 /// Metadata of an object of `cluster`: owned by it, with the user's labels and annotations. The operator's own labels win.

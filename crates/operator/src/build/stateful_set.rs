@@ -20,13 +20,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Defaults, metadata};
 use crate::crd::{AutoCompaction, CompactionMode, ImagePullPolicy, QuorateCluster};
-use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, SERVING_LABEL, TOKEN_KEY, VOLUME};
+use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY, VOLUME};
 
 /// User and group of the image.
 const USER: i64 = 65_532;
 /// Longer than a hand-over of leadership and a last checkpoint take.
 const TERMINATION_GRACE_SECONDS: i64 = 60;
-const DATA_DIR: &str = "/data";
+pub(super) const DATA_DIR: &str = "/data";
 const TOKEN_DIR: &str = "/etc/quorate/admin";
 
 pub(super) fn stateful_set(
@@ -95,16 +95,7 @@ fn template(cluster: &QuorateCluster, names: &Names, defaults: &Defaults) -> Pod
             node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
             priority_class_name: spec.priority_class_name.clone(),
             image_pull_secrets: some_list(&spec.image_pull_secrets),
-            security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: Some(USER),
-                run_as_group: Some(USER),
-                fs_group: Some(USER),
-                // A volume with a million files would otherwise be walked at each start.
-                fs_group_change_policy: Some("OnRootMismatch".to_string()),
-                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_string(), localhost_profile: None }),
-                ..PodSecurityContext::default()
-            }),
+            security_context: Some(pod_security()),
             termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
@@ -115,11 +106,6 @@ fn template(cluster: &QuorateCluster, names: &Names, defaults: &Defaults) -> Pod
 
 fn container(cluster: &QuorateCluster, names: &Names, defaults: &Defaults) -> Container {
     let spec = &cluster.spec;
-    let pull = match spec.image_pull_policy {
-        ImagePullPolicy::Always => "Always",
-        ImagePullPolicy::IfNotPresent => "IfNotPresent",
-        ImagePullPolicy::Never => "Never",
-    };
     let pod_name = EnvVarSource {
         field_ref: Some(ObjectFieldSelector {
             field_path: "metadata.name".to_string(),
@@ -135,8 +121,8 @@ fn container(cluster: &QuorateCluster, names: &Names, defaults: &Defaults) -> Co
     };
     Container {
         name: "quorate".to_string(),
-        image: Some(spec.image.clone().unwrap_or_else(|| format!("{}:{}", defaults.image, spec.version))),
-        image_pull_policy: Some(pull.to_string()),
+        image: Some(image(cluster, defaults)),
+        image_pull_policy: Some(pull_policy(cluster)),
         command: Some(vec!["/quorate".to_string()]),
         args: Some(arguments(cluster, names)),
         env: Some(vec![EnvVar { name: "POD_NAME".to_string(), value: None, value_from: Some(pod_name) }]),
@@ -147,14 +133,47 @@ fn container(cluster: &QuorateCluster, names: &Names, defaults: &Defaults) -> Co
         readiness_probe: Some(probe("/readyz?exclude=linearizable_read", 2, 3)),
         resources: spec.resources.clone(),
         volume_mounts: Some(vec![mount(VOLUME, DATA_DIR, false), mount("admin-token", TOKEN_DIR, true)]),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            run_as_non_root: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_string()]), add: None }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(container_security()),
         ..Container::default()
+    }
+}
+
+pub(super) fn image(cluster: &QuorateCluster, defaults: &Defaults) -> String {
+    let spec = &cluster.spec;
+    spec.image.clone().unwrap_or_else(|| format!("{}:{}", defaults.image, spec.version))
+}
+
+pub(super) fn pull_policy(cluster: &QuorateCluster) -> String {
+    let policy = match cluster.spec.image_pull_policy {
+        ImagePullPolicy::Always => "Always",
+        ImagePullPolicy::IfNotPresent => "IfNotPresent",
+        ImagePullPolicy::Never => "Never",
+    };
+    policy.to_string()
+}
+
+/// What the restricted profile asks of a pod.
+pub(super) fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        fs_group: Some(USER),
+        // A volume with a million files would otherwise be walked at each start.
+        fs_group_change_policy: Some("OnRootMismatch".to_string()),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_string(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// What it asks of a container.
+pub(super) fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        run_as_non_root: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_string()]), add: None }),
+        ..SecurityContext::default()
     }
 }
 
@@ -171,6 +190,7 @@ fn arguments(cluster: &QuorateCluster, names: &Names) -> Vec<String> {
         ("--advertise-client", format!("{host}:{CLIENT_PORT}")),
         ("--advertise-peer", format!("{host}:{PEER_PORT}")),
         ("--admin-token-file", format!("{TOKEN_DIR}/{TOKEN_KEY}")),
+        ("--retired-clusters-file", format!("{TOKEN_DIR}/{RETIRED_KEY}")),
         ("--heartbeat-interval", spec.raft.heartbeat_interval_milliseconds.to_string()),
         ("--election-timeout", spec.raft.election_timeout_milliseconds.to_string()),
         ("--snapshot-count", spec.snapshots.count.to_string()),
@@ -254,7 +274,7 @@ fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
     }
 }
 
-fn some_list<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+pub(super) fn some_list<T: Clone>(list: &[T]) -> Option<Vec<T>> {
     (!list.is_empty()).then(|| list.to_vec())
 }
 

@@ -17,9 +17,16 @@ pub struct QuorateClusterStatus {
     /// The generation of the resource that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Id of the cluster, 32 hexadecimal digits. Set before the cluster is made, and never changed after.
+    /// Id of the cluster, 32 hexadecimal digits. Set before the cluster is made; only a recovery gives it another.
     #[serde(rename = "clusterID", skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
+    /// The recovery under way: what the annotation `quorate.io/recover` asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryStatus>,
+    /// Ids of clusters that a recovered one took the place of. A node that holds data of one sets it aside when it starts.
+    #[serde(rename = "retiredClusterIDs", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub retired_cluster_ids: Vec<String>,
     /// The number of voters that is being worked towards. It follows `spec.replicas` when the change before has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_replicas: Option<i32>,
@@ -57,6 +64,17 @@ pub struct QuorateClusterStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A recovery that was begun.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryStatus {
+    /// The pod whose volume it begins with.
+    pub survivor: String,
+    /// Id of the cluster that the data becomes, 32 hexadecimal digits.
+    #[serde(rename = "newClusterID")]
+    pub new_cluster_id: String,
 }
 
 /// One member of the committed configuration.

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_proto::quorate::v1::{MemberRole, NodeState as WireState, RaftRole, StatusResponse};
+use quorate_proto::quorate::v1::{Member, MemberRole, NodeState as WireState, RaftRole, StatusResponse};
 
+use super::kubernetes::PodView;
+use crate::crd::QuorateClusterStatus;
 use crate::names::Names;
-use crate::plan::{Change, ClusterId, ClusterView, Incarnation, MemberView, NodeId, NodeReport, NodeState, Ordinal};
+use crate::plan::{
+    Change, ClusterId, ClusterView, Incarnation, LogEnd, MemberView, NodeId, NodeReport, NodeState, Ordinal,
+};
 
 /// A member this far behind still counts as caught up: under load the newest entries are always on their way.
 const CAUGHT_UP_LAG_ENTRIES: u64 = 2_000;
@@ -31,6 +35,7 @@ pub fn report(answer: &StatusResponse) -> Option<NodeReport> {
         incarnation: Incarnation(id_of_bytes(&answer.incarnation)?),
         cluster_id: id_of_bytes(&answer.cluster_id).filter(|id| *id != 0).map(ClusterId),
         node_id: (answer.node_id != 0).then_some(NodeId(answer.node_id)),
+        log_end: answer.log.map_or_else(LogEnd::default, |log| LogEnd { term: log.last_term, index: log.last }),
     })
 }
 
@@ -60,6 +65,40 @@ pub(super) fn view(names: &Names, id: ClusterId, answers: &BTreeMap<Ordinal, Sta
     Some(ClusterView { config_index: configuration.index, change, members, leader: NodeId(leader.node_id), caught_up })
 }
 
+/// Whether the members that may run are enough to be a quorum of the newest configuration that is known, leader or not. One that
+/// cannot be asked may run if its pod is ready, or if it is no pod of this set. Half of an even number of voters counts too:
+/// in a joint configuration it may be a quorum of both sides.
+pub(super) fn quorum_may_run(
+    names: &Names,
+    id: ClusterId,
+    answers: &BTreeMap<Ordinal, StatusResponse>,
+    pods: &BTreeMap<Ordinal, PodView>,
+    known: Option<&QuorateClusterStatus>,
+) -> bool {
+    let of_this = |answer: &&StatusResponse| {
+        report(answer).is_some_and(|report| report.state.is_sound() && report.cluster_id == Some(id))
+    };
+    let newest = answers.values().filter(of_this).filter_map(|answer| answer.configuration.as_ref());
+    let newest = newest.max_by_key(|configuration| configuration.index);
+    let known_index = known.and_then(|status| status.config_index).unwrap_or(0);
+    let voters: Vec<&str> = match newest.filter(|newest| newest.index.cast_signed() >= known_index) {
+        Some(newest) => {
+            let votes = |member: &&Member| matches!(member.role(), MemberRole::Voter | MemberRole::Outgoing);
+            newest.members.iter().filter(votes).map(|member| member.name.as_str()).collect()
+        }
+        None => known.iter().flat_map(|status| &status.members).map(|member| member.name.as_str()).collect(),
+    };
+    let may_run = |name: &&&str| match names.ordinal_of_pod(name) {
+        None => true,
+        Some(ordinal) => match answers.get(&ordinal) {
+            Some(answer) => of_this(&answer),
+            None => pods.get(&ordinal).is_some_and(|pod| pod.state.ready),
+        },
+    };
+    let running = voters.iter().filter(may_run).count();
+    running > 0 && 2 * running >= voters.len()
+}
+
 /// By the leader's word, unless the node itself says that its data is not the member's.
 fn caught_up(
     leader: &StatusResponse,
@@ -81,9 +120,10 @@ fn caught_up(
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::quorate::v1::{Configuration, Follower, Member};
+    use quorate_proto::quorate::v1::{Configuration, Follower};
 
     use super::*;
+    use crate::plan::PodState;
 
     const CLUSTER: u128 = 7;
 
@@ -162,5 +202,46 @@ mod tests {
         leader.configuration.as_mut().expect("there").members[2].name = "stranger".to_string();
         let view = view_of(&answers).expect("a leader answers");
         assert!(view.members[&NodeId(3)].ordinal > Ordinal(1_000));
+    }
+
+    /// Of the three members `answering` answer, and the pods of `ready` are ready.
+    fn may_run(answering: u32, ready: &[u32]) -> bool {
+        let mut answers = answers();
+        answers.retain(|ordinal, _| ordinal.0 < answering);
+        let pod = |ready: bool| PodView { state: PodState { ready, ..PodState::default() }, ..PodView::default() };
+        let pods = (0..3).map(|ordinal| (Ordinal(ordinal), pod(ready.contains(&ordinal)))).collect();
+        quorum_may_run(&names(), ClusterId(CLUSTER), &answers, &pods, None)
+    }
+
+    #[test]
+    fn a_quorum_may_run_if_enough_members_answer_or_are_ready() {
+        assert!(may_run(3, &[]));
+        assert!(may_run(2, &[]));
+        assert!(!may_run(1, &[]));
+        assert!(!may_run(1, &[0]), "who answers is counted once");
+        assert!(may_run(1, &[2]), "a ready pod that cannot be asked may be a voter");
+    }
+
+    #[test]
+    fn nodes_that_lost_their_data_are_no_quorum() {
+        let mut answers = answers();
+        for ordinal in [1, 2] {
+            answers.get_mut(&Ordinal(ordinal)).expect("there").state = WireState::Uninitialised.into();
+        }
+        assert!(!quorum_may_run(&names(), ClusterId(CLUSTER), &answers, &BTreeMap::new(), None));
+    }
+
+    #[test]
+    fn where_nobody_answers_the_members_last_seen_count() {
+        let member = |name: &str| serde_json::json!({ "id": name, "name": name, "role": "Unknown", "healthy": false, "caughtUp": false });
+        let members: Vec<_> = ["example-0", "example-1", "example-2"].map(member).into();
+        let known: QuorateClusterStatus =
+            serde_json::from_value(serde_json::json!({ "members": members })).expect("a status");
+        let ready = PodView { state: PodState { ready: true, ..PodState::default() }, ..PodView::default() };
+        let two: BTreeMap<Ordinal, PodView> = (0..2).map(|ordinal| (Ordinal(ordinal), ready.clone())).collect();
+        let one: BTreeMap<Ordinal, PodView> = two.clone().into_iter().take(1).collect();
+        let may_run = |pods| quorum_may_run(&names(), ClusterId(CLUSTER), &BTreeMap::new(), pods, Some(&known));
+        assert!(may_run(&two));
+        assert!(!may_run(&one));
     }
 }

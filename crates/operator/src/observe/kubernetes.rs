@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
@@ -10,8 +11,8 @@ use serde_json::Value;
 
 use crate::build::{self, Built};
 use crate::crd::QuorateCluster;
-use crate::names::{CLIENT_PORT, Names, SERVING_LABEL, TOKEN_KEY};
-use crate::plan::{Ordinal, PodState, VolumeState};
+use crate::names::{CLIENT_PORT, Names, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
+use crate::plan::{ClusterId, JobState, Ordinal, PodState, VolumeState};
 
 /// Taint by which a human says that a node is gone for good.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
@@ -27,6 +28,10 @@ pub struct KubernetesView {
     pub volumes: BTreeMap<Ordinal, VolumeView>,
     /// The admin token.
     pub token: Option<String>,
+    /// The retired clusters as the nodes are told of them.
+    pub retired: String,
+    /// The job of the recovery under way.
+    pub recovery_job: JobState,
     /// Everything that is built, by kind and name, as it is now.
     pub objects: BTreeMap<(String, String), Value>,
 }
@@ -36,6 +41,8 @@ pub struct KubernetesView {
 pub struct SetView {
     /// For preconditions.
     pub uid: String,
+    /// For preconditions, too: it changes with the set.
+    pub resource_version: String,
     /// Pods it is told to run.
     pub replicas: u32,
     /// Its controller has seen its newest specification.
@@ -45,7 +52,7 @@ pub struct SetView {
 }
 
 /// One pod.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct PodView {
     /// For preconditions.
     pub uid: String,
@@ -83,7 +90,14 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
     let claims = api::<PersistentVolumeClaim>(client, &names).list(&selected).await?;
     let secret = api::<Secret>(client, &names).get_opt(&names.admin_secret()).await?;
 
-    let mut view = KubernetesView { token: secret.as_ref().and_then(token), ..KubernetesView::default() };
+    let mut view = KubernetesView {
+        token: secret.as_ref().and_then(|secret| text_of(secret, TOKEN_KEY)),
+        retired: secret.as_ref().and_then(|secret| text_of(secret, RETIRED_KEY)).unwrap_or_default(),
+        ..KubernetesView::default()
+    };
+    if let Some(recovery) = super::wish::latched(cluster).recovery {
+        view.recovery_job = recovery_job(client, &names, recovery.cluster_id).await?;
+    }
     for object in build::companions(cluster, 0) {
         if let Some(live) = get(client, &names, &object).await? {
             view.objects.insert((object.resource.kind, object.name), live);
@@ -124,8 +138,26 @@ async fn get(client: &Client, names: &Names, object: &Built) -> Result<Option<Va
     live.map(|live| serde_json::to_value(live).map_err(kube::Error::SerdeError)).transpose()
 }
 
-fn token(secret: &Secret) -> Option<String> {
-    let bytes = &secret.data.as_ref()?.get(TOKEN_KEY)?.0;
+/// A pod that has not ended counts more than what the job says: it may be one of a job that was deleted.
+async fn recovery_job(client: &Client, names: &Names, new: ClusterId) -> Result<JobState, kube::Error> {
+    let selected = ListParams::default().labels(&names.recovery_selector_text());
+    let pods = api::<Pod>(client, names).list(&selected).await?;
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+    let ended = pods.items.iter().all(|pod| ["Succeeded", "Failed"].contains(&phase(pod).as_str()));
+    let Some(job) = api::<Job>(client, names).get_opt(&names.recovery_job(new)).await? else {
+        return Ok(if ended { JobState::Absent } else { JobState::Running });
+    };
+    let conditions = job.status.and_then(|status| status.conditions).unwrap_or_default();
+    let holds = |kind: &str| conditions.iter().any(|c| c.type_ == kind && c.status == "True");
+    Ok(match (ended, holds("Complete"), holds("Failed")) {
+        (true, true, _) => JobState::Succeeded,
+        (true, _, true) => JobState::Failed,
+        _ => JobState::Running,
+    })
+}
+
+fn text_of(secret: &Secret, key: &str) -> Option<String> {
+    let bytes = &secret.data.as_ref()?.get(key)?.0;
     let text = std::str::from_utf8(bytes).ok()?.trim();
     (!text.is_empty()).then(|| text.to_string())
 }
@@ -136,6 +168,7 @@ fn set_view(set: &StatefulSet) -> SetView {
     let knows_revision = set.status.as_ref().is_some_and(|status| status.update_revision.is_some());
     SetView {
         uid: set.uid().unwrap_or_default(),
+        resource_version: set.resource_version().unwrap_or_default(),
         replicas: u32::try_from(replicas).unwrap_or(0),
         settled: observed == set.metadata.generation && knows_revision,
         volume_size: build::volume_size(set).unwrap_or_default().to_string(),

@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::observed::{Change, ClusterId, ClusterView, MemberView, NodeId, NodeState, Observed, Ordinal};
+use super::observed::{Change, ClusterId, ClusterView, MemberView, NodeId, NodeReport, NodeState, Observed, Ordinal};
+use super::recovery;
 use super::step::{Finding, Plan, Step, Voter, Work};
 
 /// The next step for the cluster that was observed.
@@ -18,6 +19,9 @@ pub fn plan(observed: &Observed) -> Plan {
     let Some(target) = observed.latched.target_replicas else {
         return latch_target(observed.wanted.replicas);
     };
+    if let Some(plan) = recovery::recover(observed) {
+        return plan;
+    }
     let Some(set) = &observed.set else {
         // Pods that outlived their set are kept, surplus or not: a voter may live in each.
         let running = observed.pods.last_key_value().map_or(0, |(ordinal, _)| ordinal.0 + 1);
@@ -28,6 +32,9 @@ pub fn plan(observed: &Observed) -> Plan {
     }
     if !set.settled {
         return Plan::wait(Finding::WaitingForPods);
+    }
+    if let Some(plan) = retire(observed) {
+        return plan;
     }
     if observed.cluster.is_none()
         && let Some(plan) = restart_silent(observed, set.replicas, target)
@@ -95,6 +102,14 @@ fn latch_cluster_id(observed: &Observed, target: u32) -> Plan {
     }
 }
 
+/// A node that was started before it could know that its cluster is retired (somebody scaled the set): it sets the data aside
+/// when it starts again. Its vote counts in no cluster that should be.
+fn retire(observed: &Observed) -> Option<Plan> {
+    let retired = |report: &NodeReport| report.cluster_id.is_some_and(|id| observed.retired.contains(&id));
+    let (ordinal, _) = observed.nodes.iter().find(|(_, report)| retired(report))?;
+    Some(Plan::act(Work::RetiringNode, Step::RestartPod(*ordinal)))
+}
+
 /// Without a cluster to look after, pods may be missing (somebody scaled the set) or run a template that can never start (a
 /// wrong image that is mended now). Neither takes a vote away: what does not answer has none to give. A volume above the target
 /// may be a voter's, whose pod was taken away before the configuration had shrunk.
@@ -116,8 +131,9 @@ fn without_quorum(observed: &Observed, cluster_id: ClusterId, target: u32) -> Pl
     if reports.values().any(|report| report.cluster_id.is_some_and(|id| id != cluster_id)) {
         return Plan::wait(Finding::ClusterIdMismatch);
     }
-    if reports.len() < target as usize {
-        return Plan::wait(Finding::QuorumLost);
+    let lost = || Plan::wait(recovery::without_remedy(observed));
+    if reports.len() < target as usize || observed.latched.formed {
+        return lost();
     }
     // A first Init may have reached some nodes only. Nodes that accepted it say which cluster they are of; repeating it is
     // success there. A node that is a member of a running cluster never reports to be empty and known at once.
@@ -126,7 +142,7 @@ fn without_quorum(observed: &Observed, cluster_id: ClusterId, target: u32) -> Pl
         let members = reports.iter().map(|(ordinal, report)| (*ordinal, report.incarnation)).collect();
         return Plan::act(Work::FormingCluster, Step::Init { cluster_id, members });
     }
-    Plan::wait(Finding::QuorumLost)
+    lost()
 }
 
 /// The user changed their mind before the joint configuration: the voters are still the ones now wanted, so the change under

@@ -8,10 +8,12 @@
 //! 2. no step takes a voter's pod or volume away while the others are fewer than a quorum;
 //! 3. a volume is deleted only when no member of the committed configuration lives on it, or when its Kubernetes node is
 //!    gone for good and the others are a quorum;
-//! 4. a cluster is initialised once: under the id that was latched first, and only by nodes that all report to be empty.
+//! 4. a cluster is initialised once: under the id that was latched first, and only by nodes that all report to be empty;
+//! 5. a recovery begins on a human's word alone, never while a quorum may run, and works on one volume while no pod runs.
 
 mod decide;
 mod observed;
+mod recovery;
 mod step;
 
 #[cfg(test)]
@@ -19,7 +21,7 @@ mod world;
 
 pub use decide::plan;
 pub use observed::{
-    Change, ClusterId, ClusterView, Incarnation, Latched, MemberView, NodeId, NodeReport, NodeState, Observed, Ordinal,
-    PodState, SetState, VolumeState, Wanted,
+    Change, ClusterId, ClusterView, Incarnation, JobState, Latched, LogEnd, MemberView, NodeId, NodeReport, NodeState,
+    Observed, Ordinal, PodState, Recovery, RecoveryRequest, SetState, Survivor, VolumeState, Wanted,
 };
-pub use step::{Finding, Plan, Step, Voter, Work};
+pub use step::{Finding, Plan, Refusal, Step, Voter, Work};

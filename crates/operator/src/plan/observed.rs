@@ -19,7 +19,7 @@ pub struct ClusterId(pub u128);
 pub struct Incarnation(pub u128);
 
 /// What the user asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wanted {
     /// Number of voters: 3 or 5.
     pub replicas: u32,
@@ -31,6 +31,31 @@ pub struct Wanted {
     pub delete_volumes: bool,
     /// New pod templates are rolled out without asking.
     pub roll_unsupervised: bool,
+    /// The annotation that asks for a recovery, if it is set.
+    pub recovery: Option<RecoveryRequest>,
+}
+
+/// A human's word that the quorum of a cluster is gone for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoveryRequest {
+    /// Of this cluster, from this survivor.
+    Of {
+        /// The cluster that is lost. It names what the human looked at: a word for another one is void.
+        cluster_id: ClusterId,
+        /// Whose data to begin with.
+        survivor: Survivor,
+    },
+    /// It cannot be understood.
+    Unreadable,
+}
+
+/// Whose data a recovery begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survivor {
+    /// The most advanced of those that answer.
+    Best,
+    /// This one.
+    Pod(Ordinal),
 }
 
 /// What the operator must not forget, kept in the status.
@@ -40,6 +65,33 @@ pub struct Latched {
     pub cluster_id: Option<ClusterId>,
     /// The number of voters that is being worked towards.
     pub target_replicas: Option<u32>,
+    /// The cluster was seen to run: empty nodes have lost their data since, and are no reason to make it again.
+    pub formed: bool,
+    /// The recovery under way.
+    pub recovery: Option<Recovery>,
+}
+
+/// A recovery that was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovery {
+    /// The pod whose volume it begins with.
+    pub survivor: Ordinal,
+    /// Id of the cluster that its data becomes.
+    pub cluster_id: ClusterId,
+}
+
+/// The job that turns a survivor's data into a cluster of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum JobState {
+    /// There is none.
+    #[default]
+    Absent,
+    /// It, or a pod of it, has not ended.
+    Running,
+    /// It has done its work, once or more often.
+    Succeeded,
+    /// It has given up, and no pod of it is left running.
+    Failed,
 }
 
 /// The StatefulSet.
@@ -54,7 +106,7 @@ pub struct SetState {
 }
 
 /// One pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodState {
     /// It is ready by its probe.
     pub ready: bool,
@@ -110,6 +162,17 @@ pub struct NodeReport {
     pub cluster_id: Option<ClusterId>,
     /// Its id there.
     pub node_id: Option<NodeId>,
+    /// Where its log ends.
+    pub log_end: LogEnd,
+}
+
+/// The end of a log. Of two, the greater is the more advanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct LogEnd {
+    /// Term of the last entry.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
 }
 
 /// One member of the committed configuration.
@@ -175,7 +238,7 @@ impl ClusterView {
 }
 
 /// Everything a decision rests on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
     /// The user's wish.
     pub wanted: Wanted,
@@ -191,4 +254,10 @@ pub struct Observed {
     pub nodes: BTreeMap<Ordinal, NodeReport>,
     /// What the cluster says of itself.
     pub cluster: Option<ClusterView>,
+    /// So many members answer, or are ready and cannot be asked, that they may be a quorum, with or without a leader.
+    pub quorum_may_run: bool,
+    /// Clusters whose place was taken by a recovered one; the nodes are told.
+    pub retired: BTreeSet<ClusterId>,
+    /// The job of the recovery under way.
+    pub recovery_job: JobState,
 }

@@ -65,6 +65,17 @@ pub enum Step {
     ResetNode(Ordinal),
     /// Delete a volume that no member lives on.
     DeleteVolume(Ordinal),
+    /// Write into the status that a recovery begins, from which volume, and under which new random id.
+    LatchRecovery {
+        /// The pod whose volume holds the data.
+        survivor: Ordinal,
+    },
+    /// Start the job of the latched recovery. Every pod is gone.
+    StartRecovery,
+    /// The job is done: write the new id into the status in place of the old one, which is retired.
+    LatchRecovered,
+    /// Take the latched recovery out of the status; no job of it was started, or it has failed.
+    AbandonRecovery,
     /// Remove the finalizer: nothing is left to do for a deleted cluster.
     ReleaseFinalizer,
 }
@@ -84,12 +95,47 @@ pub enum Finding {
     Paused,
     /// A quorum of the voters does not answer. Nothing is touched: if they come back, so does the cluster.
     QuorumLost,
+    /// As before; a recovery is asked for and cannot be begun.
+    RecoveryRefused(Refusal),
+    /// The job of a recovery has given up. The pods stay away until a human names another survivor, or takes the word back.
+    RecoveryFailed,
     /// The volumes belong to another cluster, or to several, or too few of them are there. Nothing is wiped.
     ClusterIdMismatch,
     /// Outdated pods wait for a human's word.
     RollAwaitsApproval,
     /// The resource is being deleted.
     Deleting,
+}
+
+/// Why a recovery does not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody asked for one.
+    NotAsked,
+    /// The annotation cannot be understood.
+    Unreadable,
+    /// It names another cluster than this one, maybe the one before an earlier recovery.
+    OtherCluster,
+    /// A quorum may run.
+    QuorumMayRun,
+    /// The most advanced member is wanted, and none answers.
+    NobodyAnswers,
+    /// The pod that is named has no volume, or its node holds no data of the cluster.
+    NoSuchSurvivor,
+}
+
+impl Refusal {
+    /// For people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Refusal::NotAsked => "it was not asked for",
+            Refusal::Unreadable => "the annotation must be CLUSTER-ID/best or CLUSTER-ID/POD",
+            Refusal::OtherCluster => "the annotation names another cluster id than status.clusterID",
+            Refusal::QuorumMayRun => "so many members answer or are ready that they may be a quorum",
+            Refusal::NobodyAnswers => "no member answers, so the most advanced one is not known; name a pod instead",
+            Refusal::NoSuchSurvivor => "the pod that is named has no volume, or no data of this cluster",
+        }
+    }
 }
 
 /// What a step is part of, as the user is told.
@@ -127,6 +173,10 @@ pub enum Work {
     RestartingBrokenPod,
     /// Pods get the newest template.
     RollingUpdate,
+    /// A survivor's data becomes a new cluster, on a human's word.
+    Recovering,
+    /// A node runs data of a cluster that was replaced by a recovered one.
+    RetiringNode,
 }
 
 impl Work {
@@ -149,6 +199,8 @@ impl Work {
             Work::ScalingDown => "ScalingDown",
             Work::RestartingBrokenPod => "RestartingBrokenPod",
             Work::RollingUpdate => "RollingUpdate",
+            Work::Recovering => "Recovering",
+            Work::RetiringNode => "RetiringNode",
         }
     }
 
@@ -171,6 +223,8 @@ impl Work {
             Work::ScalingDown => "members are being removed",
             Work::RestartingBrokenPod => "a broken pod is being started again with the new template",
             Work::RollingUpdate => "the new template is being rolled out",
+            Work::Recovering => "the cluster is being recovered from one survivor, as a human asked",
+            Work::RetiringNode => "a node with data of a retired cluster is being started again, to set it aside",
         }
     }
 }

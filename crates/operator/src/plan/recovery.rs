@@ -1,0 +1,108 @@
+//! Recovery after the quorum is gone for good, on a human's word.
+//!
+//! Never begins by itself, never while a quorum may run, and never takes anything away: what the other volumes hold is set
+//! aside on them by the nodes themselves, when they start. The order is what makes it safe:
+//! 1. the survivor and the new cluster's id are latched, so that whoever carries on does the same;
+//! 2. every pod goes, and is known to be gone: from here no quorum can come back behind the operator's back;
+//! 3. one job turns the survivor's data into a cluster of one, under the latched id;
+//! 4. the new id takes the old one's place, and the old one is retired: nodes are told of it before any of them starts.
+//!
+//! From there on it is a cluster that is too small, which a resize mends like any other.
+
+use std::cmp::Reverse;
+
+use super::observed::{ClusterId, JobState, NodeReport, NodeState, Observed, Ordinal, RecoveryRequest, Survivor};
+use super::step::{Finding, Plan, Refusal, Step, Work};
+
+/// The next step of a recovery that is asked for or under way.
+pub(super) fn recover(observed: &Observed) -> Option<Plan> {
+    match observed.latched.recovery {
+        Some(recovery) => Some(proceed(observed, recovery.survivor)),
+        None => choose(observed).ok().map(|survivor| act(Step::LatchRecovery { survivor })),
+    }
+}
+
+/// What is found while the quorum is away and nothing can be done about it.
+pub(super) fn without_remedy(observed: &Observed) -> Finding {
+    match choose(observed) {
+        Err(Refusal::NotAsked) => Finding::QuorumLost,
+        Err(refusal) => Finding::RecoveryRefused(refusal),
+        Ok(_) => unreachable!("a recovery that can begin does"),
+    }
+}
+
+/// Whose data to begin with.
+fn choose(observed: &Observed) -> Result<Ordinal, Refusal> {
+    let (cluster_id, survivor) = match observed.wanted.recovery {
+        None => return Err(Refusal::NotAsked),
+        Some(RecoveryRequest::Unreadable) => return Err(Refusal::Unreadable),
+        Some(RecoveryRequest::Of { cluster_id, survivor }) => (cluster_id, survivor),
+    };
+    if observed.latched.cluster_id != Some(cluster_id) {
+        return Err(Refusal::OtherCluster);
+    }
+    if observed.cluster.is_some() || observed.quorum_may_run {
+        return Err(Refusal::QuorumMayRun);
+    }
+    let survives = |report: &NodeReport| report.state == NodeState::Member && report.cluster_id == Some(cluster_id);
+    match survivor {
+        Survivor::Best => most_advanced(observed, survives).ok_or(Refusal::NobodyAnswers),
+        Survivor::Pod(ordinal) => {
+            let answers_otherwise = observed.nodes.get(&ordinal).is_some_and(|report| !survives(report));
+            let volume = observed.volumes.get(&ordinal).is_some_and(|volume| !volume.terminating);
+            if volume && !answers_otherwise { Ok(ordinal) } else { Err(Refusal::NoSuchSurvivor) }
+        }
+    }
+}
+
+/// By the rule of elections: the log that ends in the later term, then the longer one.
+fn most_advanced(observed: &Observed, survives: impl Fn(&NodeReport) -> bool) -> Option<Ordinal> {
+    let survivors = observed.nodes.iter().filter(|(_, report)| survives(report));
+    survivors.max_by_key(|(ordinal, report)| (report.log_end, Reverse(**ordinal))).map(|(ordinal, _)| *ordinal)
+}
+
+fn proceed(observed: &Observed, survivor: Ordinal) -> Plan {
+    let waiting = Plan::wait(Finding::Working(Work::Recovering));
+    // Until a job runs a human may think again: the pods come back, and maybe the lost ones with them.
+    if matches!(observed.recovery_job, JobState::Absent | JobState::Failed)
+        && let Some(step) = second_thought(observed, survivor)
+    {
+        return act(step);
+    }
+    match &observed.set {
+        None => return act(Step::ApplyObjects { replicas: 0 }),
+        Some(set) if set.replicas > 0 => return act(Step::ScaleSet { replicas: 0 }),
+        Some(set) if !set.settled => return waiting,
+        Some(_) => {}
+    }
+    if let Some((ordinal, _)) = observed.pods.iter().find(|(_, pod)| pod.node_lost) {
+        return act(Step::RestartPod(*ordinal));
+    }
+    if !observed.pods.is_empty() {
+        return waiting;
+    }
+    match observed.recovery_job {
+        JobState::Absent => act(Step::StartRecovery),
+        JobState::Running => waiting,
+        JobState::Failed => Plan::wait(Finding::RecoveryFailed),
+        JobState::Succeeded => act(Step::LatchRecovered),
+    }
+}
+
+/// The annotation is gone, or names another survivor now.
+fn second_thought(observed: &Observed, survivor: Ordinal) -> Option<Step> {
+    let of_this = |wanted: ClusterId| observed.latched.cluster_id == Some(wanted);
+    match observed.wanted.recovery {
+        Some(RecoveryRequest::Of { cluster_id, survivor: wanted }) if of_this(cluster_id) => match wanted {
+            Survivor::Pod(other) if other != survivor && observed.volumes.contains_key(&other) => {
+                Some(Step::LatchRecovery { survivor: other })
+            }
+            Survivor::Pod(_) | Survivor::Best => None,
+        },
+        _ => Some(Step::AbandonRecovery),
+    }
+}
+
+fn act(step: Step) -> Plan {
+    Plan::act(Work::Recovering, step)
+}

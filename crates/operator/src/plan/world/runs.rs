@@ -1,0 +1,168 @@
+//! Worlds from beginning to end: at random, and the same story with the operator killed at every point of it.
+
+use super::World;
+use crate::plan::{Finding, Ordinal, Step, plan};
+
+/// Steps after which a world without further faults must be as wanted.
+const CONVERGED_WITHIN: usize = 400;
+
+/// Runs one world: `faults` disturbances among the steps, then quiet until everything is as wanted. The number of recoveries.
+fn run(seed: u64, faults: usize) -> usize {
+    let mut world = World::new(seed);
+    let mut left = faults;
+    let mut quiet = 0;
+    while quiet < CONVERGED_WITHIN {
+        world.live();
+        if left > 0 && world.random.one_in(5) {
+            world.disturb();
+            left -= 1;
+        }
+        world.check_one_cluster();
+        if left == 0 {
+            world.wanted.paused = false;
+            quiet += 1;
+            if world.is_lost_for_good() && world.random.one_in(4) {
+                world.ask_for_recovery();
+            }
+        }
+        let observed = world.observe();
+        world.latched.formed |= observed.cluster.is_some();
+        let decided = plan(&observed);
+        assert!(!observed.wanted.paused || decided.step.is_none(), "seed {seed}: a paused cluster is touched");
+        let crashed_before_it = world.random.one_in(8);
+        if let Some(step) = decided.step.filter(|_| !crashed_before_it) {
+            world.act(step, &observed);
+        } else if left == 0 && decided.finding == Finding::Reconciled {
+            break;
+        }
+    }
+    assert!(world.is_as_wanted(), "seed {seed}: not as wanted: {:#?}\n{:?}", world.observe(), plan(&world.observe()));
+    assert_eq!(world.initialised, 1, "seed {seed}");
+    world.retired.len()
+}
+
+/// How the operator fails at one step of a story.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// It dies before the step, and the world goes on for a while without it.
+    DiesBefore,
+    /// It is held up before the step, and takes it after another operator has taken it, and the one after it.
+    ComesLate,
+}
+
+/// Everything that happens in the life of one cluster, told once; `failure` strikes at the step of this number.
+struct Story {
+    world: World,
+    taken: usize,
+    failure: Option<(usize, Failure)>,
+    late: Option<(Step, Box<World>)>,
+}
+
+impl Story {
+    /// The world goes on and the operator works, until everything is as wanted or `steps` were taken.
+    fn goes_on(&mut self, steps: usize) {
+        let last = self.taken + steps;
+        for _ in 0..CONVERGED_WITHIN {
+            self.world.live();
+            self.world.check_one_cluster();
+            let observed = self.world.observe();
+            self.world.latched.formed |= observed.cluster.is_some();
+            let decided = plan(&observed);
+            let Some(step) = decided.step else {
+                if decided.finding == Finding::Reconciled {
+                    break;
+                }
+                continue;
+            };
+            let strikes = self.failure.filter(|(at, _)| *at == self.taken).map(|(_, failure)| failure);
+            self.taken += 1;
+            if strikes == Some(Failure::DiesBefore) {
+                (0..3).for_each(|_| self.world.live());
+                continue;
+            }
+            let due = self.late.take();
+            if strikes == Some(Failure::ComesLate) {
+                self.late = Some((step.clone(), Box::new(self.world.clone())));
+            }
+            self.world.act(step, &observed);
+            if let Some((step, then)) = due {
+                self.world.live();
+                self.world.act_late(step, &then);
+            }
+            if self.taken >= last {
+                return;
+            }
+        }
+        let world = &self.world;
+        assert!(
+            world.is_as_wanted(),
+            "{:?}: not as wanted: {:#?}\n{:?}",
+            self.failure,
+            world.observe(),
+            plan(&world.observe())
+        );
+    }
+
+    /// The number of steps.
+    fn tell(failure: Option<(usize, Failure)>) -> usize {
+        let mut story = Story { world: World::new(7), taken: 0, failure, late: None };
+        let end = usize::MAX - 1_000_000;
+        story.goes_on(end);
+        story.world.wanted.replicas = 5;
+        story.goes_on(end);
+        story.world.template += 1;
+        story.goes_on(end);
+        story.world.pods.remove(&Ordinal(1));
+        story.world.volumes.remove(&Ordinal(1));
+        story.goes_on(end);
+        story.world.pods.get_mut(&Ordinal(4)).expect("five pods").node_lost = true;
+        story.goes_on(end);
+        story.world.volumes.get_mut(&Ordinal(0)).expect("five volumes").damaged = true;
+        story.goes_on(end);
+        story.world.wanted.replicas = 3;
+        story.goes_on(end);
+        story.world.wanted.replicas = 5;
+        story.goes_on(3);
+        story.world.wanted.replicas = 3;
+        story.goes_on(end);
+        story.world.set = Some(1);
+        story.goes_on(end);
+        story.world.lose_quorum();
+        story.goes_on_until_lost();
+        story.world.ask_for_recovery();
+        story.goes_on(end);
+        assert_eq!((story.world.initialised, story.world.retired.len()), (1, 1), "{failure:?}");
+        story.taken
+    }
+
+    /// A lost quorum is left alone.
+    fn goes_on_until_lost(&mut self) {
+        for _ in 0..5 {
+            self.world.live();
+            let decided = plan(&self.world.observe());
+            assert_eq!((decided.step, decided.finding), (None, Finding::QuorumLost));
+        }
+    }
+}
+
+#[test]
+fn an_operator_that_fails_at_any_step_of_a_long_story_changes_nothing_of_its_end() {
+    let steps = Story::tell(None);
+    assert!(steps > 40, "{steps} steps");
+    for at in 0..steps {
+        for failure in [Failure::DiesBefore, Failure::ComesLate] {
+            Story::tell(Some((at, failure)));
+        }
+    }
+}
+
+#[test]
+fn every_world_ends_as_wanted_whatever_goes_wrong_on_the_way() {
+    let recoveries: usize = (0..3_000).map(|seed| run(seed, 12)).sum();
+    assert!(recoveries > 300, "{recoveries}: too few to tell anything of them");
+}
+
+#[test]
+fn a_world_without_faults_comes_up() {
+    assert_eq!(run(1, 0), 0);
+}
