@@ -149,12 +149,17 @@ impl KeySpace {
     ) -> Result<KeySpace, R::Error> {
         assert!(meta.is_sound(), "numbers of a key space that cannot be: {meta:?}");
         let mut space = KeySpace { index, meta, ..KeySpace::default() };
+        let mut newest = 0;
         records.scan(from, &mut |at, record| {
             let stamp = Stamp { revision: at.revision, sub: at.sub, tombstone: record.tombstone };
             let lineage = Lineage { create_revision: record.create_revision, version: record.version };
             space.index.restore(&record.key, stamp, lineage);
+            newest = newest.max(at.revision);
             true
         })?;
+        if mutant!(RevisionOfRecords) && newest > 0 {
+            space.meta.revision = Revision(newest);
+        }
         space.load_clock(records)?;
         space.auth = Arc::new(AuthState::load(records)?);
         space.load_alarms(records)?;

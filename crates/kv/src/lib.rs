@@ -7,6 +7,9 @@
 //! Never does IO, reads a clock, draws a random number or iterates a hash map: an outcome depends on the commands
 //! applied so far alone, so every node that applied the same log gives the same answers and the same [`Digest`].
 
+#[macro_use]
+mod mutant;
+
 mod alarm;
 mod apply;
 pub mod auth;

@@ -49,10 +49,12 @@ impl<'a> TxnCheck<'a> {
     /// Unlike in a bare range, only 0 means the current revision here; anything below the compact revision is
     /// compacted.
     fn range(&self, range: &RangeRequest) -> Result<(), KvError> {
+        let meta = &self.space.meta;
+        let floor = if mutant!(TxnRangeOfPruned) { meta.pruned } else { meta.compact_revision };
         match range.revision {
             0 => Ok(()),
             asked if asked > self.visible.0 => Err(KvError::FutureRevision),
-            asked if asked < self.space.meta.compact_revision.0 => Err(KvError::Compacted),
+            asked if asked < floor.0 => Err(KvError::Compacted),
             _ => Ok(()),
         }
     }

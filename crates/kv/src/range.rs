@@ -108,7 +108,7 @@ impl RangePlan {
         let kept = if request.count_only { 0 } else { kept_while_walking(request) };
         let interval = Interval::new(&request.key, &request.range_end);
         let walked = space.index.walk(interval, self.position.key(), self.at.0, max_keys, |_, live| {
-            *count += 1;
+            *count += i64::from(records.len() < kept || !mutant!(CountStopsAtLimit));
             if records.len() < kept && mod_revision_is_wanted(request, live.at.revision) {
                 records.push(live.at);
             }

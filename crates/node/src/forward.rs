@@ -59,6 +59,9 @@ impl Intake {
         let mut no_space = Vec::new();
         let window = self.windows.entry(from).or_default();
         let window = open_window(window, session);
+        if mutant!(ForwardTakenTwice) {
+            *window = Window::default();
+        }
         window.settle(forward.settled_below);
         for (sequence, envelope) in forward.writes {
             // A write beyond the span, a copy, or one whose envelope tells another story than the message: nothing a sound

@@ -8,6 +8,9 @@
 //! done, and a run is a function of its inputs. The state machine itself lives with the caller, who applies entries and tells
 //! what came of them.
 
+#[macro_use]
+mod mutant;
+
 mod admin;
 mod config;
 mod divergence;

@@ -202,7 +202,7 @@ impl Node {
                 // An image that has become the state may be made durable again before its installation is reported.
                 self.durable_applied = self.durable_applied.max(durable_applied.min(self.applied.index));
             }
-            Input::DiskFull { yes } => self.disk_full = yes,
+            Input::DiskFull { yes } => self.disk_full = yes || (mutant!(FullDiskForEver) && self.disk_full),
             Input::Stop => self.begin_stop(),
         }
     }
@@ -277,7 +277,7 @@ impl Node {
         }
         while let Some((_, writes, bytes)) = self.unapplied.front().copied().filter(|(last, ..)| *last <= state.index) {
             self.unapplied.pop_front();
-            self.unapplied_writes -= writes;
+            self.unapplied_writes -= if mutant!(ProposalsLeak) { 0 } else { writes };
             self.unapplied_bytes -= bytes;
         }
         for result in summary.results {

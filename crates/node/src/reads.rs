@@ -268,6 +268,9 @@ impl Reads {
 
     fn collect_again(&mut self, read: ReadId) {
         let round = self.rounds.remove(&read).expect("the round is under way");
+        if mutant!(ReadIdUsedAgain) {
+            self.next_read = read.0;
+        }
         for request in round.requests {
             if let Some(waiting) = self.waiting.get_mut(&request).filter(|waiting| waiting.place == Place::Round(read))
             {

@@ -29,7 +29,8 @@ impl Raft {
             self.matched(from, round, self.log.commit(), commit, heartbeat);
             return;
         };
-        if self.log.term_at(prev.0) != Some(prev.1) {
+        let unknown = mutant!(MissingPrevMatches) && self.log.term_at(prev.0).is_none();
+        if self.log.term_at(prev.0) != Some(prev.1) && !unknown {
             self.conflict(from, round, prev);
             return;
         }
@@ -43,6 +44,9 @@ impl Raft {
                 self.truncate_log(entry.index);
             }
             self.append_entry(entry);
+        }
+        if mutant!(OldAppendTruncates) && !heartbeat && up_to < self.log.last() {
+            self.truncate_log(up_to.next());
         }
         self.matched(from, round, up_to, commit, heartbeat);
     }
@@ -94,6 +98,7 @@ impl Raft {
     pub(crate) fn reply_matched(&mut self, to: NodeId, round: Round, up_to: LogIndex, after: WriteSeq) {
         let (probe, result) = (self.send_probe(), AppendResult::Matched { up_to });
         let message = self.message(to, Body::AppendReply { round, result, probe });
+        let after = if mutant!(AckBeforeSync) { WriteSeq(0) } else { after };
         self.send_after(after, message);
     }
 

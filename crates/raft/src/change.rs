@@ -43,7 +43,7 @@ impl Raft {
         if reached || membership.target.as_ref() == Some(&admission.voters) {
             return Ok(Wanted::Already);
         }
-        if membership.is_joint() {
+        if membership.is_joint() && !mutant!(ChangeWhileJoint) {
             return Err(Refused::Busy { index: *index });
         }
         if expected.is_some_and(|expected| expected != *index) {
@@ -74,6 +74,9 @@ impl Raft {
         self.may_change()?;
         let mut next = Membership::clone(membership);
         next.members.insert(id, member);
+        if mutant!(UpdatePromotes) && next.learners.remove(&id) {
+            next.voters.insert(id);
+        }
         Ok(Wanted::Becomes(next))
     }
 
@@ -115,10 +118,12 @@ impl Raft {
         if leader.transfer.is_some() {
             return Err(Refused::Transferring);
         }
-        if self.log.commit() < leader.term_start {
+        if self.log.commit() < leader.term_start && !mutant!(ChangeBeforeOwnTermCommit) {
             return Err(Refused::Busy { index: leader.term_start });
         }
-        if *index > self.log.commit() || membership.is_joint() {
+        let nested = mutant!(ChangeWhileJoint) && membership.is_joint();
+        let uncommitted = *index > self.log.commit() && !mutant!(TwoChangesAtOnce) && !nested;
+        if uncommitted || (membership.is_joint() && !mutant!(ChangeWhileJoint)) {
             return Err(Refused::Busy { index: *index });
         }
         Ok(())
@@ -126,8 +131,13 @@ impl Raft {
 
     fn append_membership(&mut self, next: Membership) -> LogIndex {
         next.check();
-        assert!(self.own_term_committed(), "a configuration before an entry of the own term is committed");
-        assert!(self.log.membership().0 <= self.log.commit(), "two configurations that are not committed");
+        let unguarded = mutant!(ChangeBeforeOwnTermCommit)
+            || mutant!(TwoChangesAtOnce)
+            || mutant!(ChangeWhileJoint)
+            || mutant!(LeavesUncommittedJoint);
+        assert!(self.own_term_committed() || unguarded, "a configuration before an entry of the own term is committed");
+        let settled = self.log.membership().0 <= self.log.commit();
+        assert!(settled || unguarded, "two configurations that are not committed");
         let index = self.append_payload(Payload::Membership(next.into()));
         self.sync_progress(index);
         index
@@ -137,7 +147,8 @@ impl Raft {
     pub(crate) fn drive_change(&mut self) {
         let Some(leader) = self.role.leader() else { return };
         let (index, membership) = self.log.membership();
-        let committed = *index <= self.log.commit() && self.own_term_committed();
+        let mut committed = *index <= self.log.commit() && self.own_term_committed();
+        committed |= mutant!(LeavesUncommittedJoint) && membership.is_joint();
         if !committed || leader.transfer.is_some() || membership.target.is_none() {
             return;
         }
@@ -146,7 +157,9 @@ impl Raft {
                 let next = plan::enter_joint(membership);
                 self.append_membership(next);
             }
-        } else if membership.voters.contains(&self.id) {
+        } else if mutant!(LeavesOnlyWhatItEntered) && self.log.term_at(*index) != Some(self.term) {
+            // Somebody else's change.
+        } else if membership.voters.contains(&self.id) || mutant!(RemovedLeaderStays) {
             let next = plan::leave_joint(membership);
             self.append_membership(next);
         } else {
@@ -160,6 +173,9 @@ impl Raft {
         let Some(leader) = self.role.leader() else { return false };
         let incoming = membership.target.iter().flatten().filter(|id| membership.learners.contains(id));
         let mut progress = incoming.map(|id| leader.progress.get(id));
+        if mutant!(LearnerPromotedAtOnce) {
+            return true;
+        }
         progress.all(|progress| {
             progress.is_some_and(|progress| {
                 let lag = self.log.last().0 - progress.matched.0;

@@ -48,7 +48,8 @@ impl Config {
     /// Voters refuse every candidate for one election timeout after they heard the leader, on their own clocks, which
     /// may run fast by the drift bound against the leader's.
     pub fn lease_duration(&self) -> Duration {
-        let kept_ppm = 1_000_000u32.saturating_sub(self.clock_drift_ppm);
+        let drift_ppm = if mutant!(LeaseIgnoresDrift) { 0 } else { self.clock_drift_ppm };
+        let kept_ppm = 1_000_000u32.saturating_sub(drift_ppm);
         self.election_timeout * kept_ppm / 1_000_000
     }
 

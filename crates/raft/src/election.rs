@@ -42,7 +42,10 @@ impl Raft {
     /// need it to win, lead without counting itself, commit the entry and step back (thesis 4.2.2). Were it silent, nodes
     /// still in the joint phase would wait for its vote for ever, which it refuses them for their shorter logs.
     pub(crate) fn may_campaign(&self) -> bool {
-        self.log.may_lead(self.id) && !self.stopped && !self.writes.is_installing() && !self.disk_is_stalled()
+        (self.log.may_lead(self.id) || mutant!(LearnerCampaigns))
+            && !self.stopped
+            && !self.writes.is_installing()
+            && !self.disk_is_stalled()
     }
 
     /// A leader's word that this node should campaign now.
@@ -54,6 +57,9 @@ impl Raft {
     }
 
     fn ask_pre_votes(&mut self) {
+        if mutant!(NoPreVote) {
+            return self.campaign(false);
+        }
         self.become_follower(self.term, None);
         let ballot = self.new_ballot(BTreeMap::from([(self.id, true)]), false);
         self.role = Role::PreCandidate(ballot);
@@ -144,10 +150,13 @@ impl Raft {
         transfer: bool,
     ) {
         if term < self.term {
-            self.send(from, Body::VoteReply { pre, granted: false });
+            if !mutant!(LowerTermsUnanswered) {
+                self.send(from, Body::VoteReply { pre, granted: false });
+            }
             return;
         }
-        let promised = self.role.leader().is_some() || self.now < self.promise_until;
+        let heard = self.now < self.promise_until && !mutant!(VoteInsideLease);
+        let promised = self.role.leader().is_some() || heard;
         if promised && !transfer {
             if term == self.term {
                 self.send(from, Body::VoteReply { pre, granted: false });
@@ -157,9 +166,11 @@ impl Raft {
         if !pre && term > self.term {
             self.become_follower(term, None);
         }
-        let free = term > self.term || self.vote == Some(from) || (self.vote.is_none() && self.leader().is_none());
+        let mut free = term > self.term || self.vote == Some(from) || (self.vote.is_none() && self.leader().is_none());
+        free |= mutant!(VotesTwice);
         let up_to_date = candidate_last >= (self.log.last_term(), self.log.last());
-        let granted = free && up_to_date && !self.stopped;
+        let unaware = mutant!(LearnerRefusesVote) && !self.log.membership().1.is_voter(self.id);
+        let granted = free && up_to_date && !self.stopped && !unaware;
         let mut reply = self.message(from, Body::VoteReply { pre, granted });
         if pre {
             if granted {
@@ -167,11 +178,15 @@ impl Raft {
             }
             self.effects.push(Effect::Send(reply));
         } else if granted {
-            if self.vote.is_none() {
+            if self.vote.is_none() || mutant!(VotesTwice) {
                 self.vote = Some(from);
                 self.hard_state_changed();
             }
             self.reset_election_timer();
+            if mutant!(VoteBeforeSync) {
+                self.effects.push(Effect::Send(reply));
+                return;
+            }
             self.send_after(self.hard_state_write, reply);
         } else {
             self.effects.push(Effect::Send(reply));
@@ -180,6 +195,9 @@ impl Raft {
 
     pub(crate) fn vote_replied(&mut self, from: NodeId, term: Term, pre: bool, granted: bool) {
         let is_own_question = pre && granted;
+        if mutant!(LatePreVoteCampaigns) && is_own_question && term == self.term && self.role.leader().is_some() {
+            return self.campaign(false);
+        }
         if term > self.term && !is_own_question {
             self.become_follower(term, None);
             return;
@@ -239,6 +257,9 @@ impl Raft {
 
     /// Tells a sender of an older term about the newer one, where it waits for a word from this node.
     pub(crate) fn answer_stale(&mut self, from: NodeId, body: &Body) {
+        if mutant!(LowerTermsUnanswered) {
+            return;
+        }
         match body {
             Body::Append { .. } => {
                 let nothing = LogIndex(0);

@@ -100,7 +100,7 @@ impl Raft {
     }
 
     pub(crate) fn tick_leader(&mut self) {
-        if self.now >= self.quorum_deadline() {
+        if self.now >= self.quorum_deadline() && !mutant!(NoCheckQuorum) {
             self.become_follower(self.term, None);
             return;
         }
@@ -122,7 +122,7 @@ impl Raft {
     /// When this leader must step back unless a majority is heard before.
     fn quorum_deadline(&self) -> Time {
         let Role::Leader(leader) = &self.role else { return Time::NEVER };
-        if self.log.membership().1.is_only_voter(self.id) {
+        if self.log.membership().1.is_only_voter(self.id) || mutant!(NoCheckQuorum) {
             return Time::NEVER;
         }
         let heard_at = self.log.membership().1.quorum_value(|id| {
@@ -164,7 +164,8 @@ impl Raft {
     /// A leader without a place in the committed configuration has done its last duty (thesis 4.2.2).
     fn step_down_if_removed(&mut self) {
         let (index, membership) = self.log.membership();
-        if self.role.leader().is_some() && *index <= self.log.commit() && !membership.is_voter(self.id) {
+        let stays = mutant!(RemovedLeaderStays);
+        if self.role.leader().is_some() && *index <= self.log.commit() && !membership.is_voter(self.id) && !stays {
             self.abandon_leadership();
             self.become_follower(self.term, None);
         }

@@ -15,7 +15,7 @@ impl Raft {
     /// Whether a read may be served at `now` on this leader's word alone. Ask again after the read: time has passed.
     pub fn lease_valid(&self, now: Time) -> bool {
         if self.log.membership().1.is_only_voter(self.id) && self.role.leader().is_some() {
-            return self.own_term_committed();
+            return self.own_term_committed() || mutant!(SoleVoterReadsAtBoot);
         }
         self.lease_until().is_some_and(|until| now < until)
     }
@@ -33,7 +33,8 @@ impl Raft {
     pub fn lease_until(&self) -> Option<Time> {
         let leader = self.role.leader()?;
         let (_, sent_at) = leader.rounds.confirmed?;
-        let holds = self.own_term_committed() && !leader.gave_up_lease;
+        let gave_up_lease = leader.gave_up_lease && !mutant!(LeaseKeptOverTransfer);
+        let holds = self.own_term_committed() && !gave_up_lease;
         holds.then(|| sent_at + self.config.lease_duration())
     }
 
@@ -44,7 +45,7 @@ impl Raft {
 
     /// Starts a round; reads that wait are confirmed by its answers.
     pub(crate) fn start_round(&mut self) {
-        let (commit, current) = (self.log.commit(), self.own_term_committed());
+        let (commit, current) = (self.log.commit(), self.own_term_committed() || mutant!(ReadBeforeOwnTerm));
         let Role::Leader(leader) = &mut self.role else { unreachable!("only a leader starts rounds") };
         let round = leader.rounds.current.next();
         leader.rounds.current = round;
@@ -69,7 +70,8 @@ impl Raft {
             }
         });
         while let Some((round, sent_at, commit)) = leader.rounds.open.pop_front_if(|(round, _, _)| *round <= answered) {
-            leader.rounds.confirmed = Some((round, sent_at));
+            let from = if mutant!(LeaseFromAnswer) { self.now } else { sent_at };
+            leader.rounds.confirmed = Some((round, from));
             // Before an own-term commit, somebody may know of a newer commit index than this leader does.
             if own_term_committed && commit >= leader.term_start {
                 self.freshness.note(sent_at, commit, self.applied);

@@ -4,6 +4,9 @@
 //! transfer, linearizable reads, leases. Does no IO, reads no clock, draws no random number, knows no wire format:
 //! time, jitter and finished writes come in, messages and writes go out.
 
+#[macro_use]
+mod mutant;
+
 mod append;
 mod change;
 mod check;

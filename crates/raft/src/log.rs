@@ -47,6 +47,13 @@ impl Log {
         assert!(restored.applied >= base_index, "the log starts after what was applied");
         let mut memberships = vec![restored.base_membership];
         memberships.extend(restored.memberships);
+        if mutant!(RestartForgetsOutgoing) {
+            for (_, membership) in &mut memberships {
+                let mut known = Membership { outgoing: Default::default(), ..Membership::clone(membership) };
+                known.members.retain(|id, _| known.voters.contains(id) || known.learners.contains(id));
+                *membership = Arc::new(known);
+            }
+        }
         let cache: VecDeque<Entry> = restored.tail.into();
         let uncommitted_bytes = cache.iter().filter(|entry| entry.index > commit).map(Entry::size).sum();
         let cache_bytes = cache.iter().map(Entry::size).sum();
@@ -122,6 +129,9 @@ impl Log {
 
     /// The configuration in force: effective as soon as it is appended (thesis 4.1).
     pub(crate) fn membership(&self) -> &Placed {
+        if mutant!(MembershipOnCommit) {
+            return self.membership_at(self.commit);
+        }
         self.memberships.last().expect("the base has a configuration")
     }
 
@@ -197,7 +207,12 @@ impl Log {
         if to <= self.handed {
             return Vec::new();
         }
-        let entries: Vec<Entry> = self.cached(self.handed.next(), to).cloned().collect();
+        let mut entries: Vec<Entry> = self.cached(self.handed.next(), to).cloned().collect();
+        if mutant!(AppliesPastPage) && entries.len() > 4 {
+            entries.truncate(4);
+            self.handed = to;
+            return entries;
+        }
         assert_eq!(entries.len() as u64, to.0 - self.handed.0, "the cache lost entries that were not handed out");
         self.handed = to;
         entries
@@ -219,7 +234,7 @@ impl Log {
             .enumerate()
             .take_while(|(position, entry)| {
                 bytes += entry.size();
-                *position == 0 || bytes <= max_bytes
+                (*position == 0 && !mutant!(LargeEntryNeverSent)) || bytes <= max_bytes
             })
             .map(|(_, entry)| entry.clone())
             .collect()
@@ -255,6 +270,10 @@ impl Log {
         self.terms.retain(|(first, run_term)| *first > up_to || *run_term > term);
         self.base = (up_to, term);
         let obsolete = self.memberships.iter().filter(|(at, _)| *at <= up_to).count().saturating_sub(1);
+        if mutant!(CompactionKeepsOldMembership) {
+            self.memberships.drain(1..=obsolete);
+            return;
+        }
         self.memberships.drain(..obsolete);
     }
 
@@ -269,6 +288,10 @@ impl Log {
         self.cache.clear();
         self.cache_bytes = 0;
         self.uncommitted_bytes = 0;
+        if mutant!(ImageKeepsOldMembership) && !self.membership().1.is_empty() {
+            self.memberships.drain(..self.memberships.len() - 1);
+            return;
+        }
         self.memberships = vec![(meta.membership_index, Arc::clone(&meta.membership))];
     }
 

@@ -91,6 +91,9 @@ impl Membership {
     pub fn quorum_reached(&self, agrees: impl Fn(NodeId) -> bool) -> bool {
         let majority =
             |half: &BTreeSet<NodeId>| half.iter().filter(|id| agrees(**id)).count() >= quorum_size(half.len());
+        if mutant!(JointElectionByIncoming) {
+            return majority(&self.voters);
+        }
         majority(&self.voters) && (self.outgoing.is_empty() || majority(&self.outgoing))
     }
 
@@ -109,8 +112,17 @@ impl Membership {
                 |value: &T| half.iter().filter(|id| reached(**id) >= *value).count() >= quorum_size(half.len());
             half.iter().map(|id| reached(*id)).filter(majority_reached).max().unwrap_or_default()
         };
+        if mutant!(QuorumOfUnsorted) {
+            return self.voters.iter().map(|id| reached(*id)).nth(self.voters.len() / 2).unwrap_or_default();
+        }
+        if mutant!(LearnersCount) {
+            return half_value(&self.voters.union(&self.learners).copied().collect());
+        }
         let incoming = half_value(&self.voters);
-        if self.outgoing.is_empty() { incoming } else { incoming.min(half_value(&self.outgoing)) }
+        if self.outgoing.is_empty() || mutant!(JointCommitByIncoming) {
+            return incoming;
+        }
+        incoming.min(half_value(&self.outgoing))
     }
 
     /// Highest index that is durable on a majority of each half.

@@ -40,7 +40,7 @@ impl Window {
 
     fn free_up_to(&mut self, matched: LogIndex) {
         while let Some((_, bytes)) = self.appends.pop_front_if(|(last, _)| *last <= matched) {
-            self.bytes -= bytes;
+            self.bytes -= if mutant!(WindowLeaksBytes) { 0 } else { bytes };
         }
     }
 
@@ -94,7 +94,7 @@ impl Progress {
     /// Takes note that the follower's disk agrees up to `up_to`. True if that is news.
     pub(crate) fn match_to(&mut self, up_to: LogIndex) -> bool {
         let news = up_to > self.matched;
-        self.matched = self.matched.max(up_to);
+        self.matched = if mutant!(MatchFalls) { up_to } else { self.matched.max(up_to) };
         self.next = self.next.max(self.matched.next());
         if let Feed::Replicate { window } = &mut self.feed {
             window.free_up_to(self.matched);

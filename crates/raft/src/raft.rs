@@ -65,11 +65,12 @@ impl Raft {
     pub fn new(config: Config, id: NodeId, restored: Restored, now: Time, jitter: Duration) -> Raft {
         config.check();
         let HardState { term, vote, .. } = restored.hard_state;
+        let vote = vote.filter(|_| !mutant!(RestartForgetsVote));
         let (last, applied) = (restored.last, restored.applied);
         let log = Log::restore(restored);
         assert!(log.last_term() <= term, "the log is of a later term than the hard state");
         let only_voter = log.membership().1.is_only_voter(id);
-        let promise = if only_voter { Duration::ZERO } else { config.election_timeout };
+        let promise = if only_voter || mutant!(PromiseForgotten) { Duration::ZERO } else { config.election_timeout };
         let silence = if only_voter { Duration::ZERO } else { config.election_timeout + jitter };
         Raft {
             id,
@@ -264,6 +265,9 @@ impl Raft {
             }
             _ => {}
         }
+        if mutant!(HigherTermIgnored) && term > self.term && matches!(body, Body::AppendReply { .. }) {
+            return;
+        }
         if term > self.term {
             self.become_follower(term, None);
         }
@@ -315,7 +319,8 @@ impl Raft {
         self.hard_state_dirty = false;
         let entries: Vec<Entry> =
             from.map_or_else(Vec::new, |from| self.log.cached(from, self.log.last()).cloned().collect());
-        let hard_state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
+        let vote = self.vote.filter(|_| !mutant!(VoteWrittenLater));
+        let hard_state = HardState { term: self.term, vote, commit: self.log.commit() };
         self.effects.insert(self.write_position, Effect::Persist { seq, hard_state, entries });
     }
 
@@ -405,6 +410,7 @@ impl Raft {
 
     /// Whether this node's disk has not finished a write for a whole election timeout.
     pub(crate) fn disk_is_stalled(&self) -> bool {
-        self.writes.oldest_unfinished().is_some_and(|at| self.now.since(at) >= self.config.election_timeout)
+        let noticed = !mutant!(StalledDiskLeads);
+        noticed && self.writes.oldest_unfinished().is_some_and(|at| self.now.since(at) >= self.config.election_timeout)
     }
 }

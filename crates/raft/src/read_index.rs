@@ -121,8 +121,14 @@ impl Raft {
     /// way: so reads gather into one round per round trip.
     pub(crate) fn serve_reads(&mut self) {
         self.answer_confirmed_reads();
-        let own_term_committed = self.own_term_committed();
-        let Role::Leader(leader) = &self.role else { return };
+        let own_term_committed = self.own_term_committed() || mutant!(ReadBeforeOwnTerm);
+        let commit = self.log.commit();
+        let Role::Leader(leader) = &mut self.role else { return };
+        if mutant!(ReadJoinsOpenRound)
+            && let Some((round, _, _)) = leader.rounds.open.front().copied()
+        {
+            leader.reads.round_started(round, commit);
+        }
         if own_term_committed && !leader.reads.waiting.is_empty() && leader.reads.open.is_empty() {
             self.start_round();
             self.confirm_rounds();

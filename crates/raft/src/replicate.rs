@@ -18,7 +18,7 @@ impl Raft {
     /// Raises the commit index to what a majority of each half holds durably, if that entry is of this term.
     pub(crate) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        let durable = self.durable();
+        let durable = if mutant!(LeaderCountsUnsynced) { self.log.last() } else { self.durable() };
         let quorum = self.log.membership().1.committed_index(|id| {
             if id == self.id {
                 durable
@@ -27,7 +27,8 @@ impl Raft {
             }
         });
         // Counting copies of an older term's entry proves nothing: a later leader may still replace it (thesis 3.6.2).
-        if quorum > self.log.commit() && self.log.term_at(quorum) == Some(self.term) {
+        let own_term = self.log.term_at(quorum) == Some(self.term) || mutant!(CommitsOlderTerm);
+        if quorum > self.log.commit() && own_term {
             self.commit_to(quorum);
         }
     }
@@ -123,6 +124,7 @@ fn note_match(progress: &mut Progress, up_to: LogIndex, base: LogIndex) {
     match &progress.feed {
         // News may come late from an earlier append; it is true all the same, for it speaks of a disk.
         Feed::Probe { .. } if news || probed => progress.replicate(),
+        Feed::Probe { .. } if mutant!(ProbeNeverAgain) => {}
         Feed::Probe { .. } => progress.probe_again(),
         Feed::Snapshot { .. } if up_to >= base && news => progress.replicate(),
         Feed::Snapshot { .. } | Feed::Replicate { .. } => {}
@@ -170,6 +172,9 @@ impl Sender<'_> {
                 return;
             }
             let entries = self.log.cached_batch(progress.next, self.config.max_append_entries, room);
+            if mutant!(LargeEntryNeverSent) && entries.is_empty() {
+                return;
+            }
             let first_size = entries.first().map_or(0, Entry::size);
             if first_size > room && progress.is_replicating() && !progress.is_idle() {
                 return;
@@ -183,6 +188,9 @@ impl Sender<'_> {
 
     /// Asks for an image, but only for a node that is there and stays.
     fn send_snapshot(&self, progress: &mut Progress, now: Time, effects: &mut Vec<Effect>) {
+        if mutant!(UnknownFollowerGetsNothing) && progress.matched == LogIndex(0) {
+            return;
+        }
         if progress.departs_at.is_none() && progress.is_active(now, self.config) {
             progress.await_snapshot();
             effects.push(Effect::SendSnapshot { to: self.to });

@@ -88,7 +88,7 @@ impl Raft {
 
     pub(crate) fn expire_transfer(&mut self) {
         let Some(transfer) = self.role.leader().and_then(|leader| leader.transfer) else { return };
-        if self.now >= transfer.deadline {
+        if self.now >= transfer.deadline && !mutant!(TransferNeverEnds) {
             self.end_transfer(TransferFailed::TimedOut);
         } else if transfer.told {
             // The word may have been lost; one that arrives twice does no harm.

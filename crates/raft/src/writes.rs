@@ -89,6 +89,9 @@ impl Writes {
 
     /// The current log is on disk up to here.
     pub(crate) fn durable(&self) -> LogIndex {
+        if mutant!(OverwrittenWriteCounts) {
+            return self.disk_last;
+        }
         let replaced = self.under_way.iter().filter_map(|write| write.from).min();
         replaced.map_or(self.disk_last, |from| self.disk_last.min(from.previous()))
     }

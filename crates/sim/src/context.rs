@@ -6,7 +6,7 @@ use quorate_raft::{NodeId, Status, Time};
 
 use crate::check::{Cluster, Oracle, Promise, View};
 use crate::clock::{Clock, Instant};
-use crate::coverage::{Coverage, Reached};
+use crate::coverage::{Coverage, Handler, Reached, Struck};
 use crate::log_model::{LogModel, LogWrite};
 use crate::network::{HostId, Network};
 use crate::plan::Plan;
@@ -14,6 +14,9 @@ use crate::queue::Queue;
 use crate::random::Random;
 use crate::tier::{Killed, NodeEvent, Tier};
 use crate::trace::Trace;
+
+/// A slow host's disk takes this many times as long.
+const SLOW_FACTOR: u64 = 20;
 
 /// One life of a process on a host; what was meant for an earlier one is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +63,20 @@ pub(crate) enum Event<T: Tier> {
     },
     /// The planned fault of this number strikes.
     Fault(usize),
+    /// A link that comes and goes changes once more, and so many times after that.
+    Flap {
+        /// One end.
+        one: HostId,
+        /// The other end.
+        other: HostId,
+        /// Changes left.
+        left: u32,
+    },
+    /// A full disk has room again.
+    SpaceBack {
+        /// Whose.
+        host: HostId,
+    },
     /// The next write, read, membership change or transfer is due.
     Load(Load),
     /// The world looks at its phase.
@@ -77,6 +94,10 @@ pub(crate) enum Load {
     Membership,
     /// A transfer of leadership.
     Transfer,
+    /// A smaller matter.
+    Upkeep,
+    /// A move of a workload that stands apart.
+    Workload,
 }
 
 /// Shared parts of a run.
@@ -109,8 +130,12 @@ pub(crate) struct Context<T: Tier> {
     pub(crate) clock: Clock,
     /// Until when its disk stands still.
     pub(crate) disk_stalled_until: Instant,
+    /// Until when everything takes long there.
+    pub(crate) slow_until: Instant,
     /// Faults are on.
     pub(crate) faulty: bool,
+    /// The newest version that the release on each host knows.
+    pub(crate) versions: Vec<u32>,
 }
 
 impl<T: Tier> Context<T> {
@@ -133,7 +158,9 @@ impl<T: Tier> Context<T> {
     /// Sends a message to a node, through all that the network may do to it.
     pub(crate) fn send(&mut self, to: NodeId, message: &T::Message) {
         let Some(&host) = self.cluster.directory.get(&to) else { return };
-        let arrivals = self.network.send(self.queue.now(), self.host, host, &mut self.coverage);
+        let (handler, bytes) = T::describe(message);
+        self.coverage.handling(handler);
+        let arrivals = self.network.send(self.queue.now(), self.host, host, bytes, &mut self.coverage);
         for at in arrivals.0.into_iter().flatten() {
             self.queue.at(at, Event::Arrive { host, node: to, message: message.clone() });
         }
@@ -146,7 +173,8 @@ impl<T: Tier> Context<T> {
 
     /// Takes a write into the log of the node whose turn it is.
     pub(crate) fn issue(&mut self, write: LogWrite) {
-        if self.log().issue(write.clone()) {
+        let now = self.now();
+        if self.log().issue(now, write.clone()) {
             self.coverage.hit(Reached::TailReplaced);
         }
         self.oracle.issued(&write, &self.cluster.logs[self.host.0]);
@@ -162,7 +190,7 @@ impl<T: Tier> Context<T> {
     /// Shows the checkers the node right after a step.
     pub(crate) fn stepped(&mut self, status: &Status) {
         let view = View { now: self.queue.now(), host: self.host, node: self.node, clock: &self.clock, status };
-        self.oracle.stepped(&self.cluster, &view);
+        self.oracle.stepped(&self.cluster, &self.network, &view);
     }
 
     /// Shows the checkers a promise about the disk that is about to leave.
@@ -174,20 +202,34 @@ impl<T: Tier> Context<T> {
     ///
     /// # Errors
     /// [`Killed`] if it does not.
-    pub(crate) fn survive(&mut self) -> Result<(), Killed> {
+    pub(crate) fn survive(&mut self, before: Handler) -> Result<(), Killed> {
         if self.faulty && self.random.chance(self.plan.kill_in_step) {
             self.coverage.hit(Reached::KilledInStep);
+            self.coverage.struck(Struck::Killed, before);
             return Err(Killed);
         }
         Ok(())
     }
 
+    fn slowness(&self) -> u64 {
+        if self.now() < self.slow_until { SLOW_FACTOR } else { 1 }
+    }
+
+    /// How long this host's next batch takes to apply, in microseconds.
+    pub(crate) fn apply_latency_us(&mut self) -> u64 {
+        1 + self.random.exponential(self.plan.disk.apply_mean_us * self.slowness())
+    }
+
     /// How long this host's next durable write takes, in microseconds.
-    pub(crate) fn write_latency_us(&mut self) -> u64 {
+    pub(crate) fn write_latency_us(&mut self, call: Handler) -> u64 {
         let stalled = self.disk_stalled_until.since(self.now()).as_micros() as u64;
-        let mut latency = 1 + self.random.exponential(self.plan.disk.write_mean_us) + stalled;
+        if stalled > 0 {
+            self.coverage.struck(Struck::Stalled, call);
+        }
+        let mut latency = 1 + self.random.exponential(self.plan.disk.write_mean_us * self.slowness()) + stalled;
         if self.faulty && self.random.chance(self.plan.disk.stall) {
             self.coverage.hit(Reached::DiskStalled);
+            self.coverage.struck(Struck::Stalled, call);
             latency += self.random.below(self.plan.disk.stall_us + 1);
         }
         latency

@@ -19,13 +19,14 @@ use quorate_raft::{
 };
 
 use crate::context::Context;
-use crate::coverage::Reached;
+use crate::coverage::{Handler, Reached};
 use crate::plan::Plan;
-use crate::tier::{Ask, Killed, NodeEvent, Tier};
+use crate::random::Random;
+use crate::tier::{Ask, Harm, Killed, NodeEvent, Tier};
 
 use effects::Reports;
 use state::AppliedState;
-pub(crate) use transfer::Packet;
+pub(crate) use transfer::{Packet, describe_message};
 
 /// The tier.
 pub(crate) enum CoreTier {}
@@ -34,6 +35,8 @@ pub(crate) enum CoreTier {}
 pub(crate) struct Disk {
     node: NodeId,
     state: AppliedState,
+    /// Its next write or sync fails.
+    failing: bool,
 }
 
 /// A running node.
@@ -108,7 +111,7 @@ impl Tier for CoreTier {
         _incarnation: Incarnation,
         bootstrap: Option<&Membership>,
     ) -> Disk {
-        Disk { node, state: AppliedState::empty(bootstrap) }
+        Disk { node, state: AppliedState::empty(bootstrap), failing: false }
     }
 
     fn start(context: &mut Context<Self>, disk: &mut Disk) -> Option<Process> {
@@ -168,6 +171,7 @@ impl Tier for CoreTier {
             context.coverage.hit(Reached::UnsyncedLost);
         }
         context.oracle.synced(context.node, &context.cluster.logs[context.host.0]);
+        disk.failing = false;
         let Some(process) = process else { return };
         // An image whose switch became durable is the state, though nobody was told.
         if let Some(image) = process.installing
@@ -178,6 +182,20 @@ impl Tier for CoreTier {
         for _ in &process.unanswered {
             context.coverage.hit(Reached::WriteUnknown);
         }
+    }
+
+    fn harm(_context: &mut Context<Self>, disk: &mut Disk, harm: Harm, _random: &mut Random) -> bool {
+        let fails = matches!(harm, Harm::WriteError | Harm::SyncError);
+        disk.failing |= fails;
+        fails
+    }
+
+    fn is_refused(_disk: &Disk) -> bool {
+        false
+    }
+
+    fn describe(message: &Packet) -> (Handler, u64) {
+        transfer::describe(message)
     }
 
     fn deadline(process: &Process) -> Time {
@@ -256,13 +274,23 @@ impl Process {
                 self.step(context, disk, Input::SetVoters { request, target, expected })
             }
             Ask::Transfer { to } => self.step(context, disk, Input::TransferLeader { request, to }),
+            Ask::UpdateMember { id, member } => self.step(context, disk, Input::UpdateMember { request, id, member }),
+            Ask::RaiseVersion => self.step(context, disk, Input::RaiseVersion { request, version: 2 }),
+            Ask::StopCampaigning { yes } => self.step(context, disk, Input::StopCampaigning { yes }),
+            Ask::PeerLost { id } => self.step(context, disk, Input::PeerUnreachable { id }),
+            // A graceful stop is the replica's matter: of the core it asks to hand leadership over.
+            Ask::Stop => {
+                self.step(context, disk, Input::TransferLeader { request, to: None })?;
+                Err(Killed)
+            }
+            Ask::Workload => Ok(()),
         }
     }
 
     fn read(&mut self, context: &mut Context<CoreTier>, disk: &mut Disk, read: ReadId) -> Result<(), Killed> {
         let local = context.local();
         if context.plan.clocks_bounded && self.raft.lease_valid(local) {
-            let commit = self.raft.status().commit;
+            let commit = self.raft.commit();
             context.oracle.read(context.node, context.oracle.committed(), commit);
             context.coverage.hit(Reached::LeaseRead);
         }
@@ -270,12 +298,6 @@ impl Process {
             let us = staleness.as_micros() as u64;
             context.oracle.stale_read(context.node, context.now(), self.state.index, us, context.plan.clock_ppm);
             context.coverage.hit(Reached::StaleRead);
-        }
-        if context.faulty && context.random.chance(20_000) {
-            let peers: Vec<NodeId> = self.raft.status().membership.members.keys().copied().collect();
-            if let Some(&id) = context.random.pick(&peers).filter(|id| **id != context.node) {
-                self.step(context, disk, Input::PeerUnreachable { id })?;
-            }
         }
         self.reads.insert(read, context.oracle.committed());
         self.step(context, disk, Input::ReadIndex { read })

@@ -10,8 +10,10 @@ mod images;
 mod model;
 mod peers;
 mod storage;
+mod workload;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,9 +28,11 @@ use quorate_wire::derive_node_id;
 use quorate_wire::peer::Hello;
 
 use crate::context::Context;
+use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::LogImage;
 use crate::plan::Plan;
-use crate::tier::{Killed, NodeEvent, Tier};
+use crate::random::Random;
+use crate::tier::{Harm, Killed, NodeEvent, Tier};
 
 use clients::{Clients, FinishedRead, Pending};
 
@@ -45,10 +49,21 @@ pub(crate) struct Disk {
     files: FaultyDisk,
     /// The log as it is if the write that was under way when the power went is on the disk after all.
     torn: Option<LogImage>,
+    /// What is on it may have decayed, or may never have reached it.
+    doubtful: bool,
+    /// The process refused to start on it.
+    refused: bool,
 }
 
 /// A running process.
 pub(crate) struct Process {
+    files: FaultyDisk,
+    /// Failures of the disk before this life.
+    failures_before: u64,
+    /// Its disk is doubtful: reads may fail.
+    doubtful: bool,
+    /// The log has no room.
+    full: bool,
     /// None until a cluster has taken this process in.
     node: Option<Node>,
     lifecycle: Lifecycle,
@@ -110,6 +125,8 @@ pub(crate) enum Event {
     LogDone(usize),
     /// A completion that was held up is reported.
     LogWritten(WriteSeq),
+    /// A client goes away.
+    ClientLeaves(RequestId),
     /// The first job of the state is done.
     StateDone,
     /// The state shall become durable.
@@ -128,7 +145,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone)]
 pub(crate) enum Packet {
     /// An encoded message, with the greeting of the stream it came on.
-    Message { hello: Arc<Hello>, bytes: Bytes },
+    Message { hello: Arc<Hello>, handler: Handler, bytes: Bytes },
     /// A whole image.
     Image { hello: Arc<Hello>, term: Term, chunks: Arc<Vec<Bytes>>, number: u64 },
     /// It arrived whole.
@@ -142,8 +159,8 @@ impl Tier for FullTier {
     type Message = Packet;
     type Clients = Clients;
 
-    fn clients(_plan: &Plan) -> Clients {
-        Clients::default()
+    fn clients(plan: &Plan) -> Clients {
+        Clients::new(plan)
     }
 
     fn node_id(incarnation: Incarnation) -> NodeId {
@@ -156,7 +173,7 @@ impl Tier for FullTier {
         incarnation: Incarnation,
         bootstrap: Option<&Membership>,
     ) -> Disk {
-        let disk = Disk { node, incarnation, files: FaultyDisk::new(), torn: None };
+        let disk = Disk { node, incarnation, files: FaultyDisk::new(), torn: None, doubtful: false, refused: false };
         if let Some(membership) = bootstrap {
             storage::bootstrap(&disk, membership);
         }
@@ -197,6 +214,22 @@ impl Tier for FullTier {
         storage::crash(context, disk, process);
     }
 
+    fn harm(context: &mut Context<Self>, disk: &mut Disk, harm: Harm, random: &mut Random) -> bool {
+        storage::harm(context, disk, harm, random)
+    }
+
+    fn is_refused(disk: &Disk) -> bool {
+        disk.refused
+    }
+
+    fn describe(message: &Packet) -> (Handler, u64) {
+        match message {
+            Packet::Message { handler, bytes, .. } => (*handler, bytes.len() as u64),
+            Packet::Image { .. } => (Handler::Image, 0),
+            Packet::ImageReceived { .. } => (Handler::ImageReceived, 60),
+        }
+    }
+
     fn deadline(process: &Process) -> Time {
         process.node.as_ref().map_or(Time::NEVER, Node::next_deadline)
     }
@@ -208,6 +241,25 @@ impl Tier for FullTier {
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Disk, &Process)]) {
         let views: Vec<_> = nodes.iter().map(|(disk, process)| (disk.node, process.state.view())).collect();
         context.clients.check_durable(&views);
+    }
+}
+
+impl Process {
+    /// What a store answered; a failure that was planned for its disk ends the process before its next promise.
+    fn healthy<T, E: fmt::Display>(
+        &self,
+        context: &mut Context<FullTier>,
+        call: Handler,
+        result: Result<T, E>,
+    ) -> Result<T, Killed> {
+        result.map_err(|error| {
+            let planned = self.doubtful || self.files.failures() > self.failures_before;
+            assert!(planned, "node {} fails to {}, and its disk is sound: {error}", context.node, call.name());
+            context.trace.line(context.now(), || format!("host {} stops: {error}", context.host.0));
+            context.coverage.hit(Reached::StoppedByDisk);
+            context.coverage.struck(Struck::Failed, call);
+            Killed
+        })
     }
 }
 

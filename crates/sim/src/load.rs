@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_raft::{NodeId, Status, VoterTarget};
+use quorate_raft::{Member, NodeId, Status, VoterTarget};
 
 use crate::clock::Instant;
 use crate::context::{Event, Load};
@@ -24,6 +24,8 @@ impl<T: Tier> World<T> {
             Load::Read => plan.read_us,
             Load::Membership => plan.membership_us,
             Load::Transfer => plan.transfer_us,
+            Load::Upkeep => plan.upkeep_us,
+            Load::Workload => plan.workload_us,
         };
         if mean > 0 {
             let at = Instant(self.context.now().0 + 1 + self.random.exponential(mean));
@@ -48,7 +50,19 @@ impl<T: Tier> World<T> {
                     self.ask(host, Ask::Read);
                 }
             }
-            Load::Membership => self.change_voters(),
+            Load::Membership => {
+                self.change_voters();
+                if self.random.chance(200_000) {
+                    // A second administrator, who knows nothing of the first.
+                    self.change_voters();
+                }
+            }
+            Load::Upkeep => self.upkeep(),
+            Load::Workload => {
+                if let Some(host) = self.some_host(300_000) {
+                    self.ask(host, Ask::Workload);
+                }
+            }
             Load::Transfer => {
                 let Some((leader, status)) = self.leader() else { return };
                 let to = self.random.pick(&status.membership.members.keys().copied().collect::<Vec<_>>()).copied();
@@ -67,6 +81,37 @@ impl<T: Tier> World<T> {
         }
         let running = self.running();
         self.random.pick(&running).copied()
+    }
+
+    /// Something small that an administrator or the network does.
+    fn upkeep(&mut self) {
+        let Some(host) = self.some_host(500_000) else { return };
+        let members: Vec<(NodeId, Member)> = self.leader().map_or_else(Vec::new, |(_, status)| {
+            status.membership.members.iter().map(|(id, member)| (*id, member.clone())).collect()
+        });
+        let Some((id, member)) = self.random.pick(&members).cloned() else { return };
+        match self.random.below(5) {
+            0 => {
+                let client_addresses = vec![format!("host-{}:{}", host.0, self.random.between(2379, 2389))];
+                self.context.coverage.hit(Reached::MemberUpdated);
+                self.ask(host, Ask::UpdateMember { id, member: Member { client_addresses, ..member } });
+            }
+            1 => {
+                self.context.coverage.hit(Reached::VersionAsked);
+                self.ask(host, Ask::RaiseVersion);
+            }
+            2 => {
+                self.context.coverage.hit(Reached::CampaignsStopped);
+                let yes = self.random.coin();
+                self.ask(host, Ask::StopCampaigning { yes });
+            }
+            _ => {
+                self.context.coverage.hit(Reached::StreamLost);
+                if id != self.hosts[host.0].node {
+                    self.ask(host, Ask::PeerLost { id });
+                }
+            }
+        }
     }
 
     fn change_voters(&mut self) {
@@ -90,7 +135,10 @@ impl<T: Tier> World<T> {
         let (_, committed) = self.context.oracle.committed_membership();
         for &host in hosts {
             // A removed node never comes back under its id: its host starts over.
-            if committed.as_ref().is_some_and(|membership| membership.removed.contains(&self.hosts[host.0].node)) {
+            // Nor is a disk that cannot be trusted any more.
+            let node = self.hosts[host.0].node;
+            let removed = committed.as_ref().is_some_and(|membership| membership.removed.contains(&node));
+            if removed || (self.dead.contains(&node) && !self.hosts[host.0].abandoned) {
                 self.wipe(host);
             }
         }
@@ -105,7 +153,7 @@ impl<T: Tier> World<T> {
             target.push(if status.membership.members.contains_key(&it.node) {
                 VoterTarget::Existing(it.node)
             } else {
-                VoterTarget::New { id: it.node, member: member(host, it.incarnation) }
+                VoterTarget::New { id: it.node, member: member(host, it.incarnation, self.context.versions[host.0]) }
             });
         }
         if target.is_empty() || !self.survivable(&nodes) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use quorate_raft::{Entry, HardState, LogIndex, Membership, Payload, SnapshotMeta, Term, WriteSeq};
 
+use crate::clock::Instant;
 use crate::random::Random;
 
 /// Hash of a log from its first entry to some index.
@@ -240,12 +241,14 @@ pub(crate) struct LogModel {
     issued: LogImage,
     durable: LogImage,
     pending: VecDeque<LogWrite>,
+    /// When each of them was asked for.
+    asked: VecDeque<Instant>,
 }
 
 impl LogModel {
     /// A log whose durable content is `image`.
     pub(crate) fn new(image: LogImage) -> LogModel {
-        LogModel { issued: image.clone(), durable: image, pending: VecDeque::new() }
+        LogModel { issued: image.clone(), durable: image, pending: VecDeque::new(), asked: VecDeque::new() }
     }
 
     /// What the process sees.
@@ -263,16 +266,23 @@ impl LogModel {
         self.pending.len()
     }
 
+    /// When the oldest write that is not durable was asked for.
+    pub(crate) fn oldest_pending(&self) -> Option<Instant> {
+        self.asked.front().copied()
+    }
+
     /// Takes a write; returns whether it overwrote entries.
-    pub(crate) fn issue(&mut self, write: LogWrite) -> bool {
+    pub(crate) fn issue(&mut self, now: Instant, write: LogWrite) -> bool {
         let replaces = self.issued.write(&write);
         self.pending.push_back(write);
+        self.asked.push_back(now);
         replaces
     }
 
     /// The oldest write becomes durable.
     pub(crate) fn sync_one(&mut self) -> Option<LogWrite> {
         let write = self.pending.pop_front()?;
+        self.asked.pop_front();
         self.durable.write(&write);
         Some(write)
     }
@@ -292,6 +302,7 @@ impl LogModel {
             return;
         }
         self.pending.truncate(keep);
+        self.asked.truncate(keep);
         self.issued = self.durable.clone();
         for write in &self.pending {
             self.issued.write(write);
@@ -306,6 +317,7 @@ impl LogModel {
             self.sync_one();
         }
         self.pending.clear();
+        self.asked.clear();
         self.issued = self.durable.clone();
         (kept, pending - kept)
     }

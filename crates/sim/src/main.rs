@@ -31,6 +31,18 @@ struct Arguments {
     /// What to run; all tiers if none is named.
     #[arg(long)]
     tier: Option<Tier>,
+    /// Hunt the known bugs instead of running seeds; with a name, that one alone.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["seed", "seeds", "minutes"])]
+    mutants: Option<Vec<quorate_mutants::Mutant>>,
+    /// Processor time that the hunt of one bug may take, in seconds.
+    #[cfg(feature = "mutants")]
+    #[arg(long, default_value_t = 300)]
+    budget: u64,
+    /// The first seed of each hunt.
+    #[cfg(feature = "mutants")]
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -62,6 +74,10 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(feature = "mutants")]
+    if let Some(mutants) = &arguments.mutants {
+        return hunt_mutants(mutants, &arguments);
+    }
     let tiers: Vec<TierChoice> = match arguments.tier {
         Some(tier) => vec![tier.choice()],
         None => vec![TierChoice::Core, TierChoice::Full],
@@ -78,6 +94,15 @@ fn main() -> ExitCode {
         }
     };
     run_many(range, until, &tiers, arguments.jobs)
+}
+
+/// All known bugs if none is named.
+#[cfg(feature = "mutants")]
+fn hunt_mutants(named: &[quorate_mutants::Mutant], arguments: &Arguments) -> ExitCode {
+    let mutants = if named.is_empty() { quorate_mutants::Mutant::ALL } else { named };
+    let budget = Duration::from_secs(arguments.budget);
+    let killed = quorate_sim::hunt(mutants, arguments.first_seed, budget, arguments.jobs);
+    if killed == mutants.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run_one(seed: u64, tiers: &[TierChoice], arguments: &Arguments) -> ExitCode {
@@ -126,7 +151,7 @@ impl TierSummary {
     }
 
     fn print(&mut self, tier: TierChoice) {
-        println!("{tier} tier, met by count:\n{}", self.coverage);
+        println!("{tier} tier, met by count:\n{}", self.coverage.table(tier));
         self.leader_after_percent.sort_unstable();
         let at = |percent: usize| {
             let values = &self.leader_after_percent;

@@ -6,12 +6,13 @@
 use quorate_raft::{Membership, NodeId};
 
 use crate::clock::{Clock, Instant};
+use crate::context::Event;
 use crate::coverage::Reached;
 use crate::network::HostId;
 use crate::partition;
 use crate::plan::FaultKind;
 use crate::random::Random;
-use crate::tier::Tier;
+use crate::tier::{Ask, Harm, Tier};
 use crate::world::World;
 
 impl<T: Tier> World<T> {
@@ -49,6 +50,41 @@ impl<T: Tier> World<T> {
                 it.clock = Clock::new(now, it.clock.read(now).0 + jump, 0);
                 self.context.coverage.hit(Reached::ClockJumped);
             }
+            FaultKind::Suspend => {
+                if let Some(&host) = random.pick(&self.running()) {
+                    let until = Instant(self.context.now().0 + random.between(1, self.context.plan.timeout_us() * 5));
+                    self.context.coverage.hit(Reached::Suspended);
+                    self.suspend(host, until);
+                }
+            }
+            FaultKind::Slow => {
+                let host = random.below(self.hosts.len() as u64) as usize;
+                let longest = self.context.plan.timeout_us() * 10;
+                self.hosts[host].slow_until = Instant(self.context.now().0 + random.between(1, longest));
+                self.context.coverage.hit(Reached::HostSlow);
+            }
+            FaultKind::Flap => {
+                let hosts = self.hosts.len() as u64;
+                let (one, other) = (HostId(random.below(hosts) as usize), HostId(random.below(hosts) as usize));
+                self.context.coverage.hit(Reached::LinkFlapped);
+                self.flap(one, other, random.between(2, 20) as u32);
+            }
+            FaultKind::Upgrade | FaultKind::Stop => {
+                let Some(&host) = random.pick(&self.running()) else { return };
+                if fault.kind == FaultKind::Stop {
+                    self.context.coverage.hit(Reached::Stopped);
+                    self.ask(host, Ask::Stop);
+                    return;
+                }
+                self.context.coverage.hit(Reached::Upgraded);
+                self.context.versions[host.0] = 2;
+                self.kill(host);
+            }
+            FaultKind::WriteError => self.do_harm(Harm::WriteError, Reached::WriteErrorPlanned, &mut random),
+            FaultKind::SyncError => self.do_harm(Harm::SyncError, Reached::SyncErrorPlanned, &mut random),
+            FaultKind::ReadError => self.do_harm(Harm::ReadError, Reached::ReadErrorPlanned, &mut random),
+            FaultKind::BitFlip => self.do_harm(Harm::BitFlip, Reached::BitFlipped, &mut random),
+            FaultKind::DiskFull => self.do_harm(Harm::Full, Reached::DiskFilled, &mut random),
             FaultKind::Wipe => {
                 let host = HostId(random.below(self.hosts.len() as u64) as usize);
                 if self.may_lose(self.hosts[host.0].node) {
@@ -57,6 +93,59 @@ impl<T: Tier> World<T> {
                 }
             }
             _ => self.strike_network(fault.kind, &mut random),
+        }
+    }
+
+    /// Does harm to the disk of some host. What may cost the node its data strikes only whom the cluster can lose.
+    fn do_harm(&mut self, harm: Harm, reached: Reached, random: &mut Random) {
+        let host = HostId(random.below(self.hosts.len() as u64) as usize);
+        let node = self.hosts[host.0].node;
+        let costs_the_node = matches!(harm, Harm::SyncError | Harm::BitFlip);
+        if costs_the_node && (self.dead.contains(&node) || !self.may_lose(node)) {
+            return;
+        }
+        self.turn(host);
+        if !T::harm(&mut self.context, &mut self.hosts[host.0].disk, harm, random) {
+            return;
+        }
+        self.context.coverage.hit(reached);
+        if costs_the_node {
+            self.dead.push(node);
+        }
+        match harm {
+            Harm::Full => {
+                let at = Instant(self.context.now().0 + random.between(1, self.context.plan.timeout_us() * 10));
+                self.context.queue.at(at, Event::SpaceBack { host });
+            }
+            // What a running process holds in memory would hide it.
+            Harm::BitFlip if self.hosts[host.0].process.is_some() => self.kill(host),
+            _ => {}
+        }
+    }
+
+    /// A full disk has room again.
+    pub(crate) fn space_back(&mut self, host: HostId) {
+        self.turn(host);
+        let mut random = self.random.fork(11);
+        T::harm(&mut self.context, &mut self.hosts[host.0].disk, Harm::SpaceBack, &mut random);
+    }
+
+    /// Cuts a link or mends it, and comes back for the opposite.
+    pub(crate) fn flap(&mut self, one: HostId, other: HostId, left: u32) {
+        if !self.context.faulty || one == other {
+            return;
+        }
+        for (from, to) in [(one, other), (other, one)] {
+            if left.is_multiple_of(2) {
+                self.context.network.cut(from, to);
+            } else {
+                self.context.network.restore(from, to);
+            }
+        }
+        if left > 0 {
+            let period = self.context.plan.raft.heartbeat_interval.as_micros() as u64;
+            let at = Instant(self.context.now().0 + self.random.between(1, period * 4));
+            self.context.queue.at(at, Event::Flap { one, other, left: left - 1 });
         }
     }
 

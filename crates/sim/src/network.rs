@@ -4,7 +4,7 @@
 //! is nothing special. Without reordering a link is first in, first out, as a stream is.
 
 use crate::clock::Instant;
-use crate::coverage::{Coverage, Reached};
+use crate::coverage::{Coverage, Reached, Struck};
 use crate::random::Random;
 
 /// A machine: its disk and process come and go, its name stays. Numbered from 0.
@@ -26,6 +26,8 @@ pub(crate) struct NetworkPlan {
     pub(crate) reordering: u32,
     /// Chance of a copy many seconds later, per million.
     pub(crate) replay: u32,
+    /// What a link carries, in bytes a second; 0 = any amount.
+    pub(crate) bandwidth: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -33,6 +35,10 @@ struct Link {
     cut: bool,
     clogged_until: Instant,
     last_arrival: Instant,
+    /// The link has sent everything before.
+    free_at: Instant,
+    /// When the latest message that was not held back arrives, or arrived.
+    heard_at: Instant,
 }
 
 /// All links.
@@ -60,27 +66,42 @@ impl Network {
     }
 
     /// Sends one message at `now`.
-    pub(crate) fn send(&mut self, now: Instant, from: HostId, to: HostId, coverage: &mut Coverage) -> Arrivals {
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        from: HostId,
+        to: HostId,
+        bytes: u64,
+        coverage: &mut Coverage,
+    ) -> Arrivals {
         let mut arrivals = Arrivals::default();
         if self.link(from, to).cut {
             coverage.hit(Reached::CutOff);
+            coverage.struck_message(Struck::CutOff);
             return arrivals;
         }
         if self.random.chance(self.plan.replay) {
             let at = Instant(now.0 + self.random.between(1_000_000, 20_000_000));
             if at < self.faults_until {
                 coverage.hit(Reached::Replayed);
+                coverage.struck_message(Struck::Replayed);
                 arrivals.0[2] = Some(at);
             }
         }
         if self.random.chance(self.plan.loss) {
             coverage.hit(Reached::Lost);
+            coverage.struck_message(Struck::Lost);
             return arrivals;
         }
-        arrivals.0[0] = Some(self.arrival(now, from, to, coverage));
+        let sent = self.transmitted(now, from, to, bytes, coverage);
+        let at = self.arrival(sent, from, to, coverage);
+        arrivals.0[0] = Some(at);
+        let link = self.link(from, to);
+        link.heard_at = link.heard_at.max(at);
         if self.random.chance(self.plan.duplication) {
             coverage.hit(Reached::Duplicated);
-            arrivals.0[1] = Some(self.arrival(now, from, to, coverage));
+            coverage.struck_message(Struck::Duplicated);
+            arrivals.0[1] = Some(self.arrival(sent, from, to, coverage));
         }
         arrivals
     }
@@ -95,14 +116,38 @@ impl Network {
         Some(Instant(now.max(clogged).0 + delay))
     }
 
+    /// When the last byte of a message is on its way.
+    fn transmitted(&mut self, now: Instant, from: HostId, to: HostId, bytes: u64, coverage: &mut Coverage) -> Instant {
+        if self.plan.bandwidth == 0 {
+            return now;
+        }
+        let takes = bytes * 1_000_000 / self.plan.bandwidth;
+        let link = self.link(from, to);
+        if link.free_at > now {
+            coverage.hit(Reached::BandwidthLimited);
+            coverage.struck_message(Struck::Delayed);
+        }
+        link.free_at = Instant(link.free_at.max(now).0 + takes);
+        link.free_at
+    }
+
+    /// When `to` last heard of `from`, or will: a message that is on its way counts.
+    pub(crate) fn heard_at(&self, from: HostId, to: HostId) -> Instant {
+        self.links[from.0 * self.hosts + to.0].heard_at
+    }
+
     fn arrival(&mut self, now: Instant, from: HostId, to: HostId, coverage: &mut Coverage) -> Instant {
         let delay = self.plan.delay_min_us + self.random.exponential(self.plan.delay_mean_us);
         let overtakes = self.random.chance(self.plan.reordering);
         let link = self.link(from, to);
+        if link.clogged_until > now {
+            coverage.struck_message(Struck::Delayed);
+        }
         let mut at = Instant(now.max(link.clogged_until).0 + delay);
         if at <= link.last_arrival {
             if overtakes {
                 coverage.hit(Reached::Reordered);
+                coverage.struck_message(Struck::Reordered);
             } else {
                 at = Instant(link.last_arrival.0 + 1);
             }
@@ -114,6 +159,11 @@ impl Network {
     /// Cuts the link from one host to another, one way.
     pub(crate) fn cut(&mut self, from: HostId, to: HostId) {
         self.link(from, to).cut = true;
+    }
+
+    /// Mends the link from one host to another.
+    pub(crate) fn restore(&mut self, from: HostId, to: HostId) {
+        self.link(from, to).cut = false;
     }
 
     /// The link from one host to another is whole.
@@ -137,7 +187,13 @@ impl Network {
     /// Ends every fault: whole links, short delays, no loss.
     pub(crate) fn heal(&mut self, now: Instant) {
         for link in &mut self.links {
-            *link = Link { cut: false, clogged_until: now, last_arrival: now };
+            *link = Link {
+                clogged_until: now,
+                last_arrival: now,
+                free_at: now,
+                heard_at: link.heard_at,
+                ..Link::default()
+            };
         }
         self.plan = NetworkPlan {
             delay_min_us: self.plan.delay_min_us.min(1_000),
@@ -146,6 +202,7 @@ impl Network {
             duplication: 0,
             reordering: 0,
             replay: 0,
+            bandwidth: 0,
         };
     }
 }
@@ -159,7 +216,15 @@ mod tests {
     }
 
     fn calm() -> NetworkPlan {
-        NetworkPlan { delay_min_us: 100, delay_mean_us: 5_000, loss: 0, duplication: 0, reordering: 0, replay: 0 }
+        NetworkPlan {
+            delay_min_us: 100,
+            delay_mean_us: 5_000,
+            loss: 0,
+            duplication: 0,
+            reordering: 0,
+            replay: 0,
+            bandwidth: 0,
+        }
     }
 
     #[test]
@@ -168,7 +233,7 @@ mod tests {
         let mut coverage = Coverage::default();
         let mut last = Instant(0);
         for sent in 0..1_000 {
-            let arrivals = network.send(Instant(sent), HostId(0), HostId(1), &mut coverage);
+            let arrivals = network.send(Instant(sent), HostId(0), HostId(1), 100, &mut coverage);
             let at = arrivals.0[0].expect("nothing is lost");
             assert!(at > last);
             last = at;
@@ -176,13 +241,23 @@ mod tests {
     }
 
     #[test]
+    fn narrow_link_delays_what_queues_behind_a_large_message() {
+        let mut network = network(NetworkPlan { bandwidth: 1_000, delay_mean_us: 0, ..calm() });
+        let mut coverage = Coverage::default();
+        network.send(Instant(0), HostId(0), HostId(1), 2_000, &mut coverage);
+        let second = network.send(Instant(0), HostId(0), HostId(1), 1, &mut coverage).0[0];
+        assert!(second.is_some_and(|at| at.0 > 2_000_000));
+        assert_eq!(coverage.count(Reached::BandwidthLimited), 1);
+    }
+
+    #[test]
     fn cut_is_one_way() {
         let mut network = network(calm());
         let mut coverage = Coverage::default();
         network.cut(HostId(0), HostId(1));
-        assert_eq!(network.send(Instant(0), HostId(0), HostId(1), &mut coverage), Arrivals::default());
-        assert!(network.send(Instant(0), HostId(1), HostId(0), &mut coverage).0[0].is_some());
+        assert_eq!(network.send(Instant(0), HostId(0), HostId(1), 100, &mut coverage), Arrivals::default());
+        assert!(network.send(Instant(0), HostId(1), HostId(0), 100, &mut coverage).0[0].is_some());
         network.mend();
-        assert!(network.send(Instant(0), HostId(0), HostId(1), &mut coverage).0[0].is_some());
+        assert!(network.send(Instant(0), HostId(0), HostId(1), 100, &mut coverage).0[0].is_some());
     }
 }

@@ -91,7 +91,15 @@ mod tests {
     use crate::network::NetworkPlan;
 
     fn network(hosts: usize) -> Network {
-        let plan = NetworkPlan { delay_min_us: 1, delay_mean_us: 1, loss: 0, duplication: 0, reordering: 0, replay: 0 };
+        let plan = NetworkPlan {
+            delay_min_us: 1,
+            delay_mean_us: 1,
+            loss: 0,
+            duplication: 0,
+            reordering: 0,
+            replay: 0,
+            bandwidth: 0,
+        };
         Network::new(hosts, plan, Instant(0), Random::new(1))
     }
 

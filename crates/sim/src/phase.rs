@@ -20,6 +20,9 @@ const CONVERGING_WITHIN_TIMEOUTS: u64 = 60;
 /// L-5 to L-7: each step of serving.
 const SERVED_WITHIN_TIMEOUTS: u64 = 60;
 
+/// L-8: entries that may have come since the last checkpoint, and a little.
+const LOG_SLACK_ENTRIES: u64 = 100;
+
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -62,6 +65,20 @@ pub(crate) enum ServeStep {
     LastWrite,
     /// All agree again.
     Settle,
+    /// Everybody's log is as short as it should be (L-8).
+    Trim,
+}
+
+impl ServeStep {
+    /// The liveness rule that a failure of this step breaks.
+    fn rule(self) -> &'static str {
+        match self {
+            ServeStep::Voters => "L-5",
+            ServeStep::Transfer => "L-6",
+            ServeStep::Trim => "L-8",
+            ServeStep::Write | ServeStep::Read | ServeStep::LastWrite | ServeStep::Settle => "L-7",
+        }
+    }
 }
 
 impl<T: Tier> World<T> {
@@ -89,6 +106,7 @@ impl<T: Tier> World<T> {
         for host in order {
             let it = &mut self.hosts[host.0];
             it.disk_stalled_until = now;
+            it.slow_until = now;
             it.crash_loop = 0;
             let node = it.node;
             // What stays dead counts as lost, so that a quorum of every voter set is left.
@@ -100,6 +118,12 @@ impl<T: Tier> World<T> {
                 self.dead.push(node);
                 continue;
             }
+            // A disk that cannot be trusted is replaced, as its owner would.
+            if self.dead.contains(&node) {
+                self.wipe(host);
+            }
+            self.space_back(host);
+            self.ask(host, Ask::StopCampaigning { yes: false });
             let it = &self.hosts[host.0];
             if it.paused {
                 let life = it.life;
@@ -192,7 +216,7 @@ impl<T: Tier> World<T> {
             ServeStep::Write | ServeStep::LastWrite => coverage.count(Reached::WriteAcked),
             ServeStep::Read => coverage.count(Reached::ConsistentRead),
             ServeStep::Transfer => coverage.count(Reached::Transferred) + coverage.count(Reached::TransferFailed),
-            ServeStep::Voters | ServeStep::Settle => 0,
+            ServeStep::Voters | ServeStep::Settle | ServeStep::Trim => 0,
         }
     }
 
@@ -212,6 +236,8 @@ impl<T: Tier> World<T> {
                 let wanted = self.wanted_voters();
                 self.ask_voters(leader, &status, &wanted);
             }
+            // Something has to be applied for logs to be cut.
+            ServeStep::Trim => self.ask(leader, Ask::Write),
             ServeStep::Settle => {}
         }
     }
@@ -219,6 +245,7 @@ impl<T: Tier> World<T> {
     fn succeeded(&self, step: ServeStep, before: u64) -> bool {
         match step {
             ServeStep::Settle => self.disagreement().is_none(),
+            ServeStep::Trim => self.longest_log() <= self.log_bound(),
             ServeStep::Voters => {
                 let Some((_, status)) = self.leader() else { return false };
                 let wanted = self.wanted_voters().iter().map(|host| self.hosts[host.0].node).collect();
@@ -234,7 +261,8 @@ impl<T: Tier> World<T> {
         if !self.succeeded(step, before) {
             assert!(
                 !self.late(since, SERVED_WITHIN_TIMEOUTS),
-                "L-5/L-7: no success of {step:?} within {SERVED_WITHIN_TIMEOUTS} election timeouts: {}\n{}",
+                "{}: no success of {step:?} within {SERVED_WITHIN_TIMEOUTS} election timeouts: {}\n{}",
+                step.rule(),
                 self.disagreement().unwrap_or_else(|| "all agree".to_owned()),
                 self.describe()
             );
@@ -252,12 +280,27 @@ impl<T: Tier> World<T> {
             ServeStep::Voters if self.wanted_voters().len() < 2 => self.begin(ServeStep::LastWrite),
             ServeStep::Voters => self.begin(ServeStep::Transfer),
             ServeStep::Transfer => self.begin(ServeStep::LastWrite),
-            ServeStep::LastWrite => self.begin(ServeStep::Settle),
+            ServeStep::LastWrite => self.begin(ServeStep::Trim),
+            ServeStep::Trim => self.begin(ServeStep::Settle),
             ServeStep::Settle => {
                 self.check_all();
                 self.phase = Phase::Done;
             }
         }
+    }
+
+    /// Entries of the longest log among the live members.
+    fn longest_log(&self) -> u64 {
+        let Some((_, status)) = self.leader() else { return u64::MAX };
+        let members = self.live_members(&status);
+        let statuses = members.iter().filter_map(|host| self.hosts[host.0].process.as_ref().and_then(T::status));
+        statuses.map(|status| status.last.0 + 1 - status.first.0).max().unwrap_or(0)
+    }
+
+    /// What is kept on purpose, twice the step in which logs are cut, and what a checkpoint interval writes.
+    fn log_bound(&self) -> u64 {
+        let load = &self.context.plan.load;
+        load.keep_entries + 2 * load.compact_entries + LOG_SLACK_ENTRIES
     }
 
     /// L-10 and the full check, on a quiet cluster.

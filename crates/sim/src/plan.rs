@@ -40,6 +40,10 @@ pub(crate) struct LoadPlan {
     pub(crate) membership_us: u64,
     /// Between leadership transfers.
     pub(crate) transfer_us: u64,
+    /// Between smaller matters: changed addresses, versions, lost streams, refusals to campaign.
+    pub(crate) upkeep_us: u64,
+    /// Between operations of the workloads that stand apart (full tier).
+    pub(crate) workload_us: u64,
     /// Applied entries after which a node compacts its log.
     pub(crate) compact_entries: u64,
     /// Entries kept behind the applied index.
@@ -92,9 +96,29 @@ pub(crate) enum FaultKind {
     Wipe,
     /// One clock jumps forward.
     ClockJump,
+    /// One machine is suspended: its clock stands still with it.
+    Suspend,
+    /// One link comes and goes.
+    Flap,
+    /// One machine is slow: everything its disk does takes long.
+    Slow,
+    /// One process comes back as the next release.
+    Upgrade,
+    /// One process is stopped gracefully.
+    Stop,
+    /// A write of one disk fails.
+    WriteError,
+    /// A sync of one disk fails, and its pages count as clean from then on.
+    SyncError,
+    /// A read of one disk fails.
+    ReadError,
+    /// A bit of one disk flips at rest.
+    BitFlip,
+    /// One disk is full for a while.
+    DiskFull,
 }
 
-const FAULTS: [(FaultKind, u64); 15] = [
+const FAULTS: [(FaultKind, u64); 25] = [
     (FaultKind::Kill, 10),
     (FaultKind::CrashLoop, 2),
     (FaultKind::KillAll, 2),
@@ -110,6 +134,16 @@ const FAULTS: [(FaultKind, u64); 15] = [
     (FaultKind::Stall, 3),
     (FaultKind::Wipe, 3),
     (FaultKind::ClockJump, 2),
+    (FaultKind::Suspend, 2),
+    (FaultKind::Flap, 3),
+    (FaultKind::Slow, 3),
+    (FaultKind::Upgrade, 2),
+    (FaultKind::Stop, 2),
+    (FaultKind::WriteError, 2),
+    (FaultKind::SyncError, 2),
+    (FaultKind::ReadError, 2),
+    (FaultKind::BitFlip, 2),
+    (FaultKind::DiskFull, 2),
 ];
 
 /// Everything that is decided before a run.
@@ -151,11 +185,14 @@ impl Plan {
         let hosts = initial_voters + random.between(1, 3) as usize;
         let raft = draw_raft(&mut random.fork(1));
         let timeout_us = raft.election_timeout.as_micros() as u64;
-        let safety = Duration::from_secs(random.between(30, 120));
+        // Long enough for a few changes and crashes; some long enough for what builds up slowly.
+        let longest = if random.chance(250_000) { 180 } else { 100 };
+        let safety = Duration::from_secs(random.between(30, longest));
         let clocks_bounded = !random.chance(150_000);
         let mut faults = draw_faults(&mut random.fork(5), timeout_us, safety);
         if clocks_bounded {
-            faults.retain(|fault| fault.kind != FaultKind::ClockJump);
+            // Both break the bound: what was promised by the clock may then be broken by it.
+            faults.retain(|fault| !matches!(fault.kind, FaultKind::ClockJump | FaultKind::Suspend));
         }
         Plan {
             seed,
@@ -212,6 +249,7 @@ fn draw_network(random: &mut Random, timeout_us: u64) -> NetworkPlan {
         duplication,
         reordering,
         replay,
+        bandwidth: if random.chance(250_000) { random.between(20_000, 400_000) } else { 0 },
     }
 }
 
@@ -234,6 +272,8 @@ fn draw_load(random: &mut Random, timeout_us: u64) -> LoadPlan {
         read_us: *random.pick(&[50_000, 200_000]).expect("choices"),
         membership_us: if random.chance(250_000) { 0 } else { often(random, 2, 30) },
         transfer_us: if random.coin() { 0 } else { often(random, 3, 60) },
+        upkeep_us: if random.chance(300_000) { 0 } else { often(random, 2, 40) },
+        workload_us: *random.pick(&[0, 100_000, 400_000]).expect("choices"),
         compact_entries: random.between(3, 300),
         keep_entries: *random.pick(&[0, 1, 10, 100]).expect("choices"),
         keys: *random.pick(&[1, 3, 10, 50]).expect("choices"),

@@ -41,6 +41,15 @@ pub struct Failure {
     pub what: String,
 }
 
+impl Failure {
+    /// The first line of what was broken, short enough for a table.
+    #[must_use]
+    pub fn property(&self) -> &str {
+        let line = self.what.lines().next().unwrap_or_default();
+        line.char_indices().nth(110).map_or(line, |(end, _)| &line[..end])
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {} failed in the {} tier: {}", self.seed, self.tier, self.what)?;

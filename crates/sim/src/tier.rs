@@ -4,10 +4,12 @@
 //! what its disk holds. The core tier drives the consensus core on a model of a disk, the full tier the whole replica
 //! on its real stores.
 
-use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Status, Time, VoterTarget};
+use quorate_raft::{Incarnation, LogIndex, Member, Membership, NodeId, Status, Time, VoterTarget};
 
 use crate::context::Context;
+use crate::coverage::Handler;
 use crate::plan::Plan;
+use crate::random::Random;
 
 /// The process was killed between two effects: it performs no more of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,46 @@ pub(crate) enum Ask {
         /// Where to; the best voter if none is named.
         to: Option<NodeId>,
     },
+    /// A member has a new record.
+    UpdateMember {
+        /// Whom it concerns.
+        id: NodeId,
+        /// The record.
+        member: Member,
+    },
+    /// The cluster version shall rise.
+    RaiseVersion,
+    /// The disk of this node cannot be trusted with promises for now, or can again.
+    StopCampaigning {
+        /// Which of the two.
+        yes: bool,
+    },
+    /// The stream to a node broke.
+    PeerLost {
+        /// The node.
+        id: NodeId,
+    },
+    /// The process shall stop in good order.
+    Stop,
+    /// One of the workloads that stand apart makes its next move.
+    Workload,
+}
+
+/// What befalls a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Harm {
+    /// One of the next writes fails.
+    WriteError,
+    /// One of the next syncs fails, and its pages count as clean.
+    SyncError,
+    /// One of the next reads fails.
+    ReadError,
+    /// A bit flips at rest. The node that lives there is lost, whether or not it notices.
+    BitFlip,
+    /// Nothing more fits.
+    Full,
+    /// There is room again.
+    SpaceBack,
 }
 
 /// One kind of replica.
@@ -85,6 +127,12 @@ pub(crate) trait Tier: Sized {
     ) -> Result<(), Killed>;
     /// The process dies, and with it what its disk has not made durable.
     fn crash(context: &mut Context<Self>, disk: &mut Self::Disk, process: Option<Self::Process>);
+    /// Does harm to a disk; false if this tier has no such harm.
+    fn harm(context: &mut Context<Self>, disk: &mut Self::Disk, harm: Harm, random: &mut Random) -> bool;
+    /// The process refuses to start on this disk, and says why: the data on it is lost.
+    fn is_refused(disk: &Self::Disk) -> bool;
+    /// What a message is, for the table of coverage, and about how many bytes it takes.
+    fn describe(message: &Self::Message) -> (Handler, u64);
     /// When the process wants its next tick, on its own clock.
     fn deadline(process: &Self::Process) -> Time;
     /// Status of the consensus core; none if no cluster has taken the process in yet.

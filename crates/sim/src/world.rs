@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::check::{Cluster, Oracle};
 use crate::clock::{Clock, Instant};
 use crate::context::{Context, Event, Life, Load};
-use crate::coverage::{Coverage, Reached};
+use crate::coverage::{Coverage, Handler, Reached, Struck};
 use crate::log_model::{LogImage, LogModel};
 use crate::network::{HostId, Network};
 use crate::phase::Phase;
@@ -32,6 +32,9 @@ pub(crate) struct Host<T: Tier> {
     pub(crate) clock: Clock,
     timer: Option<Instant>,
     pub(crate) disk_stalled_until: Instant,
+    pub(crate) slow_until: Instant,
+    /// Its clock stood still since, on true time, if it is suspended.
+    suspended_at: Option<Instant>,
     /// This many of its next starts end soon.
     pub(crate) crash_loop: u32,
     /// Stays dead.
@@ -39,6 +42,9 @@ pub(crate) struct Host<T: Tier> {
     /// Ticks in a row after which the next one was due at once.
     idle_ticks: u32,
 }
+
+/// No run of a sound system has a tenth as many.
+const MAX_EVENTS: u64 = 20_000_000;
 
 /// A process that is due again at once so often does nothing but keep its processor busy.
 const MAX_IDLE_TICKS: u32 = 200;
@@ -94,7 +100,9 @@ impl<T: Tier> World<T> {
             life: Life(0),
             clock: Clock::new(Instant(0), 0, 0),
             disk_stalled_until: Instant(0),
+            slow_until: Instant(0),
             faulty: true,
+            versions: vec![1; plan.hosts],
             plan,
         };
         let mut world = World {
@@ -139,6 +147,8 @@ impl<T: Tier> World<T> {
                 clock: Clock::new(Instant(0), 0, 0),
                 timer: None,
                 disk_stalled_until: Instant(0),
+                slow_until: Instant(0),
+                suspended_at: None,
                 crash_loop: 0,
                 abandoned: false,
                 idle_ticks: 0,
@@ -149,7 +159,7 @@ impl<T: Tier> World<T> {
         for (number, fault) in self.context.plan.faults.clone().iter().enumerate() {
             self.context.queue.at(fault.at, Event::Fault(number));
         }
-        for load in [Load::Write, Load::Read, Load::Membership, Load::Transfer] {
+        for load in [Load::Write, Load::Read, Load::Membership, Load::Transfer, Load::Upkeep, Load::Workload] {
             self.schedule_load(load);
         }
         self.context.queue.at(Instant(0) + self.context.plan.safety, Event::Poll);
@@ -167,6 +177,7 @@ impl<T: Tier> World<T> {
         while self.phase != Phase::Done {
             let event = self.context.queue.take().expect("the poll event keeps the queue alive");
             self.events += 1;
+            assert!(self.events < MAX_EVENTS, "the run never comes to rest\n{}", self.describe());
             self.step(event);
         }
         Verdict {
@@ -203,12 +214,14 @@ impl<T: Tier> World<T> {
                 }
             }
             Event::Fault(number) => self.strike(number),
+            Event::Flap { one, other, left } => self.flap(one, other, left),
+            Event::SpaceBack { host } => self.space_back(host),
             Event::Load(load) => self.load(load),
             Event::Poll => self.poll(),
         }
     }
 
-    fn turn(&mut self, host: HostId) {
+    pub(crate) fn turn(&mut self, host: HostId) {
         let it = &self.hosts[host.0];
         let context = &mut self.context;
         context.host = host;
@@ -216,6 +229,7 @@ impl<T: Tier> World<T> {
         context.life = it.life;
         context.clock = it.clock;
         context.disk_stalled_until = it.disk_stalled_until;
+        context.slow_until = it.slow_until;
     }
 
     /// Lets a process handle an event, or keeps the event for it while it stands still.
@@ -287,6 +301,10 @@ impl<T: Tier> World<T> {
         self.context.trace.line(self.context.now(), || format!("host {} starts node {}", host.0, it.node));
         it.process = T::start(&mut self.context, &mut it.disk);
         if it.process.is_none() {
+            if T::is_refused(&it.disk) {
+                self.context.coverage.hit(Reached::StartRefused);
+                self.wipe(host);
+            }
             self.kill(host);
             return;
         }
@@ -302,6 +320,10 @@ impl<T: Tier> World<T> {
 
     fn resume(&mut self, host: HostId) {
         self.hosts[host.0].paused = false;
+        if let Some(since) = self.hosts[host.0].suspended_at.take() {
+            let it = &mut self.hosts[host.0];
+            it.clock = Clock::new(self.context.queue.now(), it.clock.read(since).0, 0);
+        }
         let backlog = std::mem::take(&mut self.hosts[host.0].backlog);
         let life = self.hosts[host.0].life;
         for event in backlog {
@@ -318,6 +340,7 @@ impl<T: Tier> World<T> {
 
     /// Kills the process of a host and plans its next start.
     pub(crate) fn kill(&mut self, host: HostId) {
+        self.struck_in_role(host, Struck::Killed);
         self.turn(host);
         let it = &mut self.hosts[host.0];
         self.context.trace.record(&[2, host.0 as u64]);
@@ -325,6 +348,7 @@ impl<T: Tier> World<T> {
         T::crash(&mut self.context, &mut it.disk, it.process.take());
         it.life = Life(it.life.0 + 1);
         it.paused = false;
+        it.suspended_at = None;
         it.backlog.clear();
         it.timer = None;
         self.context.oracle.died(it.node);
@@ -345,18 +369,41 @@ impl<T: Tier> World<T> {
         if it.process.is_some() && !it.paused {
             it.paused = true;
             self.context.coverage.hit(Reached::Paused);
+            self.struck_in_role(host, Struck::Paused);
+            let it = &self.hosts[host.0];
             self.context.queue.at(until, Event::Resume { host, life: it.life });
+        }
+    }
+
+    /// Stops a machine with its clock until `until`.
+    pub(crate) fn suspend(&mut self, host: HostId, until: Instant) {
+        let it = &self.hosts[host.0];
+        if it.process.is_some() && !it.paused {
+            self.pause(host, until);
+            self.hosts[host.0].suspended_at = Some(self.context.now());
+        }
+    }
+
+    /// Counts what befell a process by what it was at that moment.
+    pub(crate) fn struck_in_role(&mut self, host: HostId, struck: Struck) {
+        let Some(status) = self.hosts[host.0].process.as_ref().and_then(T::status) else { return };
+        self.context.coverage.struck(struck, Handler::of_role(status.role));
+        if status.membership.is_joint() {
+            self.context.coverage.struck(struck, Handler::JointPhase);
         }
     }
 
     /// Replaces the disk of a host by an empty one: a new node under the old name.
     pub(crate) fn wipe(&mut self, host: HostId) {
-        let incarnation = self.new_incarnation();
+        let fresh = self.new_incarnation();
+        let incarnation = if mutant!(IdentityOutlivesDisk) { self.hosts[host.0].incarnation } else { fresh };
         let node = T::node_id(incarnation);
         if self.hosts[host.0].process.is_some() {
             self.kill(host);
         }
-        self.dead.push(self.hosts[host.0].node);
+        if node != self.hosts[host.0].node {
+            self.dead.push(self.hosts[host.0].node);
+        }
         self.context.trace.line(self.context.now(), || format!("host {} is wiped and becomes node {node}", host.0));
         self.turn(host);
         self.context.node = node;
@@ -398,19 +445,19 @@ impl<T: Tier> World<T> {
 }
 
 /// What a host says of itself when it is admitted.
-pub(crate) fn member(host: HostId, incarnation: Incarnation) -> Member {
+pub(crate) fn member(host: HostId, incarnation: Incarnation, max_version: u32) -> Member {
     Member {
         incarnation,
         name: format!("host-{}", host.0),
         peer_address: format!("host-{}:2380", host.0),
         client_addresses: vec![format!("host-{}:2379", host.0)],
-        max_version: 1,
+        max_version,
     }
 }
 
 fn bootstrap_membership(nodes: &[NodeId], incarnations: &[Incarnation]) -> Membership {
     let members =
-        nodes.iter().zip(incarnations).enumerate().map(|(host, (&node, &it))| (node, member(HostId(host), it)));
+        nodes.iter().zip(incarnations).enumerate().map(|(host, (&node, &it))| (node, member(HostId(host), it, 1)));
     Membership {
         voters: nodes.iter().copied().collect(),
         members: members.collect(),

@@ -13,6 +13,9 @@
 //! 2. what fails its checksum is refused with a diagnosis, never healed by leaving it out;
 //! 3. after a failed write or sync nothing more is written.
 
+#[macro_use]
+mod mutant;
+
 mod database;
 mod disk;
 mod error;

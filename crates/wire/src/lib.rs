@@ -7,6 +7,9 @@
 //! Nothing above this crate sees a protobuf type of `quorate.peer.v1` or `quorate.log.v1`, except the transport, which moves
 //! [`Frame`]s.
 
+#[macro_use]
+mod mutant;
+
 pub mod dump;
 pub mod entry;
 pub mod envelope;

@@ -289,7 +289,7 @@ impl ImageDecoder {
         }
         self.buffer.advance(FRAME_HEAD_BYTES);
         let body = self.buffer.split_to(size).freeze();
-        if xxh3_64(&body) != checksum {
+        if xxh3_64(&body) != checksum && !mutant!(ImageUnchecked) {
             return Err(DecodeError::Damaged { what: WHAT });
         }
         Ok(Some((kind, body)))
@@ -356,7 +356,8 @@ impl ImageDecoder {
     fn trailer(&mut self, body: Bytes) -> Result<Part, DecodeError> {
         let trailer = pb::SnapshotTrailer::decode(body).map_err(|error| DecodeError::malformed(WHAT, error))?;
         let checksum = from_id_bytes(WHAT, &trailer.checksum)?;
-        if checksum != self.sum.digest128() || (trailer.records, trailer.rows) != (self.records, self.rows) {
+        let fits = checksum == self.sum.digest128() || mutant!(ImageUnchecked);
+        if !fits || (trailer.records, trailer.rows) != (self.records, self.rows) {
             return Err(DecodeError::Damaged { what: WHAT });
         }
         self.stage = Stage::Ended;

@@ -34,7 +34,7 @@ impl Node {
             other => other?,
         }
         let limits = &self.config.limits;
-        if self.proposals.len() >= limits.max_pending_writes {
+        if self.proposals.len() >= limits.max_pending_writes && !mutant!(QueueWithoutLimit) {
             return Err(NodeError::TooManyRequests);
         }
         if self.is_leader() {

@@ -108,6 +108,9 @@ impl Node {
         self.leader = leader;
         if new_leader {
             self.proposals_blocked = false;
+            if mutant!(RetriesInFlight) {
+                self.proposals.term_applied(term);
+            }
             self.reads.leader_changed();
             self.divergence.forget_reports();
             self.announce_at = self.announce_at.min(self.now);
@@ -162,6 +165,9 @@ impl Node {
         self.applying_bytes = self.applying.iter().map(|(_, bytes)| bytes).sum();
         self.divergence.forget_own();
         self.divergence.forget_reports();
+        if mutant!(ImageStrandsWrites) {
+            return;
+        }
         for request in self.proposals.snapshot_installed(state.term) {
             self.answer(request, Answer::Refused(NodeError::OutcomeUnknown));
         }

@@ -20,7 +20,7 @@ impl Node {
         // The followers' needs cost a copy of the status: looked up only when there may be something to cut.
         let retention = &self.config.retention;
         let applied = self.applied.index;
-        if !self.log_size.may_cut(retention, applied, self.durable_applied) {
+        if !self.log_size.may_cut(retention, applied, self.durable_applied) || mutant!(LogNeverCut) {
             return;
         }
         let status = self.raft.status();

@@ -106,7 +106,7 @@ fn check_quorum(view: &View<'_>, cluster: &Cluster, before: &Membership) {
 }
 
 /// A majority of each half, counted here: the code under test must not be its own judge.
-fn has_majorities(membership: &Membership, holds: impl Fn(NodeId) -> bool) -> bool {
+pub(super) fn has_majorities(membership: &Membership, holds: impl Fn(NodeId) -> bool) -> bool {
     [&membership.voters, &membership.outgoing].into_iter().all(|half| {
         let held = half.iter().filter(|node| holds(**node)).count();
         half.is_empty() || 2 * held > half.len()

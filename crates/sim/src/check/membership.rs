@@ -61,6 +61,10 @@ impl MembershipChanges {
     }
 }
 
+fn same_voters(one: &Membership, other: &Membership) -> bool {
+    one.voters == other.voters && one.outgoing == other.outgoing
+}
+
 /// I-22, I-24 and I-26, for a configuration that the leader in `view` appended at `index` in its own term.
 fn check_appended(view: &View<'_>, log: &LogImage, index: LogIndex, membership: &Membership, catch_up: u64) {
     let status = view.status;
@@ -79,7 +83,27 @@ fn check_appended(view: &View<'_>, log: &LogImage, index: LogIndex, membership: 
     );
     let own = log.at(status.commit).is_some_and(|(term, _)| term == status.term);
     assert!(own, "I-22: leader {} appends a configuration at {index} before a commit of its term", view.node);
-    if membership.is_joint() && !before.1.is_joint() {
+    let (joint, was_joint) = (membership.is_joint(), before.1.is_joint());
+    assert!(
+        joint || was_joint || membership.voters == before.1.voters,
+        "I-22: leader {} changes the voters at {index} outside a joint phase",
+        view.node
+    );
+    assert!(
+        !joint
+            || (!was_joint && membership.outgoing == before.1.voters)
+            || (was_joint && same_voters(membership, &before.1)),
+        "I-22: leader {} enters a joint phase at {index} that does not start from the voters in force",
+        view.node
+    );
+    let oldest = membership.members.values().map(|member| member.max_version).min();
+    assert!(
+        oldest.is_none_or(|oldest| membership.cluster_version <= oldest),
+        "I-24: the cluster is to be of version {} at {index}, a member knows {oldest:?} at most",
+        membership.cluster_version
+    );
+    assert!(membership.cluster_version >= before.1.cluster_version, "I-24: the cluster version falls at {index}");
+    if joint && !was_joint {
         for promoted in membership.voters.difference(&before.1.voters) {
             assert!(before.1.learners.contains(promoted), "I-26: {promoted} becomes a voter and was no learner");
             let matched = status.peers.get(promoted).map_or(LogIndex(0), |peer| peer.matched);

@@ -6,6 +6,7 @@
 pub(crate) mod black_box;
 mod commit;
 mod history;
+mod leadership;
 mod lease;
 mod log_bounds;
 mod log_matching;
@@ -24,7 +25,7 @@ use quorate_raft::{LogIndex, Membership, NodeId, Status, Term};
 
 use crate::clock::{Clock, Instant};
 use crate::log_model::{Chain, LogModel, LogWrite};
-use crate::network::HostId;
+use crate::network::{HostId, Network};
 use crate::plan::Plan;
 
 pub(crate) use promise::Promise;
@@ -74,6 +75,8 @@ pub(crate) struct Oracle {
     log_matching: log_matching::LogMatching,
     commit: commit::Commit,
     monotonic: monotonic::Monotonic,
+    followers: progress::Followers,
+    leadership: leadership::Leadership,
     membership: membership::MembershipChanges,
     lease: Option<lease::Lease>,
     staleness_promised: bool,
@@ -91,6 +94,8 @@ impl Oracle {
             log_matching: log_matching::LogMatching::default(),
             commit: commit::Commit::default(),
             monotonic: monotonic::Monotonic::default(),
+            followers: progress::Followers::default(),
+            leadership: leadership::Leadership::new(plan.raft.election_timeout, plan.network.replay > 0),
             membership: membership::MembershipChanges::default(),
             lease: plan.clocks_bounded.then(lease::Lease::default),
             staleness_promised: plan.clocks_bounded,
@@ -110,7 +115,7 @@ impl Oracle {
     }
 
     /// A node made a step.
-    pub(crate) fn stepped(&mut self, cluster: &Cluster, view: &View<'_>) {
+    pub(crate) fn stepped(&mut self, cluster: &Cluster, network: &Network, view: &View<'_>) {
         let log = &cluster.logs[view.host.0];
         log_bounds::check(view, log);
         self.monotonic.check(view);
@@ -123,9 +128,10 @@ impl Oracle {
             }
         }
         if view.status.role == quorate_raft::RoleKind::Leader {
-            progress::check(view);
+            self.followers.check_leader(view);
             self.membership.check_leader(view, log, self.catch_up_entries, self.election_timeout_us);
         }
+        self.leadership.check(view, cluster, network);
         if let Some(lease) = &mut self.lease {
             lease.check(view, self.one_leader.newest_term());
         }
@@ -148,6 +154,8 @@ impl Oracle {
     pub(crate) fn died(&mut self, node: NodeId) {
         self.monotonic.died(node);
         self.commit.died(node);
+        self.one_leader.died(node);
+        self.leadership.died(node);
         if let Some(lease) = &mut self.lease {
             lease.died(node);
         }

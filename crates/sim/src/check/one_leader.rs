@@ -1,4 +1,5 @@
-//! I-1: each term has at most one leader, over the whole run. I-3: whoever leads or campaigns is a voter.
+//! I-1: each term has at most one leader, over the whole run. I-3: whoever leads or campaigns is a voter. L-2: nobody
+//! campaigns against himself.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +11,21 @@ use super::View;
 #[derive(Debug, Default)]
 pub(super) struct OneLeader {
     leaders: BTreeMap<Term, NodeId>,
+    /// What each running node was after its last step.
+    roles: BTreeMap<NodeId, RoleKind>,
 }
 
 impl OneLeader {
     /// Returns whether the node has just become leader.
     pub(super) fn check(&mut self, view: &View<'_>) -> bool {
         let status = view.status;
+        let before = self.roles.insert(view.node, status.role);
+        assert!(
+            before != Some(RoleKind::Leader) || status.role != RoleKind::Candidate,
+            "L-2: node {} led and campaigns against itself in term {}",
+            view.node,
+            status.term
+        );
         if status.role != RoleKind::Follower {
             let (index, membership) = (status.committed_membership_index, &status.committed_membership);
             assert!(
@@ -37,6 +47,10 @@ impl OneLeader {
         assert!(leader == NodeId(0), "I-1: nodes {leader} and {} both led term {}", view.node, status.term);
         self.leaders.insert(status.term, view.node);
         true
+    }
+
+    pub(super) fn died(&mut self, node: NodeId) {
+        self.roles.remove(&node);
     }
 
     pub(super) fn newest_term(&self) -> Term {

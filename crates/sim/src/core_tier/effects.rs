@@ -8,7 +8,7 @@ use super::transfer::Packet;
 use super::{CoreTier, Disk, Event, Process, tracing};
 use crate::check::Promise;
 use crate::context::Context;
-use crate::coverage::Reached;
+use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::LogWrite;
 use crate::tier::Killed;
 
@@ -60,7 +60,7 @@ impl Process {
         context.stepped(&status);
         let mut performed_writes = 0;
         for effect in effects {
-            if let Err(killed) = context.survive() {
+            if let Err(killed) = context.survive(handler(&effect)) {
                 // What the process had not asked its disk for yet never reaches it.
                 context.log().forget_after(pending + performed_writes);
                 return Err(killed);
@@ -151,7 +151,7 @@ impl Process {
         }
         self.writing = true;
         let batch = context.log().pending();
-        let latency = context.write_latency_us();
+        let latency = context.write_latency_us(Handler::LogWrite);
         context.later(latency, Event::Synced(batch));
     }
 
@@ -161,7 +161,7 @@ impl Process {
         }
         self.applies += 1;
         self.applying = Some(self.applies);
-        let latency = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
+        let latency = context.apply_latency_us();
         context.later(latency, Event::Applied(self.applies));
     }
 
@@ -186,6 +186,11 @@ impl Process {
     }
 
     fn synced(&mut self, context: &mut Context<CoreTier>, disk: &mut Disk, batch: usize) -> Result<(), Killed> {
+        if disk.failing {
+            context.coverage.hit(Reached::StoppedByDisk);
+            context.coverage.struck(Struck::Failed, Handler::LogWrite);
+            return Err(Killed);
+        }
         let mut now = Vec::new();
         for _ in 0..batch {
             let write = context.sync_one().expect("the batch was pending");
@@ -215,7 +220,7 @@ impl Process {
         while i < self.held.len() {
             if self.reports.include(self.held[i].0) {
                 let (_, message) = self.held.remove(i);
-                context.survive()?;
+                context.survive(Handler::SendStep)?;
                 send(context, message);
             } else {
                 i += 1;
@@ -295,6 +300,19 @@ impl Process {
         } else {
             self.ready.push((floor, index));
         }
+    }
+}
+
+/// What an effect is, for the table of coverage.
+fn handler(effect: &Effect) -> Handler {
+    match effect {
+        Effect::Persist { .. } => Handler::LogWrite,
+        Effect::TruncatePrefix { .. } => Handler::LogTruncate,
+        Effect::InstallSnapshot { .. } => Handler::InstallStep,
+        Effect::Send(_) | Effect::SendAfter { .. } => Handler::SendStep,
+        Effect::Apply { .. } => Handler::ApplyStep,
+        Effect::ReadEntries { .. } => Handler::ReadBack,
+        _ => Handler::OtherStep,
     }
 }
 

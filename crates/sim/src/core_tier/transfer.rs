@@ -1,11 +1,11 @@
 //! Packets between nodes of the core tier, and the transfer of images, which goes its own way past the messages.
 
-use quorate_raft::{Input, LogIndex, Message, NodeId, RoleKind, Term};
+use quorate_raft::{Body, Entry, Input, LogIndex, Message, NodeId, RoleKind, Term};
 
 use super::state::AppliedState;
 use super::{CoreTier, Disk, Event, Process};
 use crate::context::{Context, Event as WorldEvent};
-use crate::coverage::Reached;
+use crate::coverage::{Handler, Reached, Struck};
 use crate::tier::Killed;
 
 /// What travels between hosts.
@@ -17,6 +17,37 @@ pub(crate) enum Packet {
     Image { from: NodeId, term: Term, state: AppliedState, number: u64 },
     /// The image arrived whole.
     ImageReceived { from: NodeId, index: LogIndex, number: u64 },
+}
+
+/// Bytes that a message takes beside its entries, about.
+const MESSAGE_BYTES: u64 = 60;
+
+/// What a packet is, and about how large.
+pub(super) fn describe(packet: &Packet) -> (Handler, u64) {
+    match packet {
+        Packet::Raft(message) => describe_message(message),
+        Packet::Image { .. } => (Handler::Image, 0),
+        Packet::ImageReceived { .. } => (Handler::ImageReceived, MESSAGE_BYTES),
+    }
+}
+
+/// What a message of the core is, and about how large.
+pub(crate) fn describe_message(message: &Message) -> (Handler, u64) {
+    let handler = match &message.body {
+        Body::Append { entries, .. } if entries.is_empty() => Handler::Heartbeat,
+        Body::Append { entries, .. } => {
+            let bytes: usize = entries.iter().map(Entry::size).sum();
+            return (Handler::Append, MESSAGE_BYTES + bytes as u64);
+        }
+        Body::AppendReply { .. } => Handler::AppendReply,
+        Body::RequestVote { pre: true, .. } => Handler::RequestPreVote,
+        Body::RequestVote { .. } => Handler::RequestVote,
+        Body::VoteReply { .. } => Handler::VoteReply,
+        Body::TimeoutNow => Handler::TimeoutNow,
+        Body::ReadIndex { .. } => Handler::ReadIndex,
+        Body::ReadIndexReply { .. } => Handler::ReadIndexReply,
+    };
+    (handler, MESSAGE_BYTES)
 }
 
 impl Process {
@@ -67,7 +98,10 @@ impl Process {
                 let image = Packet::Image { from: context.node, term: status.term, state: self.state.clone(), number };
                 context.queue.at(at, WorldEvent::Arrive { host, node: to, message: image });
             }
-            None => context.coverage.hit(Reached::SnapshotLost),
+            None => {
+                context.coverage.hit(Reached::SnapshotLost);
+                context.coverage.struck(Struck::Lost, Handler::Image);
+            }
         }
     }
 

@@ -11,16 +11,21 @@ use quorate_kv::{
     Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest, KeyValue, Outcome,
     PutRequest, RangeRequest, RequestOp, Response, Revision, TxnRequest,
 };
-use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, Input, NodeError, OnStale, ReadGrant, ReadOptions};
+use quorate_node::{
+    AdminOperation, Answer, ClientOp, Consistency, Effect, Input, NodeError, OnStale, ReadGrant, ReadOptions,
+};
 use quorate_raft::{Entry, LogIndex, NodeId, RequestId, RoleKind, Term, Time};
 use quorate_store::StateView;
 
 use super::config::{ANSWER_SLACK_TIMEOUTS, node_config};
 use super::model::{Model, ranges, value_id};
+use super::workload::{self, Workload};
 use super::{Event, FullTier, Process};
 use crate::check::black_box::{CallId, ClientHistory, Operation};
+use crate::clock::Instant;
 use crate::context::Context;
-use crate::coverage::{Coverage, Reached};
+use crate::coverage::{Coverage, Handler, Reached};
+use crate::plan::Plan;
 use crate::random::Random;
 use crate::tier::{Ask, Killed};
 
@@ -39,6 +44,11 @@ enum Asked {
     Write(PendingWrite),
     Read(PendingRead),
     Admin,
+    /// Of the workload of this number, which knows it by that.
+    Workload {
+        number: usize,
+        call: u64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -67,8 +77,11 @@ pub(crate) struct FinishedRead {
 }
 
 /// What clients remember, and the checkers they feed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Clients {
+    workloads: Vec<Box<dyn Workload>>,
+    /// Whose turn it is among them.
+    turn: usize,
     next_id: u64,
     model: Model,
     history: ClientHistory,
@@ -90,9 +103,46 @@ fn all_keys() -> (Bytes, Bytes) {
 }
 
 impl Clients {
+    pub(super) fn new(plan: &Plan) -> Clients {
+        Clients {
+            workloads: workload::all(plan),
+            turn: 0,
+            next_id: 0,
+            model: Model::default(),
+            history: ClientHistory::default(),
+            acknowledged: Vec::new(),
+            refused: Vec::new(),
+            last_seen: BTreeMap::new(),
+            last_revision: 0,
+            states: BTreeMap::new(),
+        }
+    }
+
     /// An entry is about to be applied somewhere.
-    pub(super) fn committed(&mut self, entry: &Entry) {
-        self.model.apply(entry);
+    pub(super) fn committed(&mut self, entry: &Entry, now: Instant) {
+        let Some(command) = self.model.apply(entry) else { return };
+        for workload in &mut self.workloads {
+            workload.committed(entry.index, &command, now);
+        }
+    }
+
+    /// A node has applied a batch.
+    pub(super) fn applied(&mut self, node: NodeId, view: &StateView, now: Instant) {
+        for workload in &mut self.workloads {
+            workload.applied(node, view, now);
+        }
+    }
+
+    /// A process ended.
+    pub(super) fn died(&mut self, node: NodeId) {
+        for workload in &mut self.workloads {
+            workload.died(node);
+        }
+    }
+
+    /// An effect that the tier does not know goes to the workload it belongs to.
+    pub(super) fn effect(&mut self, node: NodeId, effect: &Effect, now: Instant) -> bool {
+        self.workloads.iter_mut().any(|workload| workload.effect(node, effect, now))
     }
 
     /// I-14 for one entry on one node.
@@ -122,9 +172,11 @@ impl Clients {
     }
 
     /// The process that took a request died: nobody will answer it.
-    pub(super) fn lost(&mut self, pending: Pending, coverage: &mut Coverage) {
-        if matches!(pending.what, Asked::Write(_)) {
-            coverage.hit(Reached::WriteUnknown);
+    pub(super) fn lost(&mut self, pending: Pending, now: Instant, coverage: &mut Coverage) {
+        match pending.what {
+            Asked::Write(_) => coverage.hit(Reached::WriteUnknown),
+            Asked::Workload { number, call } => self.workloads[number].lost(call, now),
+            Asked::Read(_) | Asked::Admin => {}
         }
     }
 
@@ -146,7 +198,10 @@ impl Clients {
             let request = RangeRequest { key: key.clone(), range_end: range_end.clone(), ..RangeRequest::default() };
             let response = view.range(&request).expect("a healthy disk can be read").expect("a current range");
             assert_eq!(view.applied(), self.model.applied(), "L-10: node {node} has not applied everything");
-            self.model.check_range(*node, &key, &range_end, response.revision.0, &response.kvs);
+            self.model.check_range(*node, &request, &response);
+        }
+        for workload in &self.workloads {
+            workload.check_durable(views);
         }
         self.history.check();
     }
@@ -167,7 +222,7 @@ impl Clients {
     /// Draws a write; with it, what it does to each key as far as clients can tell.
     fn draw_write(&mut self, random: &mut Random, keys: u64) -> (Command, Vec<(u64, Operation)>, Vec<u64>) {
         let key = random.below(keys);
-        match random.below(20) {
+        match random.below(21) {
             0..=9 => {
                 let (id, put) = self.put(random, key);
                 (Command::Put(put), vec![(key, Operation::Write(Some(id)))], vec![id])
@@ -197,11 +252,22 @@ impl Clients {
                 }
                 (Command::Txn(TxnRequest { compare: Vec::new(), success, failure: Vec::new() }), calls, ids)
             }
+            19 => (self.draw_old_read(random, key), Vec::new(), Vec::new()),
             _ => {
                 let revision = self.last_revision - random.below(20) as i64;
                 (Command::Compact(CompactRequest { revision, physical: false }), Vec::new(), Vec::new())
             }
         }
+    }
+
+    /// A transaction that reads at an old revision, perhaps a compacted one, and writes a key that nobody else looks at.
+    fn draw_old_read(&mut self, random: &mut Random, key: u64) -> Command {
+        let revision = (self.last_revision - random.below(30) as i64).max(1);
+        let read = RangeRequest { key: key_name(key), revision, ..RangeRequest::default() };
+        let (_, value) = self.new_value(random);
+        let put = PutRequest { key: Bytes::from_static(b"unread"), value, ..PutRequest::default() };
+        let success = vec![RequestOp::Range(read), RequestOp::Put(put)];
+        Command::Txn(TxnRequest { compare: Vec::new(), success, failure: Vec::new() })
     }
 
     fn draw_swap(&mut self, random: &mut Random, key: u64) -> (Command, Vec<(u64, Operation)>, Vec<u64>) {
@@ -260,6 +326,24 @@ impl Process {
                 (Asked::Admin, ClientOp::Admin(AdminOperation::SetVoters { target, expected }))
             }
             Ask::Transfer { to } => (Asked::Admin, ClientOp::Admin(AdminOperation::TransferLeader { to })),
+            Ask::UpdateMember { id, member } => {
+                (Asked::Admin, ClientOp::Admin(AdminOperation::UpdateMember { id, member }))
+            }
+            // Nothing of the next release is in the log yet, so the next version could not be read back.
+            Ask::RaiseVersion => (Asked::Admin, ClientOp::Admin(AdminOperation::RaiseVersion { version: 1 })),
+            // The replica refuses to campaign by itself, where its mark or its disk says so.
+            Ask::StopCampaigning { .. } => return Ok(()),
+            Ask::PeerLost { id } => return self.step(context, Input::PeerLost { id }),
+            Ask::Stop => return self.step(context, Input::Stop),
+            Ask::Workload => {
+                let now = context.now();
+                let clients = &mut context.clients;
+                clients.turn = (clients.turn + 1) % clients.workloads.len();
+                let number = clients.turn;
+                let drawn = clients.workloads[number].draw(&mut context.random, now);
+                let Some((call, op)) = drawn else { return Ok(()) };
+                (Asked::Workload { number, call }, op)
+            }
         };
         self.submit(context, Pending { since, what }, op)
     }
@@ -304,12 +388,25 @@ impl Process {
         self.requests += 1;
         let request = RequestId(self.requests);
         self.pending.insert(request, pending);
+        if context.faulty && context.random.chance(10_000) {
+            let delay = context.random.below(context.plan.timeout_us());
+            context.later(delay, Event::ClientLeaves(request));
+        }
         self.step(context, Input::Client { request, op })
+    }
+
+    /// A client goes away before its answer.
+    pub(super) fn client_leaves(&mut self, context: &mut Context<FullTier>, request: RequestId) -> Result<(), Killed> {
+        let Some(pending) = self.pending.remove(&request) else { return Ok(()) };
+        context.coverage.hit(Reached::ClientLeft);
+        let now = context.now();
+        context.clients.lost(pending, now, &mut context.coverage);
+        self.step(context, Input::Cancel { request })
     }
 
     /// L-7: no request waits much longer than its own time.
     pub(super) fn check_answers(&self, context: &Context<FullTier>) {
-        let config = node_config(&context.plan, context.host, self.lifecycle.incarnation());
+        let config = node_config(&context.plan, context.host, self.lifecycle.incarnation(), 1);
         let allowed = config.request_timeout + config.raft.election_timeout * (2 + ANSWER_SLACK_TIMEOUTS);
         let now = context.local();
         for (request, pending) in &self.pending {
@@ -354,6 +451,11 @@ impl Process {
                 Ok(())
             }
             (Asked::Admin, Answer::Accepted { .. } | Answer::Refused(_)) => Ok(()),
+            (Asked::Workload { number, call }, answer) => {
+                let now = context.now();
+                context.clients.workloads[number].answered(call, now, &answer, &self.state.view());
+                Ok(())
+            }
             (what, answer) => panic!("{answer:?} is no answer to {what:?}"),
         }
     }
@@ -362,11 +464,12 @@ impl Process {
     fn read(&mut self, context: &mut Context<FullTier>, request: PendingRead, grant: ReadGrant) -> Result<(), Killed> {
         let view = self.state.view();
         let (key, range_end) = request.key.map_or_else(all_keys, |key| (key_name(key), Bytes::new()));
-        let range = RangeRequest { key: key.clone(), range_end: range_end.clone(), ..RangeRequest::default() };
-        let response = view.range(&range).expect("a healthy disk can be read").expect("a current range");
+        let limit = if context.random.coin() { 0 } else { context.random.below(5) as i64 };
+        let range = RangeRequest { key: key.clone(), range_end: range_end.clone(), limit, ..RangeRequest::default() };
+        let response = self.healthy(context, Handler::ReadBack, view.range(&range))?.expect("a current range");
         let (node, applied) = (context.node, view.applied());
         assert!(applied >= grant.index, "node {node} grants a read at {} and has applied {applied}", grant.index);
-        context.clients.model.check_range(node, &key, &range_end, response.revision.0, &response.kvs);
+        context.clients.model.check_range(node, &range, &response);
         if let Some(least) = request.options.min_revision {
             assert!(response.revision.0 >= least, "node {node} reads at {}, asked for {least}", response.revision);
         }

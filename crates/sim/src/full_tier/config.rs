@@ -14,9 +14,9 @@ use crate::world::member;
 pub(super) const ANSWER_SLACK_TIMEOUTS: u32 = 3;
 
 /// The configuration of the node on a host; the same for all but the member record.
-pub(super) fn node_config(plan: &Plan, host: HostId, incarnation: Incarnation) -> NodeConfig {
+pub(super) fn node_config(plan: &Plan, host: HostId, incarnation: Incarnation, version: u32) -> NodeConfig {
     let mut random = Random::new(plan.seed ^ 0x4c49_4d49_5453);
-    let mut config = NodeConfig::new(plan.raft.clone(), member(host, incarnation));
+    let mut config = NodeConfig::new(plan.raft.clone(), member(host, incarnation, version));
     let timeout_us = plan.timeout_us();
     config.request_timeout = Duration::from_micros(timeout_us * random.between(2, 10));
     config.retention = Retention {

@@ -2,17 +2,30 @@
 
 use quorate_node::{AppliedResult, AppliedSummary, Effect, Input};
 use quorate_raft::{Entry, LogIndex, RoleKind};
-use quorate_store::{LogWrite as StoreWrite, NodeMark};
+use quorate_store::{LogWrite as StoreWrite, NodeMark, WriteError};
 use quorate_wire::peer::NodeState;
 
 use super::{Event, FullTier, LogJob, Process, StateJob, storage};
 use crate::context::Context;
-use crate::coverage::Reached;
+use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::LogWrite;
 use crate::tier::Killed;
 
 /// Keys looked at by one step of a physical compaction.
 const COMPACT_STEP_KEYS: usize = 5;
+
+/// What an effect is, for the table of coverage.
+fn handler(effect: &Effect) -> Handler {
+    match effect {
+        Effect::WriteLog { .. } => Handler::LogWrite,
+        Effect::TruncateLog { .. } => Handler::LogTruncate,
+        Effect::InstallSnapshot { .. } => Handler::InstallStep,
+        Effect::Send { .. } => Handler::SendStep,
+        Effect::Apply { .. } => Handler::ApplyStep,
+        Effect::ReadEntries { .. } => Handler::ReadBack,
+        _ => Handler::OtherStep,
+    }
+}
 
 impl Process {
     /// One step of the replica, with everything that follows from it.
@@ -40,7 +53,7 @@ impl Process {
         context.stepped(&status);
         let mut performed_writes = 0;
         for effect in effects {
-            if let Err(killed) = context.survive() {
+            if let Err(killed) = context.survive(handler(&effect)) {
                 // What the process had not asked its disk for yet never reaches it.
                 context.log().forget_after(pending + performed_writes);
                 return Err(killed);
@@ -56,6 +69,9 @@ impl Process {
     }
 
     fn perform(&mut self, context: &mut Context<FullTier>, effect: Effect) -> Result<(), Killed> {
+        if context.clients.effect(context.node, &effect, context.queue.now()) {
+            return Ok(());
+        }
         match effect {
             Effect::WriteLog { seq, hard_state, entries } => {
                 context.trace.record(&[50, seq.0, hard_state.term.0, entries.len() as u64]);
@@ -106,7 +122,11 @@ impl Process {
                 self.log_jobs.push_back(LogJob::Mark(NodeMark::Removed));
                 self.start_writing(context);
             }
-            Effect::Stopped => {}
+            Effect::Stopped => {
+                // What is checkpointed need not be replayed; a stop that cannot write it is a kill.
+                let _ = self.state.checkpoint();
+                return Err(Killed);
+            }
         }
         Ok(())
     }
@@ -120,7 +140,12 @@ impl Process {
             return;
         }
         self.writing = true;
-        let latency = context.write_latency_us();
+        let call = match self.log_jobs.front() {
+            Some(LogJob::Reset { .. }) => Handler::LogReset,
+            Some(LogJob::Truncate { .. }) => Handler::LogTruncate,
+            _ => Handler::LogWrite,
+        };
+        let latency = context.write_latency_us(call);
         context.later(latency, Event::LogDone(self.log_jobs.len()));
     }
 
@@ -129,7 +154,7 @@ impl Process {
             return;
         }
         self.applying = true;
-        let latency = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
+        let latency = context.apply_latency_us();
         context.later(latency, Event::StateDone);
     }
 
@@ -141,7 +166,8 @@ impl Process {
             Event::StateDone => self.state_done(context),
             Event::Checkpoint => self.checkpoint(context),
             Event::EntriesRead { to, from, max_bytes } => {
-                let entries = self.log.entries(from, max_bytes).expect("a healthy disk can be read");
+                let entries = self.log.entries(from, max_bytes);
+                let entries = self.healthy(context, Handler::ReadBack, entries)?;
                 self.step(context, Input::EntriesRead { to, from, entries })
             }
             Event::ImageChunk { to, number } => {
@@ -150,6 +176,7 @@ impl Process {
             }
             Event::ImageTimedOut { to, number } => self.image_timed_out(context, to, number),
             Event::ReadFinished(read) => self.finish_read(context, read),
+            Event::ClientLeaves(request) => self.client_leaves(context, request),
         }
     }
 
@@ -166,7 +193,14 @@ impl Process {
                 seqs.push(seq);
             }
             if !writes.is_empty() {
-                self.log.append(&writes).expect("a healthy disk takes a write");
+                match self.log.append(&writes) {
+                    Err(WriteError::DiskFull { .. }) => {
+                        let jobs = seqs.into_iter().zip(writes).rev();
+                        jobs.for_each(|(seq, write)| self.log_jobs.push_front(LogJob::Write { seq, write }));
+                        return self.log_full(context, reports);
+                    }
+                    written => self.healthy(context, Handler::LogWrite, written)?,
+                }
                 seqs.iter().for_each(|_| drop(context.sync_one()));
                 reports.extend(seqs.into_iter().map(|seq| Input::LogWritten { seq }));
                 continue;
@@ -174,22 +208,43 @@ impl Process {
             jobs -= 1;
             match self.log_jobs.pop_front() {
                 Some(LogJob::Reset { seq, meta, state: Some(state) }) => {
-                    context.survive()?;
-                    self.log.reset_to(&meta).expect("a healthy disk takes a write");
+                    context.survive(Handler::InstallStep)?;
+                    let reset = self.log.reset_to(&meta);
+                    self.healthy(context, Handler::LogReset, reset)?;
                     context.sync_one();
                     reports.push(Input::SnapshotInstalled { seq, state });
                 }
                 Some(LogJob::Truncate { up_to }) => {
-                    while self.log.truncate_prefix(up_to).expect("a healthy disk takes a write") {}
+                    let mut more = true;
+                    while more {
+                        let step = self.log.truncate_prefix(up_to);
+                        more = self.healthy(context, Handler::LogTruncate, step)?;
+                    }
                     context.sync_one();
                 }
-                Some(LogJob::Mark(mark)) => self.log.set_mark(mark).expect("a healthy disk takes a write"),
+                Some(LogJob::Mark(mark)) => {
+                    let marked = self.log.set_mark(mark);
+                    self.healthy(context, Handler::LogWrite, marked)?;
+                }
                 other => unreachable!("{other:?} is no job that is done here"),
             }
         }
         self.log.check();
         self.writing = false;
+        if std::mem::take(&mut self.full) {
+            self.step(context, Input::DiskFull { yes: false })?;
+        }
         self.start_writing(context);
+        self.report(context, reports)
+    }
+
+    /// The log has no room: what is to be written waits, and is tried again.
+    fn log_full(&mut self, context: &mut Context<FullTier>, reports: Vec<Input>) -> Result<(), Killed> {
+        context.coverage.struck(Struck::Full, Handler::LogWrite);
+        context.later(context.plan.timeout_us() / 4, Event::LogDone(self.log_jobs.len()));
+        if !std::mem::replace(&mut self.full, true) {
+            self.step(context, Input::DiskFull { yes: true })?;
+        }
         self.report(context, reports)
     }
 
@@ -225,7 +280,8 @@ impl Process {
             StateJob::Apply { entries } => self.apply(context, &entries),
             StateJob::Install { meta } => {
                 let image = self.received.take().expect("an image is installed that was received");
-                let installed = self.state.install(image).expect("a healthy disk takes an image");
+                let installed = self.state.install(image);
+                let installed = self.healthy(context, Handler::InstallStep, installed)?;
                 assert_eq!(installed, meta, "I-15: another image is installed than was announced");
                 self.state.check();
                 context.clients.check_state(context.node, meta.index, meta.term, &self.state.view());
@@ -263,9 +319,11 @@ impl Process {
                 entry.index,
                 entry.term
             );
-            context.clients.committed(entry);
+            let now = context.now();
+            context.clients.committed(entry, now);
         }
-        let batch = self.state.apply(entries).expect("committed entries apply");
+        let batch = self.state.apply(entries);
+        let batch = self.healthy(context, Handler::ApplyStep, batch)?;
         let mut results = Vec::new();
         for result in batch.results {
             let Some(outcome) = result.outcome else { continue };
@@ -275,6 +333,7 @@ impl Process {
             }
         }
         context.clients.check_state(context.node, batch.last, batch.term, &self.state.view());
+        context.clients.applied(context.node, &self.state.view(), context.queue.now());
         let state = storage::applied_state(&self.state);
         self.step(context, Input::Applied(AppliedSummary { state, results }))
     }
@@ -282,11 +341,20 @@ impl Process {
     fn checkpoint(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {
         let delay = context.plan.disk.checkpoint_us;
         context.later(delay, Event::Checkpoint);
-        self.state.compact_step(COMPACT_STEP_KEYS).expect("a healthy disk takes a write");
-        let durable_applied = self.state.checkpoint().expect("a healthy disk takes a write");
+        let compacted = self.state.compact_step(COMPACT_STEP_KEYS);
+        self.healthy(context, Handler::Checkpoint, compacted)?;
+        let durable_applied = match self.state.checkpoint() {
+            Err(WriteError::DiskFull { .. }) => {
+                // Nothing is lost: the log keeps what the state file cannot take.
+                context.coverage.struck(Struck::Full, Handler::Checkpoint);
+                return Ok(());
+            }
+            written => self.healthy(context, Handler::Checkpoint, written)?,
+        };
         context.coverage.hit(Reached::Checkpointed);
         if context.random.chance(50_000) {
-            self.state.view().write_index_image().expect("a healthy disk takes an image");
+            // An image that cannot be written costs time at the next start, nothing else.
+            let _ = self.state.view().write_index_image();
         }
         self.step(context, Input::CheckpointDone { durable_applied })
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_node::Input;
 use quorate_raft::{LogIndex, NodeId, Term};
+use quorate_store::SnapshotError;
 
 use super::{CLUSTER, Event, FullTier, Packet, Process, Sending, StateJob};
 use crate::context::{Context, Event as WorldEvent};
-use crate::coverage::Reached;
+use crate::coverage::{Handler, Reached, Struck};
 use crate::tier::Killed;
 
 impl Process {
@@ -17,7 +18,16 @@ impl Process {
         context.coverage.hit(Reached::SnapshotSent);
         self.images += 1;
         let number = self.images;
-        let source = self.state.snapshot().expect("a state of a cluster gives images");
+        let source = match self.state.snapshot() {
+            Ok(source) => source,
+            Err(error) => {
+                assert!(
+                    self.doubtful || self.files.failures() > self.failures_before,
+                    "no image of a sound disk: {error}"
+                );
+                return;
+            }
+        };
         self.sending.insert(to, Sending { number, term, source: Some(source), chunks: Vec::new() });
         let timeout = context.plan.timeout_us();
         context.later(timeout * 4, Event::ImageTimedOut { to, number });
@@ -29,7 +39,15 @@ impl Process {
         let Some(sending) = self.sending.get_mut(&to).filter(|sending| sending.number == number) else { return };
         let Some(source) = &mut sending.source else { return };
         if let Some(chunk) = source.next() {
-            sending.chunks.push(chunk.expect("a healthy disk can be read"));
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    // Nobody hears of it: the sending times out, as if the image was lost.
+                    assert!(self.doubtful || self.files.failures() > self.failures_before, "a sound disk: {error}");
+                    return;
+                }
+            };
+            sending.chunks.push(chunk);
             let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
             context.later(delay, Event::ImageChunk { to, number });
             return;
@@ -47,7 +65,10 @@ impl Process {
                 let image = Packet::Image { hello, term, chunks: Arc::new(chunks), number };
                 context.queue.at(at, WorldEvent::Arrive { host, node: to, message: image });
             }
-            None => context.coverage.hit(Reached::SnapshotLost),
+            None => {
+                context.coverage.hit(Reached::SnapshotLost);
+                context.coverage.struck(Struck::Lost, Handler::Image);
+            }
         }
     }
 
@@ -66,18 +87,24 @@ impl Process {
             return Ok(());
         }
         self.received = None;
-        context.survive()?;
-        let mut sink = self.state.receive_snapshot(CLUSTER).expect("a healthy disk takes an image");
+        context.survive(Handler::InstallStep)?;
+        let mut sink = match self.state.receive_snapshot(CLUSTER) {
+            Ok(sink) => sink,
+            Err(error) => {
+                self.image_refused(context, &error);
+                return Ok(());
+            }
+        };
         for chunk in chunks {
             if let Err(error) = sink.push(chunk) {
-                context.trace.line(context.now(), || format!("image refused: {error}"));
+                self.image_refused(context, &error);
                 return Ok(());
             }
         }
         let received = match sink.finish() {
             Ok(received) => received,
             Err(error) => {
-                context.trace.line(context.now(), || format!("image refused: {error}"));
+                self.image_refused(context, &error);
                 return Ok(());
             }
         };
@@ -92,6 +119,13 @@ impl Process {
         self.step(context, Input::SnapshotReceived { from, term, meta })?;
         context.send(from, &Packet::ImageReceived { from: own, index, number });
         Ok(())
+    }
+
+    fn image_refused(&self, context: &mut Context<FullTier>, error: &SnapshotError) {
+        context.trace.line(context.now(), || format!("image refused: {error}"));
+        if self.files.failures() > self.failures_before {
+            context.coverage.struck(Struck::Failed, Handler::ReceiveImage);
+        }
     }
 
     /// The receiver of an image has it whole.

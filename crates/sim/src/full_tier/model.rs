@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_kv::{
-    Command, Compare, CompareResult, CompareTarget, KeyValue, Outcome, RequestOp, Response, ResponseBody, TxnRequest,
+    Command, Compare, CompareResult, CompareTarget, KeyValue, Outcome, RangeRequest, RangeResponse, RequestOp,
+    Response, ResponseBody, TxnRequest,
 };
 use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, Payload};
 use quorate_wire::decode_envelope;
@@ -81,24 +82,28 @@ impl Model {
         LogIndex(self.effects.len() as u64)
     }
 
-    /// Takes in the next committed entry; earlier ones are known.
-    pub(super) fn apply(&mut self, entry: &Entry) {
+    /// Takes in the next committed entry and gives its command; earlier ones are known.
+    pub(super) fn apply(&mut self, entry: &Entry) -> Option<Command> {
         if entry.index <= self.applied() {
-            return;
+            return None;
         }
         assert!(entry.index == self.applied().next(), "the model misses {}", self.applied().next());
+        let mut command = None;
         let answer = match &entry.payload {
             Payload::Command(bytes) => {
                 let envelope = decode_envelope(bytes).expect("a committed command can be read");
                 let request = (envelope.origin, envelope.incarnation, envelope.sequence);
                 let first = self.requests.insert(request);
                 assert!(first, "I-19: request {request:?} takes effect again at {}", entry.index);
-                self.execute(&envelope.command)
+                let answer = self.execute(&envelope.command);
+                command = Some(envelope.command);
+                answer
             }
             _ => ModelAnswer::Nothing,
         };
         let (revision, compact_revision) = (self.revision, self.compact_revision);
         self.effects.push(Effects { revision, compact_revision, answer });
+        command
     }
 
     fn execute(&mut self, command: &Command) -> ModelAnswer {
@@ -114,6 +119,7 @@ impl Model {
                 self.revision += i64::from(deleted > 0);
                 ModelAnswer::Deleted(deleted)
             }
+            Command::Txn(txn) if self.reads_out_of_bounds(txn) => ModelAnswer::Refused,
             Command::Txn(txn) => {
                 let (succeeded, changed) = self.transact(next, txn);
                 self.revision += i64::from(changed);
@@ -129,6 +135,18 @@ impl Model {
             Command::Clock(_) => ModelAnswer::Clock,
             Command::Auth(_) | Command::Alarm(_) => ModelAnswer::Aside,
         }
+    }
+
+    /// Whether the branch that would be taken reads at a revision that is compacted or yet to come.
+    fn reads_out_of_bounds(&self, txn: &TxnRequest) -> bool {
+        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
+        let branch = if succeeded { &txn.success } else { &txn.failure };
+        branch.iter().any(|operation| match operation {
+            RequestOp::Range(range) => {
+                range.revision != 0 && (range.revision > self.revision || range.revision < self.compact_revision)
+            }
+            _ => false,
+        })
     }
 
     fn transact(&mut self, next: i64, txn: &TxnRequest) -> (bool, bool) {
@@ -228,15 +246,23 @@ impl Model {
         (effects.revision, effects.compact_revision)
     }
 
-    /// What a range of a single key or an interval reads at `revision`, in key order.
-    pub(super) fn check_range(&self, node: NodeId, key: &Bytes, range_end: &Bytes, revision: i64, seen: &[KeyValue]) {
+    /// What a range of a single key or an interval reads at the current revision, in key order.
+    pub(super) fn check_range(&self, node: NodeId, request: &RangeRequest, response: &RangeResponse) {
+        let (key, range_end, revision) = (&request.key, &request.range_end, response.revision.0);
         let mut expected = Vec::new();
         for name in self.keys.keys().filter(|it| within(it, key, range_end)) {
             if let Some((at, version)) = self.at(name, revision) {
                 expected.push((name.clone(), at, version.clone()));
             }
         }
+        let count = expected.len();
+        if request.limit > 0 {
+            expected.truncate(request.limit as usize);
+        }
+        let seen = &response.kvs;
+        let cut = seen.len() < count;
         let agrees = seen.len() == expected.len()
+            && (response.count, response.more) == (count as i64, cut)
             && seen.iter().zip(&expected).all(|(seen, (name, at, version))| {
                 seen.key == *name
                     && seen.mod_revision == *at
@@ -244,7 +270,10 @@ impl Model {
                     && seen.create_revision == version.create_revision
                     && seen.version == version.version
             });
-        assert!(agrees, "I-14: node {node} reads {seen:?} at revision {revision}, the replay {expected:?}");
+        assert!(
+            agrees,
+            "I-14: node {node} answers {request:?} at revision {revision} with {response:?}, the replay {count}: {expected:?}"
+        );
     }
 
     /// The revision at which the value of this number was written, if ever.

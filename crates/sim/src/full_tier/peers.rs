@@ -10,6 +10,8 @@ use quorate_wire::{PeerMessage, WRITTEN_VERSION, decode_peer, encode_peer};
 use super::{CLUSTER, Disk, FullTier, Packet, Process, config, jitter, storage};
 use crate::check::Promise;
 use crate::context::Context;
+use crate::core_tier::describe_message;
+use crate::coverage::Handler;
 use crate::tier::Killed;
 use crate::world::member;
 
@@ -20,7 +22,8 @@ impl Process {
         self.state.set_cluster_id(identity.cluster_id).map_err(|_| Killed)?;
         let recovered = self.log.recovered();
         let first = storage::first_unapplied(&self.state);
-        let tail = self.log.entries(first, usize::MAX).expect("an opened log can be read");
+        let tail = self.log.entries(first, usize::MAX);
+        let tail = self.healthy(context, Handler::Open, tail)?;
         let applied = storage::applied_state(&self.state);
         let restored = Restored {
             raft: quorate_raft::Restored {
@@ -38,7 +41,8 @@ impl Process {
             barred: storage::barred(&recovered.mark),
             session: storage::session(context),
         };
-        let config = config::node_config(&context.plan, context.host, recovered.incarnation);
+        let version = context.versions[context.host.0];
+        let config = config::node_config(&context.plan, context.host, recovered.incarnation, version);
         let jitter = jitter(context);
         self.node = Some(Node::new(config, identity, restored, context.local(), jitter));
         self.step(context, Input::Tick { jitter })
@@ -52,7 +56,7 @@ impl Process {
         packet: Packet,
     ) -> Result<(), Killed> {
         match packet {
-            Packet::Message { hello, bytes } => {
+            Packet::Message { hello, bytes, .. } => {
                 context.trace.record(&[40, hello.from.0]);
                 context.trace.bytes(&bytes);
                 if !self.admit(context, &hello)? {
@@ -77,7 +81,7 @@ impl Process {
         match self.lifecycle.admit(hello, membership) {
             Ok(Admitted::Welcome) => {}
             Ok(Admitted::Adopt(identity)) => {
-                context.survive()?;
+                context.survive(Handler::OtherStep)?;
                 self.log.set_identity(identity).map_err(|_| Killed)?;
                 self.start_node(context)?;
             }
@@ -97,7 +101,7 @@ impl Process {
         Some(Arc::new(Hello {
             cluster_id: CLUSTER,
             from: context.node,
-            member: member(context.host, self.lifecycle.incarnation()),
+            member: member(context.host, self.lifecycle.incarnation(), context.versions[context.host.0]),
             to,
             to_incarnation,
             format_version: WRITTEN_VERSION,
@@ -113,6 +117,18 @@ impl Process {
             context.promised(&promise);
         }
         let Some(hello) = self.hello(context, to) else { return };
-        context.send(to, &Packet::Message { hello, bytes: encode_peer(message) });
+        context.send(to, &Packet::Message { hello, handler: handler(message), bytes: encode_peer(message) });
+    }
+}
+
+/// What a message is, for the table of coverage.
+fn handler(message: &PeerMessage) -> Handler {
+    match message {
+        PeerMessage::Raft(message) => describe_message(message).0,
+        PeerMessage::Forward(_) => Handler::Forward,
+        PeerMessage::ForwardReply(_) => Handler::ForwardReply,
+        PeerMessage::Admin(_) | PeerMessage::AdminReply(_) => Handler::PeerAdmin,
+        PeerMessage::Digest { .. } => Handler::PeerDigest,
+        _ => Handler::PeerOther,
     }
 }

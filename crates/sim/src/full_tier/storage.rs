@@ -1,6 +1,7 @@
 //! Opening the real stores, comparing them with the model of the log, and losing power over them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use quorate_node::{AppliedState, Barred, Lifecycle};
@@ -11,9 +12,14 @@ use quorate_wire::peer::NodeState;
 
 use super::{CLUSTER, Disk, FullTier, LogJob, Process};
 use crate::context::Context;
-use crate::coverage::Reached;
+use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::{LogImage, LogModel};
 use crate::random::Random;
+use crate::tier::Harm;
+
+/// The files that bits flip in.
+const LOG_NAME: &str = "log.redb";
+const STATE_NAME: &str = "state.redb";
 
 /// Small caches: a run opens thousands of stores.
 const CACHE_BYTES: usize = 1 << 20;
@@ -36,20 +42,45 @@ pub(super) fn bootstrap(disk: &Disk, membership: &Membership) {
 
 /// Opens the stores of a starting process; none if the power goes meanwhile.
 pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<Process> {
+    let failures_before = disk.files.failures();
     let files: Arc<dyn quorate_store::Disk> = Arc::new(disk.files.clone());
     if context.faulty && context.random.chance(50_000) {
         // A crash in recovery.
         disk.files.cut_power_after(context.random.between(1, 40));
     }
-    let opened = options().open(&files, disk.incarnation);
+    // Decay may make the code below this one panic as well: a process that dies at its start refuses to start.
+    let opened = if disk.doubtful {
+        let open = AssertUnwindSafe(|| options().open(&files, disk.incarnation));
+        std::panic::catch_unwind(open).ok()
+    } else {
+        Some(options().open(&files, disk.incarnation))
+    };
     if disk.files.is_power_cut() {
+        context.coverage.struck(Struck::Killed, Handler::Open);
         return None;
     }
-    let OpenedStores { log, recovered, state } =
-        opened.unwrap_or_else(|error| panic!("I-16: node {} cannot start: {error}", disk.node));
+    let OpenedStores { log, recovered, state } = match opened {
+        Some(Ok(opened)) => opened,
+        None => {
+            disk.refused = true;
+            return None;
+        }
+        Some(Err(error)) => {
+            context.trace.line(context.now(), || format!("host {} does not start: {error}", context.host.0));
+            if disk.files.failures() > failures_before {
+                context.coverage.struck(Struck::Failed, Handler::Open);
+                return None;
+            }
+            assert!(disk.doubtful, "I-16: node {} cannot start: {error}", disk.node);
+            disk.refused = true;
+            return None;
+        }
+    };
     // A cut that did not come is called off by a clean restart of the files, which needs them closed; so is this.
     disk.files.cut_power_after(u64::MAX / 2);
-    adopt_log(context, disk, &log, &state);
+    if !adopt_log(context, disk, &log, &state) {
+        return None;
+    }
     let position = state.position();
     context.clients.check_state(disk.node, position.index, position.term, &state.view());
     let committed = recovered.memberships.iter().rev().find(|(index, _)| *index <= recovered.hard_state.commit);
@@ -58,6 +89,10 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
     let lifecycle = Lifecycle::new(recovered.incarnation, recovered.identity, None, barred(&recovered.mark), committed);
     let membership = recovered.memberships.last().map_or(&recovered.base_membership.1, |(_, membership)| membership);
     Some(Process {
+        files: disk.files.clone(),
+        failures_before,
+        doubtful: disk.doubtful,
+        full: false,
         node: None,
         lifecycle,
         membership: Arc::clone(membership),
@@ -87,11 +122,22 @@ pub(super) fn barred(mark: &NodeMark) -> Option<Barred> {
 }
 
 /// I-16: the opened log is the one that was durable, or that with the one write under way; the model goes on from it.
-fn adopt_log(context: &mut Context<FullTier>, disk: &mut Disk, log: &LogStore, state: &StateStore) {
+fn adopt_log(context: &mut Context<FullTier>, disk: &mut Disk, log: &LogStore, state: &StateStore) -> bool {
     let recovered = log.recovered();
-    let entries = log.entries(recovered.base.0.next(), usize::MAX).expect("an opened log can be read");
+    let entries = match log.entries(recovered.base.0.next(), usize::MAX) {
+        Ok(entries) => entries,
+        Err(error) => {
+            assert!(disk.doubtful || disk.files.failures() > 0, "an opened log cannot be read: {error}");
+            disk.refused = disk.doubtful;
+            return false;
+        }
+    };
     let base_chain = match context.oracle.committed_at(recovered.base.0) {
         Some((term, chain)) if term == recovered.base.1 => chain,
+        _ if disk.doubtful => {
+            disk.refused = true;
+            return false;
+        }
         other => {
             panic!("I-16: the log of node {} begins at {:?}, committed there: {other:?}", disk.node, recovered.base)
         }
@@ -102,6 +148,13 @@ fn adopt_log(context: &mut Context<FullTier>, disk: &mut Disk, log: &LogStore, s
     let reset = recovered.base == (position.index, position.term) && real.last() == position.index;
     let durable = context.log().durable().clone();
     let agrees = agree(&real, &durable) || disk.torn.as_ref().is_some_and(|torn| agree(&real, torn)) || reset;
+    if !agrees && disk.doubtful {
+        // An older commit passes for the newest where that one has decayed: nobody but the disk's owner can tell, and the node
+        // counts as lost already.
+        context.coverage.hit(Reached::DecayUnnoticed);
+        disk.refused = true;
+        return false;
+    }
     assert!(
         agrees,
         "I-16: node {} comes back with a log from {:?} to {} and {:?}; durable was {:?} to {} and {:?}",
@@ -116,6 +169,7 @@ fn adopt_log(context: &mut Context<FullTier>, disk: &mut Disk, log: &LogStore, s
     disk.torn = None;
     context.cluster.logs[context.host.0] = LogModel::new(real);
     context.oracle.synced(context.node, &context.cluster.logs[context.host.0]);
+    true
 }
 
 /// The same log, but for how much of its prefix is still there, as cutting that costs no sync, and for a commit index
@@ -141,11 +195,20 @@ pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: O
     let mut choices = context.random.fork(7);
     if let Some(mut process) = process {
         for pending in std::mem::take(&mut process.pending).into_values() {
-            context.clients.lost(pending, &mut context.coverage);
+            let now = context.queue.now();
+            context.clients.lost(pending, now, &mut context.coverage);
         }
-        tear_write(context, disk, &mut process, &mut choices);
+        context.clients.died(context.node);
+        // After a failed sync what can be read is not what is on the medium.
+        if disk.files.failures() > process.failures_before && choices.coin() {
+            disk.doubtful = true;
+        } else if choices.chance(300_000) {
+            tear_checkpoint(context, disk, &mut process, &mut choices);
+        } else {
+            tear_write(context, disk, &mut process, &mut choices);
+        }
     }
-    if choices.chance(300_000) {
+    if choices.chance(300_000) || disk.doubtful {
         disk.files.kill();
     } else {
         disk.files.crash(&mut |bound| choices.below(bound));
@@ -156,6 +219,33 @@ pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: O
     if lost > 0 {
         context.coverage.hit(Reached::UnsyncedLost);
     }
+}
+
+/// Lets the power go in the middle of a checkpoint.
+fn tear_checkpoint(context: &mut Context<FullTier>, disk: &Disk, process: &mut Process, choices: &mut Random) {
+    disk.files.cut_power_after(choices.between(1, 24));
+    if process.state.checkpoint().is_err() {
+        context.coverage.struck(Struck::Killed, Handler::Checkpoint);
+    }
+}
+
+/// Does harm to a disk.
+pub(super) fn harm(_context: &mut Context<FullTier>, disk: &mut Disk, harm: Harm, random: &mut Random) -> bool {
+    match harm {
+        Harm::WriteError => disk.files.fail_write(random.between(1, 60)),
+        Harm::SyncError => disk.files.fail_sync(random.between(1, 6)),
+        Harm::ReadError => disk.files.fail_read(random.between(1, 60)),
+        Harm::BitFlip => {
+            let name = if random.coin() { LOG_NAME } else { STATE_NAME };
+            let pages = disk.files.written_pages(name);
+            let Some(&page) = random.pick(&pages) else { return false };
+            disk.files.flip_bit(name, page + random.below(4_096), random.below(8) as u8);
+            disk.doubtful = true;
+        }
+        Harm::Full => disk.files.set_limit_bytes(Some(disk.files.used_bytes() + random.below(9 << 20))),
+        Harm::SpaceBack => disk.files.set_limit_bytes(None),
+    }
+    true
 }
 
 /// Lets the power go in the middle of the write that would come next.
@@ -173,6 +263,7 @@ fn tear_write(context: &mut Context<FullTier>, disk: &mut Disk, process: &mut Pr
     }
     disk.torn = Some(context.log().after(batch.len()));
     disk.files.cut_power_after(choices.between(1, 12));
+    context.coverage.struck(Struck::Killed, Handler::LogWrite);
     if process.log.append(&batch).is_ok() {
         // It was done before the power went, and nobody heard of it.
         for _ in 0..batch.len() {

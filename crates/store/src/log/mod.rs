@@ -174,6 +174,9 @@ impl LogStore {
         hard_state.commit = hard_state.commit.max(shape.base.0);
 
         let conflict = tail.first().filter(|first| first.index <= self.shape.last).map(|first| first.index);
+        if mutant!(CommitBeforeEntries) {
+            self.database.write(Commit::Durable, |transaction| put_hard_state(transaction, &hard_state))?;
+        }
         self.database.write(Commit::Durable, |transaction| {
             put_hard_state(transaction, &hard_state)?;
             store_tail(transaction, conflict, &tail)

@@ -29,6 +29,8 @@ pub(super) fn scan(transaction: &ReadTransaction) -> Result<Scanned, OpenError> 
     let base = BaseRow::decode(&rows)?;
     let mut shape = LogShape::empty(base.base, base.membership);
     push_entries(transaction, &mut shape)?;
+    let commit = if mutant!(DamageCutOff) { hard_state.commit.min(shape.last) } else { hard_state.commit };
+    let hard_state = HardState { commit, ..hard_state };
     check_bounds(&hard_state, &shape)?;
     Ok(Scanned { node, hard_state, shape })
 }
@@ -39,7 +41,11 @@ fn push_entries(transaction: &ReadTransaction, shape: &mut LogShape) -> Result<(
     for row in table.range::<u64>(..).map_err(|error| failed(error.into()))? {
         let (index, record) = row.map_err(|error| failed(error.into()))?;
         let index = LogIndex(index.value());
-        let entry = decode_entry(index, record.value()).map_err(|error| match error {
+        let decoded = decode_entry(index, record.value());
+        if mutant!(DamageCutOff) && matches!(decoded, Err(EntryError::Damaged(_))) {
+            break;
+        }
+        let entry = decoded.map_err(|error| match error {
             EntryError::Damaged(detail) => OpenError::damaged(LOG_FILE, format!("{detail} ({})", place(index, shape))),
             EntryError::Unknown(source) => OpenError::UnknownEntry { index, source },
         })?;

@@ -118,7 +118,8 @@ impl SnapshotSink {
         };
         let mut rows = rows(&header, self.totals)?;
         change(&mut rows);
-        self.database.write(Commit::DurableQuickStart, |transaction| rows.store(transaction))?;
+        let commit = if mutant!(ImageNotSynced) { Commit::Deferred } else { Commit::DurableQuickStart };
+        self.database.write(commit, |transaction| rows.store(transaction))?;
         let reader = StateReader::new(&self.database.read()?)?;
         let key_space = KeySpace::rebuild(rows.position.key_space, &reader)?;
         drop(reader);

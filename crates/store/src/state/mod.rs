@@ -182,12 +182,16 @@ impl StateStore {
         database.check()?;
         let mut records = BatchRecords::new(RecordReader::new(&database.read()?)?);
         let first = LogIndex(rows.position.applied.0 + 1);
+        let applied_before = (rows.position.applied, rows.position.term);
         let mut results = Vec::with_capacity(entries.len());
         let mut revisions = Vec::with_capacity(entries.len());
         let mut membership_changed = false;
         {
             let mut inner = shared.write();
-            for (entry, command) in entries.iter().zip(commands) {
+            for (entry, mut command) in entries.iter().zip(commands) {
+                if mutant!(AppliesByBatch) && entry.index != entries[entries.len() - 1].index {
+                    command = command.filter(|envelope| !matches!(envelope.command, quorate_kv::Command::Compact(_)));
+                }
                 let follows = entry.index.0 == rows.position.applied.0 + 1 && entry.term >= rows.position.term;
                 assert!(follows, "entry {} of term {} is applied after {:?}", entry.index, entry.term, rows.position);
                 let result = apply_entry(&mut inner.key_space, &mut records, entry, command)
@@ -215,7 +219,11 @@ impl StateStore {
             if !revisions.is_empty() {
                 revisions::store(transaction, first, &revisions)?;
             }
-            rows::store_position(transaction, &Position { totals, ..rows.position })?;
+            let mut stored = Position { totals, ..rows.position };
+            if mutant!(AppliedIndexApart) {
+                (stored.applied, stored.term) = applied_before;
+            }
+            rows::store_position(transaction, &stored)?;
             Ok(totals)
         })?;
         rows.position.totals = totals;
@@ -233,6 +241,9 @@ impl StateStore {
         let (database, rows) = self.current();
         // Each dirty page is written whole; twice the record bytes covers the half-full ones.
         database.check_space(&*self.disk, self.options.reserve_bytes + 2 * self.dirty_bytes)?;
+        if mutant!(AppliedIndexApart) {
+            database.write(Commit::DurableQuickStart, |_| Ok(()))?;
+        }
         database.write(Commit::DurableQuickStart, |transaction| rows::store_position(transaction, &rows.position))?;
         self.durable_applied = rows.position.applied;
         self.dirty_bytes = 0;

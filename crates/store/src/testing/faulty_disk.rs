@@ -77,6 +77,10 @@ struct State {
     power_cut_at: Option<u64>,
     write_error_at: Option<u64>,
     sync_error_at: Option<u64>,
+    read_error_at: Option<u64>,
+    reads: u64,
+    /// Calls that failed by a planned fault, but for power cuts.
+    failures: u64,
     limit_bytes: Option<u64>,
 }
 
@@ -130,6 +134,7 @@ impl FaultyDisk {
         state.power_cut_at = None;
         state.write_error_at = None;
         state.sync_error_at = None;
+        state.read_error_at = None;
     }
 
     /// Whether a planned power cut has come.
@@ -144,7 +149,19 @@ impl FaultyDisk {
         state.write_error_at = Some(state.calls.writes + nth);
     }
 
-    /// The `nth` file sync from now (1 = the next) fails with an I/O error; what it covered may be lost at a crash.
+    /// The `nth` read from now (1 = the next) fails with an I/O error.
+    pub fn fail_read(&self, nth: u64) {
+        let mut state = self.lock();
+        state.read_error_at = Some(state.reads + nth);
+    }
+
+    /// Calls that failed because it was planned, power cuts and full disks apart.
+    pub fn failures(&self) -> u64 {
+        self.lock().failures
+    }
+
+    /// The `nth` file sync from now (1 = the next) fails with an I/O error. What it covered counts as clean from then on, as
+    /// Linux has it: it can be read, a later sync does not write it, and a crash loses it.
     pub fn fail_sync(&self, nth: u64) {
         let mut state = self.lock();
         state.sync_error_at = Some(state.calls.syncs + nth);
@@ -206,6 +223,7 @@ impl State {
         self.power_cut_at = None;
         self.write_error_at = None;
         self.sync_error_at = None;
+        self.read_error_at = None;
     }
 
     fn drop_unnamed(&mut self) {
@@ -232,6 +250,7 @@ impl State {
             Call::Sync => self.sync_error_at == Some(self.calls.syncs),
             Call::Directory => false,
         };
+        self.failures += u64::from(due);
         if due { Err(io::Error::other("input/output error")) } else { Ok(()) }
     }
 
@@ -372,7 +391,14 @@ impl StorageBackend for Handle {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.disk.lock().read_bytes += out.len() as u64;
+        let mut state = self.disk.lock();
+        state.read_bytes += out.len() as u64;
+        state.reads += 1;
+        if state.read_error_at == Some(state.reads) {
+            state.failures += 1;
+            return Err(io::Error::other("input/output error"));
+        }
+        drop(state);
         self.with(None, |file| {
             if file.read(offset, out) {
                 Ok(())
@@ -390,10 +416,18 @@ impl StorageBackend for Handle {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.with(Some(Call::Sync), |file| {
+        let synced = self.with(Some(Call::Sync), |file| {
             file.sync();
             Ok(())
-        })
+        });
+        if synced.is_err() && !self.disk.is_power_cut() {
+            // A dead process' handle fails here, too, and has nothing to lose.
+            let _ = self.with(None, |file| {
+                file.fail_sync();
+                Ok(())
+            });
+        }
+        synced
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -47,6 +47,8 @@ pub(super) struct FaultyFile {
     /// What the pages touched since the last sync held at that sync. `None`: not there.
     synced_pages: BTreeMap<u64, Option<Page>>,
     synced_len: u64,
+    /// Pages of a failed sync, as the medium still has them. They count as clean: only writing them again saves them.
+    lost_pages: BTreeMap<u64, Option<Page>>,
 }
 
 impl FaultyFile {
@@ -103,9 +105,21 @@ impl FaultyFile {
         self.pending.push(Pending::SetLen(len));
     }
 
+    /// A sync that fails: nothing of what it covered reaches the medium, and nobody remembers that it should.
+    pub(super) fn fail_sync(&mut self) {
+        self.pending.clear();
+        for (page, on_medium) in std::mem::take(&mut self.synced_pages) {
+            self.lost_pages.entry(page).or_insert(on_medium);
+        }
+        self.synced_len = self.len;
+    }
+
     pub(super) fn sync(&mut self) {
         self.pending.clear();
-        self.synced_pages.clear();
+        for page in std::mem::take(&mut self.synced_pages).into_keys() {
+            // A page is written out whole.
+            self.lost_pages.remove(&page);
+        }
         self.synced_len = self.len;
     }
 
@@ -122,6 +136,12 @@ impl FaultyFile {
         let pending = std::mem::take(&mut self.pending);
         for (page, synced) in std::mem::take(&mut self.synced_pages) {
             match synced {
+                Some(bytes) => self.pages.insert(page, bytes),
+                None => self.pages.remove(&page),
+            };
+        }
+        for (page, on_medium) in std::mem::take(&mut self.lost_pages) {
+            match on_medium {
                 Some(bytes) => self.pages.insert(page, bytes),
                 None => self.pages.remove(&page),
             };

@@ -2,7 +2,14 @@
 //!
 //! A fault that never happens finds nothing, so a summary over many seeds shows every counter and names the zeros.
 
+mod matrix;
+
 use std::fmt;
+
+pub use matrix::{Handler, Struck};
+
+use crate::run::TierChoice;
+use matrix::Matrix;
 
 macro_rules! reached {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
@@ -69,6 +76,44 @@ reached! {
     Wiped => "disk wiped",
     /// A clock jumped forward, as after a suspended machine.
     ClockJumped => "clock jumped",
+    /// A machine stood still with its clock.
+    Suspended => "machine suspended",
+    /// A link came and went.
+    LinkFlapped => "link flapped",
+    /// A message waited for a narrow link.
+    BandwidthLimited => "message waited for a narrow link",
+    /// A machine was slow.
+    HostSlow => "machine slow",
+    /// A process came back as the next release.
+    Upgraded => "process upgraded",
+    /// A process was told to stop.
+    Stopped => "process stopped gracefully",
+    /// A write of a disk was to fail.
+    WriteErrorPlanned => "write error planned",
+    /// A sync of a disk was to fail.
+    SyncErrorPlanned => "sync error planned",
+    /// A read of a disk was to fail.
+    ReadErrorPlanned => "read error planned",
+    /// A process stopped because its disk failed it.
+    StoppedByDisk => "process stopped by its disk",
+    /// A bit flipped at rest.
+    BitFlipped => "bit flipped at rest",
+    /// A process refused to start on its disk.
+    StartRefused => "start refused with a diagnosis",
+    /// A store came back older than it was, because what was newer had decayed.
+    DecayUnnoticed => "decayed store came back older",
+    /// A disk had no room.
+    DiskFilled => "disk filled",
+    /// A member got a new record.
+    MemberUpdated => "member update asked",
+    /// The cluster version was to rise.
+    VersionAsked => "version rise asked",
+    /// A node was told not to campaign, or that it may again.
+    CampaignsStopped => "campaigning stopped or allowed",
+    /// A stream broke.
+    StreamLost => "stream lost",
+    /// A client went away before its answer.
+    ClientLeft => "client left",
     /// A node became leader.
     Elected => "leader elected",
     /// A node restarted inside a joint configuration.
@@ -123,11 +168,13 @@ reached! {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coverage {
     counts: Vec<u64>,
+    matrix: Matrix,
+    handler: Option<Handler>,
 }
 
 impl Default for Coverage {
     fn default() -> Self {
-        Coverage { counts: vec![0; Reached::ALL.len()] }
+        Coverage { counts: vec![0; Reached::ALL.len()], matrix: Matrix::default(), handler: None }
     }
 }
 
@@ -142,19 +189,74 @@ impl Coverage {
         self.counts[what as usize]
     }
 
+    /// What the network's next faults befall.
+    pub(crate) fn handling(&mut self, handler: Handler) {
+        self.handler = Some(handler);
+    }
+
+    /// A fault met what is being handled.
+    pub(crate) fn struck_message(&mut self, struck: Struck) {
+        if let Some(handler) = self.handler {
+            self.matrix.hit(struck, handler);
+        }
+    }
+
+    /// A fault met a handler.
+    pub(crate) fn struck(&mut self, struck: Struck, handler: Handler) {
+        self.matrix.hit(struck, handler);
+    }
+
+    /// What a run of this tier can meet and these did not.
+    pub fn zeros(&self, tier: TierChoice) -> Vec<String> {
+        let missing = |what: &&Reached| self.count(**what) == 0 && what.is_of(tier);
+        let counters = Reached::ALL.iter().filter(missing).map(|what| what.name().to_owned());
+        counters.chain(self.matrix.zeros(tier)).collect()
+    }
+
+    /// The whole table, for one tier.
+    pub fn table(&self, tier: TierChoice) -> impl fmt::Display + '_ {
+        Table { coverage: self, tier }
+    }
+
     /// Adds the counts of another run.
     pub fn merge(&mut self, other: &Coverage) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine += theirs;
         }
+        self.matrix.merge(&other.matrix);
     }
 }
 
-impl fmt::Display for Coverage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for &what in Reached::ALL {
-            writeln!(f, "  {:>12}  {}", self.count(what), what.name())?;
+impl Reached {
+    /// Whether a run of this tier can meet it.
+    fn is_of(self, tier: TierChoice) -> bool {
+        match self {
+            Reached::ImageDamaged
+            | Reached::WriteForwarded
+            | Reached::StaleRefused
+            | Reached::Compacted
+            | Reached::CompareFailed
+            | Reached::ReadErrorPlanned
+            | Reached::BitFlipped
+            | Reached::StartRefused
+            | Reached::DiskFilled
+            | Reached::DecayUnnoticed
+            | Reached::ClientLeft => tier == TierChoice::Full,
+            _ => true,
         }
-        Ok(())
+    }
+}
+
+struct Table<'a> {
+    coverage: &'a Coverage,
+    tier: TierChoice,
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &what in Reached::ALL.iter().filter(|what| what.is_of(self.tier)) {
+            writeln!(f, "  {:>12}  {}", self.coverage.count(what), what.name())?;
+        }
+        self.coverage.matrix.write(f, self.tier)
     }
 }

@@ -1,0 +1,151 @@
+//! Known bugs of consensus systems, each behind a switch that one thread turns on for itself.
+//!
+//! The proof that the simulator works: every bug here was suffered by somebody, is put back into this code on demand, and
+//! must be found. Owns the list and the switch; what a mutant does stands where the sound code stands, behind
+//! `mutant!(Name)`. That is a constant `false` unless a crate is built with its feature `mutants`, which only the
+//! simulator asks for: this crate is no part of the product.
+//!
+//! A crate of its own because consensus and key space know nothing of each other and both carry mutants.
+
+use std::cell::Cell;
+use std::fmt;
+use std::str::FromStr;
+
+/// What of the product a mutant lives in, and so what has to be run to meet it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    /// The consensus core.
+    Consensus,
+    /// The replica around it, its stores and its key space.
+    Replica,
+}
+
+macro_rules! mutants {
+    ($($name:ident: $hazard:literal, $layer:ident, $sentence:literal;)*) => {
+        /// A bug that can be switched on.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mutant { $(#[doc = $sentence] $name,)* }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &[Mutant] = &[$(Mutant::$name,)*];
+
+            /// Its number in the catalogue of hazards (docs/testing.md).
+            pub fn hazard(self) -> u32 {
+                match self { $(Mutant::$name => $hazard,)* }
+            }
+
+            /// What it lives in.
+            pub fn layer(self) -> Layer {
+                match self { $(Mutant::$name => Layer::$layer,)* }
+            }
+
+            /// What goes wrong, in one sentence.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Mutant::$name => $sentence,)* }
+            }
+        }
+    };
+}
+
+mutants! {
+    ChangeBeforeOwnTermCommit: 1, Consensus, "A new leader changes the configuration before an entry of its term is committed.";
+    TwoChangesAtOnce: 2, Consensus, "A second configuration is appended while the first one is uncommitted.";
+    MembershipOnCommit: 3, Consensus, "A configuration counts from its commit, not from its append.";
+    ChangeWhileJoint: 4, Consensus, "A new voter set is accepted in a joint phase, checked as if there was none.";
+    LeavesOnlyWhatItEntered: 5, Consensus, "Only the leader that entered a joint phase leaves it.";
+    RestartForgetsOutgoing: 7, Consensus, "A node that restarts in a joint phase forgets the outgoing voters.";
+    LeavesUncommittedJoint: 8, Consensus, "The joint phase is left before its own entry is committed.";
+    RemovedLeaderStays: 10, Consensus, "A leader removes itself and goes on leading.";
+    LearnerRefusesVote: 11, Consensus, "A node refuses its vote because it does not know yet that it is a voter.";
+    LearnerCampaigns: 12, Consensus, "A node campaigns without being a voter.";
+    LearnerPromotedAtOnce: 13, Consensus, "A learner becomes a voter before it has caught up.";
+    UpdatePromotes: 14, Consensus, "An update of a learner's addresses makes it a voter.";
+    NoPreVote: 16, Consensus, "A node that hears nobody raises the term without asking first.";
+    IdentityOutlivesDisk: 17, Consensus, "A node whose disk was lost comes back empty under its old id.";
+    ImageKeepsOldMembership: 20, Consensus, "An installed image leaves the configuration of the log it replaced in force.";
+    LearnersCount: 21, Consensus, "Acknowledgements of learners count towards the quorum.";
+    JointCommitByIncoming: 22, Consensus, "In a joint phase the incoming half alone commits.";
+    JointElectionByIncoming: 22, Consensus, "In a joint phase the incoming half alone elects.";
+    VoteWrittenLater: 23, Consensus, "The term is written without the vote, which follows with the next write.";
+    RestartForgetsVote: 23, Consensus, "A node that restarts keeps its term and forgets its vote.";
+    VoteBeforeSync: 24, Consensus, "A vote leaves before it is durable.";
+    AckBeforeSync: 24, Consensus, "An append is acknowledged before its entries are durable.";
+    LowerTermsUnanswered: 25, Consensus, "Nodes of a lower term get no answer, though nobody's term rises without one.";
+    HigherTermIgnored: 27, Consensus, "A leader ignores answers of a higher term, so a node of that term never gets back in.";
+    LatePreVoteCampaigns: 28, Consensus, "A grant left over from the pre-vote makes the new leader campaign again.";
+    VotesTwice: 30, Consensus, "A node votes for whoever asks, also twice in a term.";
+    NoCheckQuorum: 32, Consensus, "A leader that hears no quorum leads on.";
+    LeaseKeptOverTransfer: 33, Consensus, "A leader trusts its lease after it told a successor to campaign.";
+    TransferNeverEnds: 33, Consensus, "A transfer whose target does not take over blocks writes for ever.";
+    CommitsOlderTerm: 34, Consensus, "An entry of an older term is committed by counting its copies.";
+    QuorumOfUnsorted: 35, Consensus, "The quorum's index is taken from a list that nobody sorted.";
+    MissingPrevMatches: 36, Consensus, "An append whose preceding entry is not in the log passes for a match.";
+    AppliesPastPage: 37, Consensus, "Committed entries are handed out in pages, and what lies past the first is skipped.";
+    OverwrittenWriteCounts: 38, Consensus, "The completion of a write counts for entries that replaced it meanwhile.";
+    WindowLeaksBytes: 39, Consensus, "Acknowledged bytes stay in the window of what is in flight.";
+    ProposalsLeak: 39, Replica, "Applied proposals still count as unapplied.";
+    ProbeNeverAgain: 40, Consensus, "A follower whose probe was lost is never probed again.";
+    MatchFalls: 41, Consensus, "A late acknowledgement takes back what a follower is known to hold.";
+    OldAppendTruncates: 42, Consensus, "A repeated append cuts off the entries after it.";
+    UnknownFollowerGetsNothing: 43, Consensus, "A follower that nothing is known of gets no image when the log has gone.";
+    LargeEntryNeverSent: 45, Consensus, "An entry beyond the limit of a message is never sent.";
+    ImageNotSynced: 47, Replica, "An image is renamed into place before its content is durable.";
+    ImageUnchecked: 48, Replica, "The checksums of an image are not compared.";
+    CompactionKeepsOldMembership: 49, Consensus, "Compaction keeps the oldest configuration instead of the one in force.";
+    OldImageInstalled: 50, Consensus, "An image older than what is committed is installed.";
+    ImageStrandsWrites: 51, Replica, "Writes that an image may hide are never answered.";
+    LogNeverCut: 52, Replica, "The log is never cut.";
+    ReadBeforeOwnTerm: 54, Consensus, "A leader serves reads before it has committed an entry of its term.";
+    ReadJoinsOpenRound: 55, Consensus, "A read is confirmed by answers to a round that began before it.";
+    ReadIdUsedAgain: 56, Replica, "A round of reads that is asked again uses its old number.";
+    SoleVoterReadsAtBoot: 57, Consensus, "A single voter serves reads at its start, before it knows what is committed.";
+    LeaseFromAnswer: 58, Consensus, "The lease runs from the answers to a round, not from its sending.";
+    LeaseIgnoresDrift: 59, Consensus, "The lease leaves no room for clocks that differ.";
+    PromiseForgotten: 60, Consensus, "A node that restarts votes at once, whatever it promised a leader.";
+    VoteInsideLease: 60, Consensus, "A node votes though it has just heard a leader.";
+    StalledDiskLeads: 61, Consensus, "A leader whose disk stands still leads on.";
+    AppliedIndexApart: 62, Replica, "The applied index is written apart from what was applied.";
+    LeaderCountsUnsynced: 63, Consensus, "A leader counts its own entries before they are durable.";
+    SyncErrorIgnored: 64, Replica, "A failed sync is ignored.";
+    DamageCutOff: 65, Replica, "A damaged record is healed by cutting the log off before it.";
+    RenameNotSynced: 66, Replica, "A renamed file is used before its name is durable.";
+    FullDiskForEver: 67, Replica, "A node that once had a full disk takes no more writes.";
+    CommitBeforeEntries: 68, Replica, "The commit index is written before the entries it speaks of.";
+    RevisionOfRecords: 71, Replica, "At a start the revision is taken from the newest record, which compaction may have removed.";
+    TxnRangeOfPruned: 72, Replica, "A transaction's range is refused by what this node has pruned, not by what the cluster compacted.";
+    AppliesByBatch: 73, Replica, "What a batch applies depends on where the batch was cut.";
+    CountStopsAtLimit: 74, Replica, "A range with a limit counts only what it returns.";
+    ForwardTakenTwice: 83, Replica, "A forwarded write that arrives twice is proposed twice.";
+    RetriesInFlight: 83, Replica, "A write in flight is proposed again as soon as the leader changes.";
+    QueueWithoutLimit: 84, Replica, "Writes are taken without end.";
+}
+
+thread_local! {
+    static ON: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+/// Switches one mutant on for this thread, or all of them off.
+pub fn switch(mutant: Option<Mutant>) {
+    ON.set(mutant);
+}
+
+/// Whether `mutant` is on for this thread.
+#[inline]
+pub fn is_on(mutant: Mutant) -> bool {
+    ON.get() == Some(mutant)
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl FromStr for Mutant {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Mutant, String> {
+        let found = Mutant::ALL.iter().find(|mutant| mutant.to_string() == text);
+        found.copied().ok_or_else(|| format!("no mutant is named {text}"))
+    }
+}
