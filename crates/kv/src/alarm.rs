@@ -84,12 +84,17 @@ impl Alarms {
 #[must_use]
 pub fn needs_space(command: &Command) -> bool {
     match command {
-        Command::Put(_) => true,
+        Command::Put(_) | Command::LeaseGrant(_) => true,
         Command::Txn(txn) => puts(txn),
         // Whoever is out of space must be able to get some back: users and alarms are small, and needed for that.
-        Command::DeleteRange(_) | Command::Compact(_) | Command::Clock(_) | Command::Auth(_) | Command::Alarm(_) => {
-            false
-        }
+        Command::DeleteRange(_)
+        | Command::Compact(_)
+        | Command::Clock(_)
+        | Command::LeaseRevoke { .. }
+        | Command::LeaseRenew { .. }
+        | Command::LeaseExpire(_)
+        | Command::Auth(_)
+        | Command::Alarm(_) => false,
     }
 }
 
@@ -103,8 +108,14 @@ fn puts(txn: &TxnRequest) -> bool {
 
 fn touches_data(command: &Command) -> bool {
     match command {
-        Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) | Command::Compact(_) => true,
-        Command::Clock(_) | Command::Auth(_) | Command::Alarm(_) => false,
+        Command::Put(_)
+        | Command::DeleteRange(_)
+        | Command::Txn(_)
+        | Command::Compact(_)
+        | Command::LeaseGrant(_)
+        | Command::LeaseRevoke { .. }
+        | Command::LeaseExpire(_) => true,
+        Command::LeaseRenew { .. } | Command::Clock(_) | Command::Auth(_) | Command::Alarm(_) => false,
     }
 }
 

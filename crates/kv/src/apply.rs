@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::auth::{Actor, AuthCommand, NoLeases};
+use crate::auth::{Actor, AuthCommand};
 use crate::compare::{Decision, branch};
 use crate::error::KvError;
 use crate::interval::Interval;
@@ -55,6 +55,23 @@ impl KeySpace {
                 }
                 Command::Auth(change) => (self.change_auth(records, change)?, Vec::new()),
                 Command::Alarm(change) => (Ok(Response::Alarm(self.change_alarms(records, *change)?)), Vec::new()),
+                Command::LeaseGrant(grant) => {
+                    (self.grant_lease(records, *grant)?.map(Response::LeaseGrant), Vec::new())
+                }
+                Command::LeaseRenew { ids } => {
+                    let ttls_seconds = self.renew_leases(records, ids)?;
+                    (Ok(Response::LeaseRenew { ttls_seconds }), Vec::new())
+                }
+                Command::LeaseRevoke { id } if !self.leases.contains(*id) => (Err(KvError::LeaseNotFound), Vec::new()),
+                Command::LeaseRevoke { id } => {
+                    self.write(records, |writer| writer.end_lease(*id, Response::LeaseRevoke))?
+                }
+                Command::LeaseExpire(due) if !self.has_run_out(*due) => {
+                    (Ok(Response::LeaseExpire { expired: false }), Vec::new())
+                }
+                Command::LeaseExpire(due) => {
+                    self.write(records, |writer| writer.end_lease(due.id, Response::LeaseExpire { expired: true }))?
+                }
                 Command::Put(put) => self.write(records, |writer| writer.put_checked(put))?,
                 Command::DeleteRange(delete) => {
                     self.write(records, |writer| Ok(Ok(Response::DeleteRange(writer.delete_range(delete)?))))?
@@ -98,7 +115,7 @@ impl KeySpace {
 
     /// Everything that is looked at before a command is executed: the actor's rights, the alarms, the command itself.
     fn admit(&self, actor: &Actor, command: &Command) -> Result<(), KvError> {
-        self.auth.judge(actor, command, &NoLeases)?;
+        self.auth.judge(actor, command, &self.leases)?;
         self.alarms.refuse(command)?;
         validate(command, &Limits::APPLICABLE)
     }
@@ -232,6 +249,7 @@ impl<W: WriteRecords> Writer<'_, W> {
             }
             prev_kv = previous.filter(|_| put.prev_kv);
         }
+        self.space.attach(self.records, &put.key, lease)?;
         let lineage = self.space.index.put(&put.key, at);
         let record = Record {
             key: put.key.clone(),
@@ -266,9 +284,21 @@ impl<W: WriteRecords> Writer<'_, W> {
         let prev_kvs = if delete.prev_kv { fetch(self.records, &replaced)? } else { Vec::new() };
         let deleted = i64::try_from(keys.len()).expect("memory holds fewer than 2^63 keys");
         for key in keys {
+            self.space.attach(self.records, &key, 0)?;
             self.store(self.next_key(), Record::tombstone(key))?;
         }
         Ok(DeleteRangeResponse { deleted, prev_kvs })
+    }
+
+    /// Deletes the keys of a lease, in their order, then the lease.
+    fn end_lease(&mut self, id: i64, done: Response) -> Result<Result<Response, KvError>, W::Error> {
+        for key in self.space.keys_of_lease(id) {
+            let one = DeleteRangeRequest { key: Bytes::copy_from_slice(&key), ..DeleteRangeRequest::default() };
+            let deleted = self.delete_range(&one)?.deleted;
+            assert_eq!(deleted, 1, "the key {key:02x?} of lease {id} is not alive");
+        }
+        self.space.end_lease(self.records, id)?;
+        Ok(Ok(done))
     }
 
     fn store(&mut self, at: RecordKey, record: Record) -> Result<(), W::Error> {

@@ -24,6 +24,12 @@ impl ClusterTime {
         ClusterTime(self.0.saturating_add(u64::try_from(later.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// The time `earlier`; not before the beginning.
+    #[must_use]
+    pub fn before(self, earlier: Duration) -> ClusterTime {
+        ClusterTime(self.0.saturating_sub(u64::try_from(earlier.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// Time from here to `deadline`; zero if it has passed.
     #[must_use]
     pub fn until(self, deadline: ClusterTime) -> Duration {

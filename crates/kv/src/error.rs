@@ -23,9 +23,18 @@ pub enum KvError {
     /// `ignore_lease` together with a lease.
     #[error("lease is provided")]
     LeaseProvided,
-    /// A put names a lease nobody granted.
+    /// A put or a revoke names a lease that is not there; so does a grant of lease 0.
     #[error("requested lease not found")]
     LeaseNotFound,
+    /// A grant of an id that is in use.
+    #[error("lease already exists")]
+    LeaseExists,
+    /// A time to live past [`crate::MAX_LEASE_TTL_SECONDS`].
+    #[error("too large lease TTL")]
+    LeaseTtlTooLarge,
+    /// There are [`crate::MAX_LEASES`] leases. etcd knows no such bound.
+    #[error("too many leases")]
+    TooManyLeases,
     /// A transaction past [`crate::Limits`], by operations or by depth.
     #[error("too many operations in txn request")]
     TooManyOps,

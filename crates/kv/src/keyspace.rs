@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::error::KvError;
 use crate::image::IndexImage;
 use crate::index::{KeyIndex, Lineage, Stamp};
+use crate::lease::Leases;
 use crate::range::RangePlan;
 use crate::records::{ReadRecords, ReadRows};
 use crate::requests::RangeRequest;
@@ -97,6 +98,7 @@ pub struct KeySpace {
     /// Shared with readers, who judge requests by it; copied when it changes under them.
     pub(crate) auth: Arc<AuthState>,
     pub(crate) alarms: Alarms,
+    pub(crate) leases: Leases,
     /// Physical compaction in progress.
     pub(crate) pass: Option<Pass>,
     /// Snapshots in progress: while there is one, nothing is pruned.
@@ -163,6 +165,7 @@ impl KeySpace {
         space.load_clock(records)?;
         space.auth = Arc::new(AuthState::load(records)?);
         space.load_alarms(records)?;
+        space.load_leases(records)?;
         Ok(space)
     }
 
@@ -271,5 +274,6 @@ impl KeySpace {
         assert!(self.meta.is_sound(), "numbers of a key space that cannot be: {:?}", self.meta);
         self.index.check(self.meta.revision.0);
         self.auth.check_invariants();
+        self.leases.check(&self.index);
     }
 }

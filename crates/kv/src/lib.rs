@@ -22,6 +22,7 @@ mod image;
 mod index;
 mod interval;
 mod keyspace;
+mod lease;
 mod precheck;
 mod range;
 mod record;
@@ -42,15 +43,17 @@ pub use digest::Digest;
 pub use error::KvError;
 pub use image::{ImageError, IndexEncoder, IndexImage};
 pub use keyspace::{KeySpace, KeySpaceMeta};
+pub use lease::{DueLease, LeaseSummary, LeaseView, MAX_LEASE_TTL_SECONDS, MAX_LEASES};
 pub use range::{RangePlan, Step};
 pub use record::{KeyValue, Record, RecordError};
 pub use records::{ReadRecords, ReadRows, VisitRow, WriteRecords};
 pub use requests::{
-    Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest,
-    RequestOp, SortOrder, SortTarget, TxnRequest,
+    Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, LeaseGrantRequest, PutRequest,
+    RangeRequest, RequestOp, SortOrder, SortTarget, TxnRequest,
 };
 pub use responses::{
-    Change, DeleteRangeResponse, Outcome, PutResponse, RangeResponse, Response, ResponseBody, ResponseOp, TxnResponse,
+    Change, DeleteRangeResponse, LeaseGrantResponse, Outcome, PutResponse, RangeResponse, Response, ResponseBody,
+    ResponseOp, TxnResponse,
 };
 pub use revision::{RecordKey, Revision};
 pub use row::{FieldError, Row, RowBytes, RowError, RowFields, Table};

@@ -9,7 +9,7 @@ use crate::revision::Revision;
 
 /// Checks a bare put. The lease is looked for before the key, as in etcd.
 pub(crate) fn check_put(space: &KeySpace, put: &PutRequest) -> Result<(), KvError> {
-    check_lease(put)?;
+    check_lease(space, put)?;
     check_present(space, put)
 }
 
@@ -82,7 +82,6 @@ fn check_present(space: &KeySpace, put: &PutRequest) -> Result<(), KvError> {
     Ok(())
 }
 
-/// No command grants a lease yet, so no lease is known.
-fn check_lease(put: &PutRequest) -> Result<(), KvError> {
-    if put.lease == 0 { Ok(()) } else { Err(KvError::LeaseNotFound) }
+fn check_lease(space: &KeySpace, put: &PutRequest) -> Result<(), KvError> {
+    if put.lease == 0 || space.leases.contains(put.lease) { Ok(()) } else { Err(KvError::LeaseNotFound) }
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::alarm::AlarmCommand;
 use crate::auth::AuthCommand;
 use crate::clock::ClusterTime;
+use crate::lease::DueLease;
 
 /// A write, as the log carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,21 @@ pub enum Command {
     Auth(AuthCommand),
     /// Raises or clears an alarm.
     Alarm(AlarmCommand),
+    /// Makes a lease.
+    LeaseGrant(LeaseGrantRequest),
+    /// Ends a lease and deletes the keys attached to it.
+    LeaseRevoke {
+        /// Which.
+        id: i64,
+    },
+    /// Gives leases their whole time again. Many keepalives share one.
+    LeaseRenew {
+        /// Which; one may come twice.
+        ids: Vec<i64>,
+    },
+    /// Ends a lease whose deadline has come, as a revoke does; void if it was renewed since. Leaders write it, no client
+    /// does.
+    LeaseExpire(DueLease),
 }
 
 /// Order of a range's result.
@@ -206,4 +222,13 @@ pub struct CompactRequest {
     pub revision: i64,
     /// The answer waits until the records are gone from this node's storage.
     pub physical: bool,
+}
+
+/// Makes a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LeaseGrantRequest {
+    /// Its id, chosen by the client or the node that took the request; never 0.
+    pub id: i64,
+    /// Its time to live; what is less than 1 is 1.
+    pub ttl_seconds: i64,
 }

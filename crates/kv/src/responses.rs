@@ -53,6 +53,20 @@ pub enum Response {
     Auth(AuthResponse),
     /// To `Alarm`: the alarm raised, also if it was before, or cleared; none if there was none to clear.
     Alarm(Vec<Alarm>),
+    /// To `LeaseGrant`.
+    LeaseGrant(LeaseGrantResponse),
+    /// To `LeaseRevoke`.
+    LeaseRevoke,
+    /// To `LeaseRenew`.
+    LeaseRenew {
+        /// Time to live of each lease, in the order asked for; 0 = there is none.
+        ttls_seconds: Vec<i64>,
+    },
+    /// To `LeaseExpire`.
+    LeaseExpire {
+        /// The lease ended here; else the expiry was void.
+        expired: bool,
+    },
 }
 
 /// Result of a range.
@@ -91,6 +105,15 @@ pub struct TxnResponse {
     pub succeeded: bool,
     /// One answer for each operation of the branch taken.
     pub responses: Vec<ResponseOp>,
+}
+
+/// A lease that was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LeaseGrantResponse {
+    /// Its id.
+    pub id: i64,
+    /// Its time to live.
+    pub ttl_seconds: i64,
 }
 
 /// Answer to one operation of a transaction.

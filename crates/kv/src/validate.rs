@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 
 use crate::error::KvError;
 use crate::interval::Interval;
-use crate::requests::{Command, PutRequest, RangeRequest, RequestOp, SortOrder, SortTarget, TxnRequest};
+use crate::lease::MAX_LEASE_TTL_SECONDS;
+use crate::requests::{
+    Command, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, SortOrder, SortTarget, TxnRequest,
+};
 
 /// Most transactions within each other, the outermost counted. Part of the log's format: an entry past it is refused
 /// when it is applied.
@@ -42,7 +45,14 @@ pub fn validate(command: &Command, limits: &Limits) -> Result<(), KvError> {
         Command::Put(put) => validate_put(put),
         Command::DeleteRange(delete) => key_is_given(&delete.key),
         Command::Txn(txn) => validate_txn(txn, limits),
-        Command::Compact(_) | Command::Clock(_) | Command::Auth(_) | Command::Alarm(_) => Ok(()),
+        Command::LeaseGrant(grant) => validate_grant(grant),
+        Command::Compact(_)
+        | Command::Clock(_)
+        | Command::Auth(_)
+        | Command::Alarm(_)
+        | Command::LeaseRevoke { .. }
+        | Command::LeaseRenew { .. }
+        | Command::LeaseExpire(_) => Ok(()),
     }
 }
 
@@ -98,6 +108,16 @@ fn validate_put(put: &PutRequest) -> Result<(), KvError> {
     }
     if put.ignore_lease && put.lease != 0 {
         return Err(KvError::LeaseProvided);
+    }
+    Ok(())
+}
+
+fn validate_grant(grant: &LeaseGrantRequest) -> Result<(), KvError> {
+    if grant.id == 0 {
+        return Err(KvError::LeaseNotFound);
+    }
+    if grant.ttl_seconds > MAX_LEASE_TTL_SECONDS {
+        return Err(KvError::LeaseTtlTooLarge);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_kv::Outcome;
+use quorate_kv::{ClusterTime, Outcome};
 use quorate_raft::{
     Entry, HardState, LogIndex, Membership, NodeId, RequestId, RoleKind, SnapshotMeta, Term, Time, WriteSeq,
 };
@@ -54,6 +54,14 @@ pub enum Effect {
         from: LogIndex,
         /// Stop after this many bytes, but not before one entry.
         max_bytes: usize,
+    },
+    /// Look which leases have their deadline at or before `until`, as the state is, then tell
+    /// [`Input::LeasesDue`](crate::Input::LeasesDue).
+    FindDueLeases {
+        /// On the cluster clock.
+        until: ClusterTime,
+        /// Stop after this many.
+        max: usize,
     },
     /// Stream an image of the state, then tell [`Input::SnapshotSent`](crate::Input::SnapshotSent).
     SendSnapshot {

@@ -22,8 +22,16 @@ const MAX_RUNS_OF_AN_ORIGIN: usize = 16;
 pub(crate) struct Intake {
     term: Term,
     windows: BTreeMap<NodeId, VecDeque<(Incarnation, Window)>>,
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Taken>,
     bytes: usize,
+}
+
+/// A write taken for another node.
+#[derive(Debug, Clone)]
+pub(crate) struct Taken {
+    pub(crate) envelope: Bytes,
+    /// [`is_timed`].
+    pub(crate) timed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +85,7 @@ impl Intake {
                 too_many.push(sequence);
             } else {
                 self.bytes += envelope.len();
-                self.queue.push_back(envelope);
+                self.queue.push_back(Taken { envelope, timed: is_timed(&command) });
             }
         }
         let refusals = [(too_many, ForwardRefused::TooManyRequests), (no_space, ForwardRefused::NoSpace)];
@@ -89,23 +97,24 @@ impl Intake {
     }
 
     /// Writes to propose next, in order of arrival, at most `count` of them.
-    pub(crate) fn pop(&mut self, count: usize) -> Vec<Bytes> {
+    pub(crate) fn pop(&mut self, count: usize) -> Vec<Taken> {
         let count = count.min(self.queue.len());
-        let out: Vec<Bytes> = self.queue.drain(..count).collect();
-        self.bytes -= out.iter().map(Bytes::len).sum::<usize>();
+        let out: Vec<Taken> = self.queue.drain(..count).collect();
+        self.bytes -= out.iter().map(|write| write.envelope.len()).sum::<usize>();
         out
     }
 
     /// Puts back what could not be proposed yet.
-    pub(crate) fn push_front(&mut self, commands: Vec<Bytes>) {
-        for command in commands.into_iter().rev() {
-            self.bytes += command.len();
-            self.queue.push_front(command);
+    pub(crate) fn push_front(&mut self, writes: Vec<Taken>) {
+        for write in writes.into_iter().rev() {
+            self.bytes += write.envelope.len();
+            self.queue.push_front(write);
         }
     }
 
     pub(crate) fn check(&self, max_span: u64) {
-        assert_eq!(self.bytes, self.queue.iter().map(Bytes::len).sum::<usize>(), "the byte count is off");
+        let bytes = self.queue.iter().map(|write| write.envelope.len()).sum::<usize>();
+        assert_eq!(self.bytes, bytes, "the byte count is off");
         for (_, window) in self.windows.values().flatten() {
             assert!(window.seen.len() as u64 <= max_span, "a window holds {} sequences", window.seen.len());
             assert!(window.seen.iter().all(|sequence| *sequence > window.floor), "a window was not drawn up");
@@ -155,4 +164,9 @@ fn open_envelope(from: NodeId, session: Incarnation, sequence: u64, envelope: &B
     let envelope = decode_envelope(envelope).ok()?;
     let fits = envelope.origin == from && envelope.incarnation == session && envelope.sequence == sequence;
     fits.then_some(envelope.command)
+}
+
+/// Whether what a command does depends on the cluster clock: the leader says what that shows in front of it.
+pub(crate) fn is_timed(command: &Command) -> bool {
+    matches!(command, Command::LeaseGrant(_) | Command::LeaseRenew { .. })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_kv::{Actor, Command, Digest, Outcome, Revision};
+use quorate_kv::{Actor, Command, Digest, DueLease, LeaseSummary, Outcome, Revision};
 use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, RequestId, SnapshotMeta, Term, WriteSeq};
 use quorate_wire::PeerMessage;
 use quorate_wire::peer::AdminOperation;
@@ -88,6 +88,11 @@ pub enum Input {
         /// Applied index of the durable state.
         durable_applied: LogIndex,
     },
+    /// Answer to [`Effect::FindDueLeases`](crate::Effect::FindDueLeases).
+    LeasesDue {
+        /// At most as many as were asked for, the oldest deadline first.
+        due: Vec<DueLease>,
+    },
     /// The disk or the quota is full, or no longer.
     DiskFull {
         /// Which of the two.
@@ -161,6 +166,8 @@ pub struct AppliedState {
     pub revision: Revision,
     /// The state hash.
     pub digest: Digest,
+    /// The cluster clock, and when a lease runs out.
+    pub leases: LeaseSummary,
 }
 
 /// What applying one [`Effect::Apply`](crate::Effect::Apply) came to. Effects are applied one by one, not merged: the

@@ -1,6 +1,6 @@
 //! One replica: everything between a decoded request and its answer.
 //!
-//! Owns pending writes, forwarding, the read queue, admission, timeouts, routing of administrators' requests, the retention of
+//! Owns pending writes, forwarding, the timing of leases, the read queue, admission, timeouts, routing of administrators' requests, the retention of
 //! the log, the comparison of state hashes and the lifecycle of a node. Wraps consensus ([`quorate_raft::Raft`]), whose
 //! messages it holds back until the disk writes they promise are durable.
 //!
@@ -12,6 +12,7 @@
 mod mutant;
 
 mod admin;
+mod cluster_clock;
 mod config;
 mod divergence;
 mod effect;

@@ -8,6 +8,7 @@ mod administration;
 mod admission;
 mod consensus;
 mod housekeeping;
+mod leasing;
 mod reading;
 mod standing;
 mod writing;
@@ -16,11 +17,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_kv::ClusterTime;
 use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Raft, RequestId, RoleKind, Term, Time};
 use quorate_wire::Identity;
 use quorate_wire::peer::{NodeState, PeerMessage};
 
 use crate::admin::Admins;
+use crate::cluster_clock::ClusterClock;
 use crate::config::NodeConfig;
 use crate::divergence::Divergence;
 use crate::effect::{Answer, Effect, Lease};
@@ -34,6 +37,7 @@ use crate::reads::Reads;
 use crate::retention::LogSize;
 use crate::snapshots::Streams;
 use crate::status::NodeStatus;
+use leasing::Expiring;
 use standing::Stopping;
 
 /// What a replica finds on its disk when it starts.
@@ -83,6 +87,10 @@ pub struct Node {
     proposals_blocked: bool,
     last_proposal: Option<Result<(LogIndex, Term), quorate_raft::Refused>>,
     reads: Reads,
+    clock: ClusterClock,
+    expiring: Expiring,
+    /// Commands this run proposed of itself.
+    own_commands: u64,
     admins: Admins,
     announce_at: Time,
     log_size: LogSize,
@@ -130,6 +138,9 @@ impl Node {
             proposals_blocked: false,
             last_proposal: None,
             reads: Reads::new(restored.session.0 as u64),
+            clock: ClusterClock::new(restored.applied.leases.clock, now),
+            expiring: Expiring::Idle,
+            own_commands: 0,
             admins: Admins::new(restored.session),
             announce_at: now,
             log_size: LogSize::new(base, last, restored.log_bytes),
@@ -203,6 +214,7 @@ impl Node {
                 self.durable_applied = self.durable_applied.max(durable_applied.min(self.applied.index));
             }
             Input::DiskFull { yes } => self.disk_full = yes || (mutant!(FullDiskForEver) && self.disk_full),
+            Input::LeasesDue { due } => self.leases_due(due),
             Input::Stop => self.begin_stop(),
         }
     }
@@ -210,6 +222,7 @@ impl Node {
     /// What the inputs of a step made possible together.
     fn settle(&mut self) {
         self.expire();
+        self.move_leases();
         self.move_writes();
         self.move_reads();
         self.move_admin_requests();
@@ -271,6 +284,7 @@ impl Node {
             return;
         }
         self.applied = state;
+        self.clock.applied(state.leases.clock, self.now);
         while let Some((_, bytes)) = self.applying.front().copied().filter(|(last, _)| *last <= state.index) {
             self.applying.pop_front();
             self.applying_bytes -= bytes;
@@ -326,6 +340,7 @@ impl Node {
             .min(self.proposals.next_deadline(self.now))
             .min(self.reads.next_deadline(self.now, resend / 2))
             .min(self.admins.next_deadline(self.now, resend))
+            .min(self.next_lease_deadline())
             .min(announce)
             .min(stop.unwrap_or(Time::NEVER))
     }
@@ -339,6 +354,13 @@ impl Node {
         let alone = self.raft.lease_valid(Time::NEVER);
         let until = if alone { Time::NEVER } else { self.raft.lease_until()? };
         Some(Lease { term: self.term, until })
+    }
+
+    /// What the cluster clock showed at a moment of this node's own clock: a reader goes on counting from there. Exact on a
+    /// leader, elsewhere late by the way of the entry that set it.
+    pub fn cluster_clock(&self) -> (ClusterTime, Time) {
+        let reading = self.clock.reading();
+        (reading.clock, reading.at)
     }
 
     /// Committed up to here, as far as this node knows.

@@ -17,6 +17,7 @@ use quorate_raft::{Incarnation, RequestId, Term, Time};
 use quorate_wire::peer::Forward;
 
 use crate::config::Limits;
+use crate::forward::Taken;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub(crate) struct Proposals {
 #[derive(Debug)]
 struct Pending {
     request: RequestId,
-    envelope: Bytes,
+    write: Taken,
     started: Time,
     deadline: Time,
     flight: Flight,
@@ -97,20 +98,21 @@ impl Proposals {
     }
 
     /// Takes a write, already encoded with [`Proposals::next_sequence`].
-    pub(crate) fn push(&mut self, request: RequestId, envelope: Bytes, now: Time, deadline: Time) {
+    pub(crate) fn push(&mut self, request: RequestId, envelope: Bytes, timed: bool, now: Time, deadline: Time) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.bytes += envelope.len();
         let twice = self.by_request.insert(request, sequence);
         assert!(twice.is_none(), "request {request} is already pending");
         let flight = Flight::Queued;
-        self.pending.insert(sequence, Pending { request, envelope, started: now, deadline, flight });
+        let write = Taken { envelope, timed };
+        self.pending.insert(sequence, Pending { request, write, started: now, deadline, flight });
         self.queued.insert(sequence);
     }
 
-    /// Queued writes in order, with their envelopes.
-    pub(crate) fn queued(&self) -> impl Iterator<Item = (u64, &Bytes)> {
-        self.queued.iter().map(|sequence| (*sequence, &self.pending[sequence].envelope))
+    /// Queued writes in order.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = (u64, &Taken)> {
+        self.queued.iter().map(|sequence| (*sequence, &self.pending[sequence].write))
     }
 
     /// The first of the queued writes are in this leader's own log.
@@ -141,13 +143,13 @@ impl Proposals {
             self.queued.remove(&sequence);
             let pending = self.pending.get_mut(&sequence).expect("what is due is pending");
             pending.flight = Flight::Forwarded { term, sent: now };
-            bytes = bytes.saturating_add(pending.envelope.len());
+            bytes = bytes.saturating_add(pending.write.envelope.len());
             if bytes > limits.max_forward_bytes {
-                bytes = pending.envelope.len();
+                bytes = pending.write.envelope.len();
                 out.push(Forward { term, session: self.session, settled_below, writes: Vec::new() });
             }
             let message = out.last_mut().expect("the first write always opens a message");
-            message.writes.push((sequence, pending.envelope.clone()));
+            message.writes.push((sequence, pending.write.envelope.clone()));
         }
         if !out.is_empty() && self.resend_at.is_none() {
             self.resend_at = Some(now + resend_after);
@@ -241,7 +243,7 @@ impl Proposals {
         self.by_request.remove(&pending.request);
         self.queued.remove(&sequence);
         self.resend.remove(&sequence);
-        self.bytes -= pending.envelope.len();
+        self.bytes -= pending.write.envelope.len();
         if self.pending.is_empty() {
             self.resend_at = None;
         }
@@ -270,7 +272,7 @@ impl Proposals {
 
     pub(crate) fn check(&self, applied_term: Term) {
         assert_eq!(self.pending.len(), self.by_request.len(), "every write has one client");
-        assert_eq!(self.bytes, self.pending.values().map(|pending| pending.envelope.len()).sum::<usize>());
+        assert_eq!(self.bytes, self.pending.values().map(|pending| pending.write.envelope.len()).sum::<usize>());
         let forwarded = |sequence| self.pending.get(sequence).is_some_and(|pending| pending.flight.is_forwarded());
         assert!(self.resend.iter().all(forwarded), "a write is sent again that was not forwarded");
         let mut deadline = Time(0);

@@ -7,6 +7,7 @@ mod clients;
 mod config;
 mod effects;
 mod images;
+mod lease_model;
 mod model;
 mod peers;
 mod storage;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_kv::ClusterTime;
 use quorate_node::{AppliedState, Input, Lifecycle, Node};
 use quorate_raft::{
     Entry, Incarnation, LogIndex, Membership, NodeId, RequestId, SnapshotMeta, Status, Term, Time, WriteSeq,
@@ -133,6 +135,8 @@ pub(crate) enum Event {
     Checkpoint,
     /// Entries shall be read back.
     EntriesRead { to: NodeId, from: LogIndex, max_bytes: usize },
+    /// Leases that are due shall be looked for.
+    FindDueLeases { until: ClusterTime, max: usize },
     /// The next part of an image shall be read.
     ImageChunk { to: NodeId, number: u64 },
     /// An image that was sent got no answer.

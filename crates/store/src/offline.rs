@@ -125,11 +125,13 @@ pub fn dump_applied(
     replay(&log, &mut state, committed)?;
     let revisions = state.view().applied_revisions()?;
     let first = LogIndex(recovered.base.0.0 + 1);
+    let mut printer = dump::Printer::default();
     let mut failed = None;
     log.reader().visit(first..=committed, |entry| {
         // Known for every entry unless the log is far longer than it is meant to be; 0 says so.
         let revision = revisions.get(&entry.index).map_or(0, |revision| revision.0);
-        let printed = dump::line(&entry, revision)
+        let printed = printer
+            .line(&entry, revision)
             .map_err(|source| OfflineError::Entry { index: entry.index, source })
             .and_then(|line| Ok(print(&line)?));
         failed = printed.err();

@@ -1,6 +1,9 @@
 //! The committed log as JSON lines, for checkers outside the project. The format is documented and stable.
 //!
-//! Owns the shape of a line only: which entries are committed, and the revision after each, the caller knows.
+//! Owns the shape of a line, and tells an expiry that was void from one that ended a lease; which entries are committed,
+//! and the revision after each, the caller knows.
+
+mod expiries;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -14,19 +17,35 @@ use quorate_raft::{Entry, Membership, Payload};
 use serde_json::{Map, Value, json};
 
 use crate::{DecodeError, decode_envelope};
+use expiries::Expiries;
 
-/// The line of one entry, without a line end. `revision` is the store's after the entry.
-///
-/// # Errors
-/// Any [`DecodeError`] if the entry's command cannot be read.
-pub fn line(entry: &Entry, revision: i64) -> Result<String, DecodeError> {
-    let request = match &entry.payload {
-        Payload::Noop => json!({ "type": "noop" }),
-        Payload::Membership(membership) => conf_change(membership),
-        Payload::Command(command) => request(&decode_envelope(command)?.command),
-    };
-    // Built by hand so that the position comes first: people read these lines too.
-    Ok(format!(r#"{{"index":{},"term":{},"revision":{revision},"request":{request}}}"#, entry.index.0, entry.term.0))
+/// Prints the entries of one log.
+#[derive(Debug, Default)]
+pub struct Printer {
+    expiries: Expiries,
+}
+
+impl Printer {
+    /// The line of the next entry, without a line end. `revision` is the store's after the entry; 0 = not known.
+    ///
+    /// # Errors
+    /// Any [`DecodeError`] if the entry's command cannot be read.
+    pub fn line(&mut self, entry: &Entry, revision: i64) -> Result<String, DecodeError> {
+        let command = match &entry.payload {
+            Payload::Command(bytes) => Some(decode_envelope(bytes)?.command),
+            Payload::Noop | Payload::Membership(_) => None,
+        };
+        let void = self.expiries.is_void(command.as_ref(), revision);
+        let request = match (&entry.payload, &command) {
+            (_, Some(Command::LeaseExpire(due))) if void => json!({ "type": "other", "void_expiry_of": due.id }),
+            (_, Some(command)) => request(command),
+            (Payload::Membership(membership), None) => conf_change(membership),
+            (_, None) => json!({ "type": "noop" }),
+        };
+        let (index, term) = (entry.index.0, entry.term.0);
+        // Built by hand so that the position comes first: people read these lines too.
+        Ok(format!(r#"{{"index":{index},"term":{term},"revision":{revision},"request":{request}}}"#))
+    }
 }
 
 fn conf_change(membership: &Membership) -> Value {
@@ -52,6 +71,12 @@ fn request(command: &Command) -> Value {
         Command::Auth(change) => auth_change(change),
         Command::Alarm(change) => alarm_change(*change),
         Command::Clock(now) => json!({ "type": "clock", "milliseconds": now.0 }),
+        Command::LeaseGrant(grant) => {
+            json!({ "type": "lease_grant", "id": grant.id, "ttl": grant.ttl_seconds })
+        }
+        Command::LeaseRevoke { id } => json!({ "type": "lease_revoke", "id": id }),
+        Command::LeaseRenew { ids } => json!({ "type": "lease_keepalive", "ids": ids }),
+        Command::LeaseExpire(due) => json!({ "type": "lease_revoke", "id": due.id, "expired": true }),
     }
 }
 

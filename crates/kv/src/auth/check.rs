@@ -151,7 +151,14 @@ impl Caller<'_> {
             Command::Put(put) => self.may_put(put, leases),
             Command::DeleteRange(delete) => self.may_delete(delete),
             Command::Txn(txn) => self.may_transact(txn, leases),
-            Command::Compact(_) | Command::Clock(_) | Command::Auth(_) | Command::Alarm(_) => self.may_do_everything(),
+            Command::LeaseRevoke { id } => self.may_with_lease(Right::Write, *id, leases),
+            // As in etcd: whoever is known may have a lease, and keep one alive whose id it knows.
+            Command::LeaseGrant(_) | Command::LeaseRenew { .. } => Ok(()),
+            Command::Compact(_)
+            | Command::Clock(_)
+            | Command::LeaseExpire(_)
+            | Command::Auth(_)
+            | Command::Alarm(_) => self.may_do_everything(),
         }
     }
 

@@ -7,6 +7,7 @@ mod clock;
 mod compaction;
 mod history;
 mod image;
+mod leases;
 mod model;
 mod properties;
 mod ranges;

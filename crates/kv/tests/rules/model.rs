@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use quorate_kv::{
     Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DeleteRangeResponse, KeyValue,
-    KvError, Limits, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, Response, ResponseBody,
-    ResponseOp, Revision, SortOrder, SortTarget, TxnRequest, TxnResponse, validate,
+    KvError, LeaseGrantRequest, LeaseGrantResponse, Limits, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    RequestOp, Response, ResponseBody, ResponseOp, Revision, SortOrder, SortTarget, TxnRequest, TxnResponse, validate,
 };
 
 type State = BTreeMap<Bytes, KeyValue>;
@@ -17,11 +17,14 @@ pub(crate) struct Model {
     /// State after each revision; the index is the revision.
     states: Vec<State>,
     compacted: i64,
+    clock: u64,
+    /// Time to live in seconds and deadline of each lease; its keys are those whose newest version names it.
+    leases: BTreeMap<i64, (i64, u64)>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Model { states: vec![State::new(), State::new()], compacted: -1 }
+        Model { states: vec![State::new(), State::new()], compacted: -1, clock: 0, leases: BTreeMap::new() }
     }
 }
 
@@ -51,21 +54,81 @@ impl Model {
             self.compacted = *revision;
             return Ok(Response::Compact);
         }
+        if let Some(answer) = self.lease_command(command) {
+            return answer;
+        }
         // Works on a copy, so a refusal in the middle costs nothing.
         let mut work = Work { model: self, state: self.newest().clone(), changed: false };
         let response = match command {
             Command::Put(request) => Response::Put(work.put(request)?),
             Command::DeleteRange(request) => Response::DeleteRange(work.delete(request)),
             Command::Txn(request) => Response::Txn(work.txn(request)?),
-            Command::Compact(_) => unreachable!("answered above"),
-            Command::Clock(_) => Response::Clock,
-            Command::Auth(_) | Command::Alarm(_) => unreachable!("the model is of keys alone"),
+            _ => unreachable!("answered above, or not of keys and leases"),
         };
         let Work { state, changed, .. } = work;
         if changed {
             self.states.push(state);
         }
         Ok(response)
+    }
+
+    fn lease_command(&mut self, command: &Command) -> Option<Result<Response, KvError>> {
+        let clock = self.clock;
+        let deadline = |ttl: i64| clock + ttl as u64 * 1000;
+        Some(match command {
+            Command::Clock(now) => {
+                self.clock = clock.max(now.0);
+                Ok(Response::Clock)
+            }
+            Command::LeaseGrant(grant) if self.leases.contains_key(&grant.id) => Err(KvError::LeaseExists),
+            Command::LeaseGrant(LeaseGrantRequest { id, ttl_seconds }) => {
+                let ttl_seconds = (*ttl_seconds).max(1);
+                self.leases.insert(*id, (ttl_seconds, deadline(ttl_seconds)));
+                Ok(Response::LeaseGrant(LeaseGrantResponse { id: *id, ttl_seconds }))
+            }
+            Command::LeaseRenew { ids } => {
+                let renew = |id| {
+                    let (ttl, until) = self.leases.get_mut(id)?;
+                    *until = deadline(*ttl);
+                    Some(*ttl)
+                };
+                Ok(Response::LeaseRenew {
+                    ttls_seconds: ids.iter().map(renew).map(Option::unwrap_or_default).collect(),
+                })
+            }
+            Command::LeaseRevoke { id } if !self.leases.contains_key(id) => Err(KvError::LeaseNotFound),
+            Command::LeaseRevoke { id } => {
+                self.end_lease(*id);
+                Ok(Response::LeaseRevoke)
+            }
+            Command::LeaseExpire(due) => {
+                let seen = self.leases.get(&due.id).is_some_and(|(_, until)| *until == due.deadline.0);
+                let expired = seen && due.deadline.0 <= clock;
+                if expired {
+                    self.end_lease(due.id);
+                }
+                Ok(Response::LeaseExpire { expired })
+            }
+            _ => return None,
+        })
+    }
+
+    fn end_lease(&mut self, id: i64) {
+        let mut state = self.newest().clone();
+        state.retain(|_, kv| kv.lease != id);
+        if state.len() < self.newest().len() {
+            self.states.push(state);
+        }
+        self.leases.remove(&id);
+    }
+
+    /// Each lease with its deadline and keys.
+    pub(crate) fn leases(&self) -> Vec<(i64, u64, Vec<Bytes>)> {
+        let keys = |id: i64| {
+            let of = self.newest().values().filter(|kv| kv.lease == id);
+            of.map(|kv| kv.key.clone()).collect()
+        };
+        self.leases.iter().map(|(id, (_, deadline))| (*id, *deadline, keys(*id))).collect()
     }
 
     pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangeResponse, KvError> {
@@ -143,7 +206,7 @@ impl Work<'_> {
     }
 
     fn put(&mut self, request: &PutRequest) -> Result<PutResponse, KvError> {
-        if request.lease != 0 {
+        if request.lease != 0 && !self.model.leases.contains_key(&request.lease) {
             return Err(KvError::LeaseNotFound);
         }
         let previous = self.state.get(&request.key).cloned();
@@ -157,8 +220,11 @@ impl Work<'_> {
             Some(kv) if request.ignore_value => kv.value.clone(),
             _ => request.value.clone(),
         };
-        let kv =
-            KeyValue { key: request.key.clone(), create_revision, mod_revision: revision, version, value, lease: 0 };
+        let lease = match &previous {
+            Some(kv) if request.ignore_lease => kv.lease,
+            _ => request.lease,
+        };
+        let kv = KeyValue { key: request.key.clone(), create_revision, mod_revision: revision, version, value, lease };
         self.state.insert(request.key.clone(), kv);
         self.changed = true;
         Ok(PutResponse { prev_kv: previous.filter(|_| request.prev_kv) })
@@ -185,7 +251,8 @@ impl Work<'_> {
                 RequestOp::Put(put) => {
                     // A key is kept in part only if it was there before the transaction, too.
                     let kept = put.ignore_value || put.ignore_lease;
-                    if put.lease == 0 && kept && !before.contains_key(&put.key) {
+                    let known = put.lease == 0 || self.model.leases.contains_key(&put.lease);
+                    if known && kept && !before.contains_key(&put.key) {
                         return Err(KvError::KeyNotFound);
                     }
                     ResponseBody::Put(self.put(put)?)

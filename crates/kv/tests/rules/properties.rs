@@ -4,8 +4,8 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use quorate_kv::{
-    Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeySpace, PutRequest,
-    RangeRequest, RequestOp, SortOrder, SortTarget, Step, TxnRequest,
+    ClusterTime, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DueLease,
+    KeySpace, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, SortOrder, SortTarget, Step, TxnRequest,
 };
 
 use crate::model::Model;
@@ -74,8 +74,26 @@ fn range() -> impl Strategy<Value = RangeRequest> {
     )
 }
 
+fn lease_id() -> impl Strategy<Value = i64> {
+    prop_oneof![1_i64..4, Just(-7_i64)]
+}
+
+/// Commands of leases whose times are so short that all of them meet.
+fn lease_command() -> impl Strategy<Value = Command> {
+    let due = (lease_id(), 0_u64..40).prop_map(|(id, deadline)| DueLease { id, deadline: ClusterTime(deadline * 500) });
+    prop_oneof![
+        2 => (0_u64..40).prop_map(|halves| Command::Clock(ClusterTime(halves * 500))),
+        4 => (lease_id(), -1_i64..4).prop_map(|(id, ttl_seconds)| {
+            Command::LeaseGrant(LeaseGrantRequest { id, ttl_seconds })
+        }),
+        1 => lease_id().prop_map(|id| Command::LeaseRevoke { id }),
+        2 => vec(lease_id(), 0..3).prop_map(|ids| Command::LeaseRenew { ids }),
+        3 => due.prop_map(Command::LeaseExpire),
+    ]
+}
+
 fn put() -> impl Strategy<Value = PutRequest> {
-    let lease = prop_oneof![20 => Just(0), 1 => Just(5_i64)];
+    let lease = prop_oneof![6 => Just(0), 3 => lease_id()];
     (key(), value(), lease, any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1)).prop_map(
         |(key, value, lease, prev_kv, ignore_value, ignore_lease)| PutRequest {
             key,
@@ -102,7 +120,7 @@ fn compare() -> impl Strategy<Value = Compare> {
         (0_i64..20).prop_map(CompareTarget::Create),
         (0_i64..20).prop_map(CompareTarget::Mod),
         value().prop_map(CompareTarget::Value),
-        (0_i64..2).prop_map(CompareTarget::Lease),
+        (0_i64..4).prop_map(CompareTarget::Lease),
     ];
     let result = prop_oneof![
         Just(CompareResult::Equal),
@@ -141,6 +159,7 @@ fn command() -> impl Strategy<Value = Command> {
         6 => put().prop_map(Command::Put),
         3 => delete().prop_map(Command::DeleteRange),
         4 => txn().prop_map(Command::Txn),
+        4 => lease_command(),
         1 => (-1_i64..30).prop_map(|revision| Command::Compact(CompactRequest { revision, physical: false })),
     ]
 }
@@ -187,6 +206,29 @@ impl Run {
             Event::RestartOnImage => self.restart_on_image(),
         }
         self.store.space.check();
+        self.compare_leases();
+    }
+
+    /// The leases, their order, and which are due.
+    fn compare_leases(&self) {
+        let space = &self.store.space;
+        let expected = self.model.leases();
+        let mut by_deadline: Vec<_> = expected.iter().map(|(id, deadline, _)| (*deadline, *id)).collect();
+        by_deadline.sort_unstable();
+        let ids: Vec<i64> = by_deadline.iter().map(|(_, id)| *id).collect();
+        assert_eq!(space.leases_by_deadline(), ids);
+        assert_eq!(space.next_lease_deadline(), by_deadline.first().map(|(deadline, _)| ClusterTime(*deadline)));
+        let due = space.due_leases(space.clock(), usize::MAX);
+        assert!(
+            due.iter()
+                .map(|due| (due.deadline.0, due.id))
+                .eq(by_deadline.into_iter().take_while(|(deadline, _)| *deadline <= space.clock().0))
+        );
+        for (id, deadline, keys) in expected {
+            let view = space.lease(id).expect("the model has it");
+            assert_eq!(view.deadline, ClusterTime(deadline));
+            assert!(view.keys.iter().map(|key| &**key).eq(keys.iter().map(|key| &**key)), "keys of {id}: {view:?}");
+        }
     }
 
     fn range_in_steps(

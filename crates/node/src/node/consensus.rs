@@ -103,6 +103,9 @@ impl Node {
             self.leader_lost_at = Some(self.now);
         }
         let new_leader = (leader, term) != (self.leader, self.term);
+        if led || role == RoleKind::Leader {
+            self.forget_lease_duties();
+        }
         self.role = role;
         self.term = term;
         self.leader = leader;
@@ -160,6 +163,7 @@ impl Node {
     /// The state machine is another one now, and what it did on its way to `state` is hidden.
     fn take_over(&mut self, state: AppliedState) {
         self.applied = state;
+        self.clock.applied(state.leases.clock, self.now);
         self.durable_applied = state.index;
         self.applying.retain(|(last, _)| *last > state.index);
         self.applying_bytes = self.applying.iter().map(|(_, bytes)| bytes).sum();

@@ -1,14 +1,15 @@
 //! The path of a write: queued at its origin, proposed here or forwarded, answered when this node applies it.
 
 use bytes::Bytes;
-use quorate_kv::{Actor, Command};
-use quorate_raft::{LogIndex, NodeId, Refused, RequestId};
+use quorate_kv::{Actor, ClusterTime, Command};
+use quorate_raft::{LogIndex, NodeId, Refused, RequestId, Term};
 use quorate_wire::peer::{Forward, ForwardRefused, ForwardReply, Outcome, PeerMessage};
 use quorate_wire::{Envelope, encode_envelope};
 
 use super::Node;
 use crate::effect::Answer;
 use crate::error::NodeError;
+use crate::forward::is_timed;
 use crate::input::AppliedResult;
 use crate::proposals::GivenUp;
 
@@ -16,10 +17,18 @@ use crate::proposals::GivenUp;
 /// requests start above it.
 const PROPOSAL: RequestId = RequestId(0);
 
+/// Where commands went.
+pub(super) struct Appended {
+    /// The last of them.
+    pub(super) last: LogIndex,
+    pub(super) term: Term,
+}
+
 impl Node {
     /// Takes a client's write.
     pub(super) fn write(&mut self, request: RequestId, actor: Actor, command: Command) -> Result<(), NodeError> {
         self.admit_write(&command)?;
+        let timed = is_timed(&command);
         let envelope = encode_envelope(&Envelope {
             origin: self.id,
             incarnation: self.proposals.session(),
@@ -29,7 +38,7 @@ impl Node {
         });
         self.admit_size(envelope.len())?;
         let deadline = self.deadline();
-        self.proposals.push(request, envelope, self.now, deadline);
+        self.proposals.push(request, envelope, timed, self.now, deadline);
         Ok(())
     }
 
@@ -57,34 +66,58 @@ impl Node {
         }
         let count = room.min(self.config.raft.max_append_entries);
         let foreign = self.intake.pop(count);
-        let (own, own_commands): (Vec<u64>, Vec<Bytes>) = self
-            .proposals
-            .queued()
-            .take(count - foreign.len())
-            .map(|(sequence, envelope)| (sequence, envelope.clone()))
-            .unzip();
-        let commands: Vec<Bytes> = foreign.iter().cloned().chain(own_commands).collect();
+        let mut timed = foreign.iter().any(|write| write.timed);
+        let mut commands: Vec<Bytes> = foreign.iter().map(|write| write.envelope.clone()).collect();
+        let mut own = Vec::new();
+        for (sequence, write) in self.proposals.queued().take(count - foreign.len()) {
+            own.push(sequence);
+            timed |= write.timed;
+            commands.push(write.envelope.clone());
+        }
         if commands.is_empty() {
             return false;
         }
-        let (writes, bytes) = (commands.len(), commands.iter().map(Bytes::len).sum());
-        self.last_proposal = None;
-        self.raft(quorate_raft::Input::Propose { request: PROPOSAL, commands });
-        match self.last_proposal.take().expect("consensus answers a proposal at once") {
-            Ok((first, term)) => {
-                self.proposals.appended(&own, term);
-                let last = LogIndex(first.0 + writes as u64 - 1);
-                self.unapplied.push_back((last, writes, bytes));
-                self.unapplied_writes += writes;
-                self.unapplied_bytes += bytes;
+        let stamp = if timed { self.stamp() } else { None };
+        match self.append(stamp, commands) {
+            Ok(appended) => {
+                self.proposals.appended(&own, appended.term);
                 true
             }
             // Leadership may be gone, and with it what was taken for others: their origins know what to do.
             Err(Refused::NotLeader { .. }) => false,
             Err(_) => {
                 self.intake.push_front(foreign);
-                self.proposals_blocked = true;
                 false
+            }
+        }
+    }
+
+    /// Appends commands to this leader's log, what the clock shows before them. Refused for another reason than that this
+    /// node does not lead, consensus takes no proposal for a while.
+    pub(super) fn append(
+        &mut self,
+        stamp: Option<(ClusterTime, Bytes)>,
+        commands: Vec<Bytes>,
+    ) -> Result<Appended, Refused> {
+        let (clock, stamp) = stamp.unzip();
+        let commands: Vec<Bytes> = stamp.into_iter().chain(commands).collect();
+        let (writes, bytes) = (commands.len(), commands.iter().map(Bytes::len).sum());
+        self.last_proposal = None;
+        self.raft(quorate_raft::Input::Propose { request: PROPOSAL, commands });
+        match self.last_proposal.take().expect("consensus answers a proposal at once") {
+            Ok((first, term)) => {
+                let last = LogIndex(first.0 + writes as u64 - 1);
+                self.unapplied.push_back((last, writes, bytes));
+                self.unapplied_writes += writes;
+                self.unapplied_bytes += bytes;
+                if let Some(clock) = clock {
+                    self.clock.logged(clock);
+                }
+                Ok(Appended { last, term })
+            }
+            Err(refused) => {
+                self.proposals_blocked = !matches!(refused, Refused::NotLeader { .. });
+                Err(refused)
             }
         }
     }

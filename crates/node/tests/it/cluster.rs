@@ -50,6 +50,7 @@ impl Machine {
             term: self.term,
             revision: self.space.revision(),
             digest: self.space.digest(),
+            leases: self.space.lease_summary(),
         }
     }
 }
@@ -283,6 +284,9 @@ impl Cluster {
                 let whole = disk.log.contains_key(&from);
                 return Some(Input::EntriesRead { to, from, entries: if whole { entries } else { Vec::new() } });
             }
+            Effect::FindDueLeases { until, max } => {
+                return Some(Input::LeasesDue { due: disk.machine.space.due_leases(until, max) });
+            }
             Effect::SendSnapshot { to, term } => return Some(self.send_snapshot(id, to, term)),
             Effect::InstallSnapshot { seq, meta } => {
                 let (of, machine) = peer.image.take().expect("an image was received");
@@ -458,6 +462,10 @@ impl Cluster {
 
     pub(crate) fn revision(&self, number: u8) -> i64 {
         self.peers[&node_id(number)].disk.machine.space.revision().0
+    }
+
+    pub(crate) fn space(&self, number: u8) -> &KeySpace {
+        &self.peers[&node_id(number)].disk.machine.space
     }
 
     pub(crate) fn log_first(&self, number: u8) -> LogIndex {

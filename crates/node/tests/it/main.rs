@@ -2,6 +2,7 @@
 
 mod admission;
 mod cluster;
+mod leases;
 mod lifecycle;
 mod membership;
 mod reads;

@@ -114,7 +114,10 @@ pub struct Envelope {
     #[prost(message, optional, tag = "6")]
     pub actor: ::core::option::Option<Actor>,
     /// Exactly one is set; none that this build knows = a command of a newer version.
-    #[prost(oneof = "envelope::Command", tags = "16, 17, 18, 19, 20, 32, 33")]
+    #[prost(
+        oneof = "envelope::Command",
+        tags = "16, 17, 18, 19, 20, 32, 33, 21, 22, 23, 24"
+    )]
     pub command: ::core::option::Option<envelope::Command>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -136,6 +139,14 @@ pub mod envelope {
         Auth(super::AuthChange),
         #[prost(message, tag = "33")]
         Alarm(super::AlarmChange),
+        #[prost(message, tag = "21")]
+        LeaseGrant(super::LeaseGrant),
+        #[prost(message, tag = "22")]
+        LeaseRevoke(super::LeaseRevoke),
+        #[prost(message, tag = "23")]
+        LeaseRenew(super::LeaseRenew),
+        #[prost(message, tag = "24")]
+        LeaseExpire(super::LeaseExpire),
     }
 }
 /// Exactly one is set.
@@ -408,6 +419,32 @@ pub struct Compact {
 pub struct Clock {
     #[prost(uint64, tag = "1")]
     pub milliseconds: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseGrant {
+    /// Never 0.
+    #[prost(sfixed64, tag = "1")]
+    pub id: i64,
+    #[prost(int64, tag = "2")]
+    pub ttl_seconds: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseRevoke {
+    #[prost(sfixed64, tag = "1")]
+    pub id: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseRenew {
+    #[prost(sfixed64, repeated, tag = "1")]
+    pub ids: ::prost::alloc::vec::Vec<i64>,
+}
+/// Void unless the lease still has this deadline and the cluster clock has reached it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseExpire {
+    #[prost(sfixed64, tag = "1")]
+    pub id: i64,
+    #[prost(uint64, tag = "2")]
+    pub deadline_milliseconds: u64,
 }
 /// The parts of a snapshot image. Each stands in a frame with its own checksum; the trailer covers them all.
 #[derive(Clone, PartialEq, ::prost::Message)]

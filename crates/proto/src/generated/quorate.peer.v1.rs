@@ -476,7 +476,10 @@ pub struct OutcomeResponse {
     #[prost(int64, tag = "1")]
     pub revision: i64,
     /// Exactly one is set.
-    #[prost(oneof = "outcome_response::Body", tags = "2, 3, 4, 5, 6, 7, 32, 33")]
+    #[prost(
+        oneof = "outcome_response::Body",
+        tags = "2, 3, 4, 5, 6, 7, 32, 33, 8, 9, 10, 11"
+    )]
     pub body: ::core::option::Option<outcome_response::Body>,
 }
 /// Nested message and enum types in `OutcomeResponse`.
@@ -500,6 +503,14 @@ pub mod outcome_response {
         Auth(super::AuthOutcome),
         #[prost(message, tag = "33")]
         Alarm(super::AlarmOutcome),
+        #[prost(message, tag = "8")]
+        LeaseGrant(super::LeaseGrantOutcome),
+        #[prost(message, tag = "9")]
+        LeaseRevoke(super::LeaseRevokeOutcome),
+        #[prost(message, tag = "10")]
+        LeaseRenew(super::LeaseRenewOutcome),
+        #[prost(message, tag = "11")]
+        LeaseExpire(super::LeaseExpireOutcome),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -564,6 +575,26 @@ pub struct Alarm {
     pub kind: u32,
     #[prost(uint64, tag = "2")]
     pub member: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseGrantOutcome {
+    #[prost(sfixed64, tag = "1")]
+    pub id: i64,
+    #[prost(int64, tag = "2")]
+    pub ttl_seconds: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseRevokeOutcome {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseRenewOutcome {
+    /// In the order asked for; 0 = no such lease.
+    #[prost(int64, repeated, tag = "1")]
+    pub ttls_seconds: ::prost::alloc::vec::Vec<i64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseExpireOutcome {
+    #[prost(bool, tag = "1")]
+    pub expired: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -357,7 +357,9 @@ impl<O: Outside> Stepping<O> {
                     outgoing.notable = true;
                     outgoing.others.push(effect);
                 }
-                Effect::ReadEntries { .. } | Effect::SendSnapshot { .. } => outgoing.others.push(effect),
+                Effect::ReadEntries { .. } | Effect::SendSnapshot { .. } | Effect::FindDueLeases { .. } => {
+                    outgoing.others.push(effect);
+                }
             }
         }
     }
@@ -381,6 +383,7 @@ impl<O: Outside> Stepping<O> {
 
     fn publish(&mut self, now: Time, outgoing: &mut Outgoing) {
         self.published.set(self.node.lease(), self.node.commit());
+        self.published.set_clock(self.node.cluster_clock());
         if outgoing.notable || now.since(self.progress.published_at) >= STATUS_AGE {
             let seen = Seen { status: self.node.status(now), at: now };
             self.published.set_status(seen);

@@ -277,6 +277,13 @@ impl Outside for Reports {
                     Err(error) => core.node_failed(&engine, error.to_string()),
                 });
             }
+            Effect::FindDueLeases { until, max } => {
+                let engine = Arc::clone(&self.engine);
+                self.core.runtime.spawn_blocking(move || {
+                    let due = engine.view.due_leases(until, max);
+                    engine.tell(Input::LeasesDue { due });
+                });
+            }
             Effect::SendSnapshot { to, term } => {
                 let sending = images::send(Arc::clone(&self.core), Arc::clone(&self.engine), to, term);
                 self.core.runtime.spawn(sending);

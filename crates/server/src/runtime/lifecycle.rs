@@ -220,6 +220,7 @@ fn restore(stores: Box<OpenedStores>, identity: Identity) -> Result<Opened, Open
             term: position.term,
             revision: view.revision(),
             digest: view.digest().1,
+            leases: view.lease_summary(),
         },
         log_bytes,
         barred: barred(&recovered.mark),

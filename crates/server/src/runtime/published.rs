@@ -3,9 +3,10 @@
 //! Invariant: all of it is published after a step and before the step's effects leave. A message that ends the lease, or an
 //! answer that promises a commit, is therefore never ahead of what readers see.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use quorate_kv::ClusterTime;
 use quorate_node::{Lease, NodeStatus};
 use quorate_raft::{LogIndex, Term, Time};
 
@@ -17,6 +18,8 @@ pub(crate) struct Published {
     lease_until: AtomicU64,
     commit: AtomicU64,
     term: AtomicU64,
+    /// The cluster clock less the node's own, in microseconds: one number, so that readers never see half a pair.
+    clock_ahead: AtomicI64,
     /// The log writer waits for room.
     log_full: AtomicBool,
     status: RwLock<Arc<Seen>>,
@@ -36,6 +39,7 @@ impl Published {
             lease_until: AtomicU64::new(0),
             commit: AtomicU64::new(0),
             term: AtomicU64::new(seen.status.raft.term.0),
+            clock_ahead: AtomicI64::new(0),
             log_full: AtomicBool::new(false),
             status: RwLock::new(Arc::new(seen)),
         }
@@ -66,6 +70,18 @@ impl Published {
     /// The commit index as of the last step.
     pub(crate) fn commit(&self) -> LogIndex {
         LogIndex(self.commit.load(Ordering::Acquire))
+    }
+
+    /// What the cluster clock showed at a moment of the node's own clock.
+    pub(crate) fn set_clock(&self, (clock, at): (ClusterTime, Time)) {
+        let ahead = clock.0.saturating_mul(1000).wrapping_sub(at.0).cast_signed();
+        self.clock_ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    /// What the cluster clock shows at `now`, as this node counts it.
+    #[expect(dead_code, reason = "for the time that a lease has left")]
+    pub(crate) fn cluster_clock(&self, now: Time) -> ClusterTime {
+        ClusterTime(now.0.wrapping_add_signed(self.clock_ahead.load(Ordering::Relaxed)) / 1000)
     }
 
     pub(crate) fn set_log_full(&self, full: bool) {

@@ -165,6 +165,7 @@ impl<R: StateReports> Writer<'_, R> {
             term: position.term,
             revision: self.view.revision(),
             digest: self.view.digest().1,
+            leases: self.view.lease_summary(),
         }
     }
 

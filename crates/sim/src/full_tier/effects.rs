@@ -91,6 +91,10 @@ impl Process {
                 let delay = 1 + context.random.exponential(context.plan.disk.write_mean_us);
                 context.later(delay, Event::EntriesRead { to, from, max_bytes });
             }
+            Effect::FindDueLeases { until, max } => {
+                let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
+                context.later(delay, Event::FindDueLeases { until, max });
+            }
             Effect::SendSnapshot { to, term } => self.send_image(context, to, term),
             Effect::InstallSnapshot { seq, meta } => {
                 context.coverage.hit(Reached::SnapshotInstalled);
@@ -169,6 +173,10 @@ impl Process {
                 let entries = self.log.entries(from, max_bytes);
                 let entries = self.healthy(context, Handler::ReadBack, entries)?;
                 self.step(context, Input::EntriesRead { to, from, entries })
+            }
+            Event::FindDueLeases { until, max } => {
+                let due = self.state.view().due_leases(until, max);
+                self.step(context, Input::LeasesDue { due })
             }
             Event::ImageChunk { to, number } => {
                 self.image_chunk(context, to, number);

@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_kv::{
-    Command, Compare, CompareResult, CompareTarget, KeyValue, Outcome, RangeRequest, RangeResponse, RequestOp,
-    Response, ResponseBody, TxnRequest,
+    Command, Compare, CompareResult, CompareTarget, KeyValue, LeaseGrantRequest, LeaseGrantResponse, Outcome,
+    PutRequest, RangeRequest, RangeResponse, RequestOp, Response, ResponseBody, TxnRequest,
 };
 use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, Payload};
 use quorate_wire::decode_envelope;
+
+use super::lease_model::LeaseModel;
 
 /// A key's content at some revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,10 @@ enum ModelAnswer {
     Clock,
     /// No key is touched.
     Aside,
+    Granted(LeaseGrantResponse),
+    Revoked,
+    Renewed(Vec<i64>),
+    Expired(bool),
     Refused,
 }
 
@@ -51,6 +57,7 @@ pub(super) struct Model {
     revision: i64,
     compact_revision: i64,
     keys: BTreeMap<Bytes, Vec<(i64, Option<Version>)>>,
+    leases: LeaseModel,
     /// What each entry came to, from index 1 on.
     effects: Vec<Effects>,
     requests: BTreeSet<(NodeId, Incarnation, u64)>,
@@ -64,6 +71,7 @@ impl Default for Model {
             revision: 1,
             compact_revision: -1,
             keys: BTreeMap::new(),
+            leases: LeaseModel::default(),
             effects: Vec::new(),
             requests: BTreeSet::new(),
             written: BTreeMap::new(),
@@ -109,8 +117,9 @@ impl Model {
     fn execute(&mut self, command: &Command) -> ModelAnswer {
         let next = self.revision + 1;
         match command {
+            Command::Put(put) if !self.leases.is_known(put.lease) => ModelAnswer::Refused,
             Command::Put(put) => {
-                self.put(next, &put.key, &put.value);
+                self.put(next, put);
                 self.revision = next;
                 ModelAnswer::Put
             }
@@ -132,8 +141,28 @@ impl Model {
                 self.compact_revision = compact.revision;
                 ModelAnswer::Compacted
             }
-            Command::Clock(_) => ModelAnswer::Clock,
             Command::Auth(_) | Command::Alarm(_) => ModelAnswer::Aside,
+            Command::Clock(now) => {
+                self.leases.set_clock(*now);
+                ModelAnswer::Clock
+            }
+            Command::LeaseGrant(LeaseGrantRequest { id, ttl_seconds }) => match self.leases.grant(*id, *ttl_seconds) {
+                true => ModelAnswer::Granted(LeaseGrantResponse { id: *id, ttl_seconds: *ttl_seconds }),
+                false => ModelAnswer::Refused,
+            },
+            Command::LeaseRenew { ids } => ModelAnswer::Renewed(self.leases.renew(ids)),
+            Command::LeaseRevoke { id } if !self.leases.is_known(*id) => ModelAnswer::Refused,
+            Command::LeaseRevoke { id } => {
+                self.end_lease(next, *id);
+                ModelAnswer::Revoked
+            }
+            Command::LeaseExpire(due) => {
+                let expired = self.leases.has_run_out(*due);
+                if expired {
+                    self.end_lease(next, due.id);
+                }
+                ModelAnswer::Expired(expired)
+            }
         }
     }
 
@@ -149,13 +178,21 @@ impl Model {
         })
     }
 
+    fn end_lease(&mut self, next: i64, id: i64) {
+        let keys = self.leases.end(id);
+        for key in &keys {
+            assert_eq!(self.delete(next, key, &Bytes::new()), 1, "a key of a lease is alive");
+        }
+        self.revision += i64::from(!keys.is_empty());
+    }
+
     fn transact(&mut self, next: i64, txn: &TxnRequest) -> (bool, bool) {
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let mut changed = false;
         for operation in if succeeded { &txn.success } else { &txn.failure } {
             match operation {
                 RequestOp::Put(put) => {
-                    self.put(next, &put.key, &put.value);
+                    self.put(next, put);
                     changed = true;
                 }
                 RequestOp::DeleteRange(delete) => changed |= self.delete(next, &delete.key, &delete.range_end) > 0,
@@ -184,11 +221,13 @@ impl Model {
                 assert_eq!(compare.result, CompareResult::Equal, "the workload compares values for equality");
                 version.is_some_and(|it| it.value == *right)
             }
-            CompareTarget::Lease(right) => number(0, *right),
+            CompareTarget::Lease(right) => number(self.leases.holder(&compare.key), *right),
         }
     }
 
-    fn put(&mut self, revision: i64, key: &Bytes, value: &Bytes) {
+    fn put(&mut self, revision: i64, put: &PutRequest) {
+        let (key, value) = (&put.key, &put.value);
+        self.leases.attach(key, put.lease);
         let before = self.at(key, revision).map(|(_, version)| version.clone());
         let version = Version {
             value: value.clone(),
@@ -205,6 +244,7 @@ impl Model {
         for key in keys {
             if self.at(&key, revision).is_some() {
                 self.keys.get_mut(&key).expect("just seen").push((revision, None));
+                self.leases.attach(&key, 0);
                 deleted += 1;
             }
         }
@@ -231,7 +271,12 @@ impl Model {
             (Ok(Response::DeleteRange(response)), ModelAnswer::Deleted(deleted)) => response.deleted == *deleted,
             (Ok(Response::Txn(response)), ModelAnswer::Txn { succeeded }) => response.succeeded == *succeeded,
             (Ok(Response::Auth(_) | Response::Alarm(_)), ModelAnswer::Aside) => true,
-            (Ok(Response::Clock), ModelAnswer::Clock) | (Err(_), ModelAnswer::Refused) => true,
+            (Ok(Response::LeaseGrant(response)), ModelAnswer::Granted(granted)) => response == granted,
+            (Ok(Response::LeaseRenew { ttls_seconds }), ModelAnswer::Renewed(renewed)) => ttls_seconds == renewed,
+            (Ok(Response::LeaseExpire { expired }), ModelAnswer::Expired(ended)) => expired == ended,
+            (Ok(Response::Clock), ModelAnswer::Clock)
+            | (Ok(Response::LeaseRevoke), ModelAnswer::Revoked)
+            | (Err(_), ModelAnswer::Refused) => true,
             _ => false,
         };
         assert!(agrees, "I-14: node {node} answers {:?} at {index}, the replay {:?}", outcome.result, effects.answer);

@@ -187,7 +187,13 @@ fn agree(real: &LogImage, model: &LogImage) -> bool {
 pub(super) fn applied_state(state: &StateStore) -> AppliedState {
     let position = state.position();
     let view = state.view();
-    AppliedState { index: position.index, term: position.term, revision: view.revision(), digest: view.digest().1 }
+    AppliedState {
+        index: position.index,
+        term: position.term,
+        revision: view.revision(),
+        digest: view.digest().1,
+        leases: view.lease_summary(),
+    }
 }
 
 /// The process dies: by a kill, which leaves the disk all that was written, or by a loss of power, which does not.

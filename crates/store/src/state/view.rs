@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use quorate_kv::{
-    ChunkSize, ClusterTime, Digest, KeySpace, KeyValue, KvError, Pin, RangeRequest, RangeResponse, RangeStream,
-    ReadRecords, Record, RecordKey, Revision, Row, Step, StreamEnd, TxnRequest, TxnResponse,
+    ChunkSize, ClusterTime, Digest, DueLease, KeySpace, KeyValue, KvError, LeaseSummary, LeaseView, Pin, RangeRequest,
+    RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Row, Step, StreamEnd, TxnRequest,
+    TxnResponse,
 };
 use quorate_raft::{LogIndex, Membership};
 
@@ -182,9 +183,29 @@ impl StateView {
         (inner.rows.position.applied, inner.rows.position.key_space.digest)
     }
 
-    /// The cluster clock as the last applied entry set it.
-    pub fn clock(&self) -> ClusterTime {
-        self.shared.read().key_space.clock()
+    /// The cluster clock as the last applied entry set it, and when the first lease runs out.
+    pub fn lease_summary(&self) -> LeaseSummary {
+        self.shared.read().key_space.lease_summary()
+    }
+
+    /// A lease with its keys, if it is there.
+    pub fn lease(&self, id: i64) -> Option<LeaseView> {
+        self.shared.read().key_space.lease(id)
+    }
+
+    /// Ids of all leases, those first that run out first.
+    pub fn leases_by_deadline(&self) -> Vec<i64> {
+        self.shared.read().key_space.leases_by_deadline()
+    }
+
+    /// Number of leases.
+    pub fn lease_count(&self) -> usize {
+        self.shared.read().key_space.lease_count()
+    }
+
+    /// Leases whose deadline has come by `until`, the oldest deadline first, at most `max` of them.
+    pub fn due_leases(&self, until: ClusterTime, max: usize) -> Vec<DueLease> {
+        self.shared.read().key_space.due_leases(until, max)
     }
 
     /// The configuration applied last, and where it was logged.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quorate_kv::testing::MemoryRecords;
 use quorate_kv::{
     ClusterTime, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest, KeySpace,
-    PutRequest, RangeRequest, RangeResponse, RequestOp, Revision, TxnRequest,
+    LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, Revision, TxnRequest,
 };
 use quorate_raft::{Entry, HardState, Incarnation, LogIndex, Member, Membership, NodeId, Payload, Term};
 use quorate_store::testing::{Choices, FaultyDisk};
@@ -82,15 +82,24 @@ fn key(dice: &mut Dice) -> Bytes {
     Bytes::from(format!("key-{:02}", dice.below(40)))
 }
 
+fn lease_id(dice: &mut Dice) -> i64 {
+    dice.below(6) as i64 - 7
+}
+
 fn put(dice: &mut Dice) -> PutRequest {
     let value = vec![dice.below(256) as u8; dice.below(1500) as usize];
-    PutRequest { key: key(dice), value: value.into(), prev_kv: dice.chance(3), ..PutRequest::default() }
+    // Refused where there is no such lease.
+    let lease = if dice.chance(3) { lease_id(dice) } else { 0 };
+    PutRequest { key: key(dice), value: value.into(), lease, prev_kv: dice.chance(3), ..PutRequest::default() }
 }
 
 fn command(index: u64, dice: &mut Dice) -> Command {
-    match dice.below(17) {
+    match dice.below(20) {
         // Rows beside the records.
         16 => Command::Clock(ClusterTime(index * 10)),
+        17 => Command::LeaseGrant(LeaseGrantRequest { id: lease_id(dice), ttl_seconds: 1 + dice.below(9) as i64 }),
+        18 => Command::LeaseRenew { ids: vec![lease_id(dice), lease_id(dice)] },
+        19 => Command::LeaseRevoke { id: lease_id(dice) },
         // Often refused, which is an outcome like any other.
         0 => Command::Compact(CompactRequest { revision: (index as i64 / 2).max(1), physical: false }),
         1 => {
@@ -168,7 +177,11 @@ impl Reference {
         assert_eq!(view.applied().0, self.last());
         assert_eq!(view.digest().1, self.space.digest());
         assert_eq!(view.compact_revision(), self.space.compact_revision());
-        assert_eq!(view.clock(), self.space.clock());
+        assert_eq!(view.lease_summary(), self.space.lease_summary());
+        assert_eq!(view.leases_by_deadline(), self.space.leases_by_deadline());
+        for id in self.space.leases_by_deadline() {
+            assert_eq!(view.lease(id), self.space.lease(id));
+        }
         let oldest = self.space.compact_revision().0.max(1);
         let newest = self.space.revision().0;
         let step = ((newest - oldest) / 6).max(1) as usize;

@@ -1,8 +1,8 @@
 //! Commands of the state machine as protobuf.
 
 use quorate_kv::{
-    ClusterTime, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest,
-    RangeRequest, RequestOp, SortOrder, SortTarget, TxnRequest,
+    ClusterTime, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DueLease,
+    LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, SortOrder, SortTarget, TxnRequest,
 };
 use quorate_proto::quorate::log::v1 as pb;
 
@@ -24,6 +24,12 @@ pub(super) fn to_command(command: &Command) -> pb::envelope::Command {
         Command::Auth(change) => Wire::Auth(auth::to_auth(change)),
         Command::Alarm(change) => Wire::Alarm(auth::to_alarm(*change)),
         Command::Clock(now) => Wire::Clock(pb::Clock { milliseconds: now.0 }),
+        Command::LeaseGrant(grant) => Wire::LeaseGrant(pb::LeaseGrant { id: grant.id, ttl_seconds: grant.ttl_seconds }),
+        Command::LeaseRevoke { id } => Wire::LeaseRevoke(pb::LeaseRevoke { id: *id }),
+        Command::LeaseRenew { ids } => Wire::LeaseRenew(pb::LeaseRenew { ids: ids.clone() }),
+        Command::LeaseExpire(due) => {
+            Wire::LeaseExpire(pb::LeaseExpire { id: due.id, deadline_milliseconds: due.deadline.0 })
+        }
     }
 }
 
@@ -39,6 +45,14 @@ pub(super) fn from_command(command: pb::envelope::Command) -> Result<Command, De
         Wire::Auth(change) => Command::Auth(auth::from_auth(change)?),
         Wire::Alarm(change) => Command::Alarm(auth::from_alarm(change)?),
         Wire::Clock(clock) => Command::Clock(ClusterTime(clock.milliseconds)),
+        Wire::LeaseGrant(grant) => {
+            Command::LeaseGrant(LeaseGrantRequest { id: grant.id, ttl_seconds: grant.ttl_seconds })
+        }
+        Wire::LeaseRevoke(revoke) => Command::LeaseRevoke { id: revoke.id },
+        Wire::LeaseRenew(renew) => Command::LeaseRenew { ids: renew.ids },
+        Wire::LeaseExpire(expire) => {
+            Command::LeaseExpire(DueLease { id: expire.id, deadline: ClusterTime(expire.deadline_milliseconds) })
+        }
     })
 }
 

@@ -105,6 +105,7 @@ etcd_errors! {
     ResourceExhausted {
         NoSpace "etcdserver: mvcc: database space exceeded"
         TooManyRequests "etcdserver: too many requests"
+        TooManyLeases "etcdserver: too many leases"
     }
     NotFound {
         LeaseNotFound "etcdserver: requested lease not found"
@@ -186,6 +187,9 @@ impl From<KvError> for EtcdError {
             KvError::ValueProvided => EtcdError::ValueProvided,
             KvError::LeaseProvided => EtcdError::LeaseProvided,
             KvError::LeaseNotFound => EtcdError::LeaseNotFound,
+            KvError::LeaseExists => EtcdError::LeaseExists,
+            KvError::LeaseTtlTooLarge => EtcdError::LeaseTtlTooLarge,
+            KvError::TooManyLeases => EtcdError::TooManyLeases,
             KvError::TooManyOps => EtcdError::TooManyOps,
             KvError::DuplicateKey => EtcdError::DuplicateKey,
             KvError::InvalidSortOption => EtcdError::InvalidSortOption,
@@ -313,7 +317,8 @@ mod tests {
     ];
 
     /// The errors that etcd has without its prefix, or not at all.
-    const APART: &[EtcdError] = &[EtcdError::StreamSorted, EtcdError::StreamFiltered, EtcdError::InvalidCompare];
+    const APART: &[EtcdError] =
+        &[EtcdError::StreamSorted, EtcdError::StreamFiltered, EtcdError::InvalidCompare, EtcdError::TooManyLeases];
 
     #[test]
     fn every_error_of_etcd_has_its_code_and_exact_text() {
@@ -355,6 +360,9 @@ mod tests {
             KvError::ValueProvided,
             KvError::LeaseProvided,
             KvError::LeaseNotFound,
+            KvError::LeaseExists,
+            KvError::LeaseTtlTooLarge,
+            KvError::TooManyLeases,
             KvError::TooManyOps,
             KvError::DuplicateKey,
             KvError::InvalidSortOption,

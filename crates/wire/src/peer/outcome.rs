@@ -1,8 +1,8 @@
 //! What became of a write, for an origin that has left the cluster and no longer sees the log.
 
 use quorate_kv::{
-    Alarm, AlarmKind, AuthError, AuthResponse, DeleteRangeResponse, KeyValue, KvError, PutResponse, RangeResponse,
-    Response, ResponseBody, ResponseOp, Revision, TxnResponse,
+    Alarm, AlarmKind, AuthError, AuthResponse, DeleteRangeResponse, KeyValue, KvError, LeaseGrantResponse, PutResponse,
+    RangeResponse, Response, ResponseBody, ResponseOp, Revision, TxnResponse,
 };
 use quorate_proto::quorate::peer::v1 as pb;
 use quorate_raft::Incarnation;
@@ -33,6 +33,9 @@ const ERRORS: &[(KvError, &str)] = &[
     (KvError::ValueProvided, "value_provided"),
     (KvError::LeaseProvided, "lease_provided"),
     (KvError::LeaseNotFound, "lease_not_found"),
+    (KvError::LeaseExists, "lease_exists"),
+    (KvError::LeaseTtlTooLarge, "lease_ttl_too_large"),
+    (KvError::TooManyLeases, "too_many_leases"),
     (KvError::TooManyOps, "too_many_ops"),
     (KvError::DuplicateKey, "duplicate_key"),
     (KvError::InvalidSortOption, "invalid_sort_option"),
@@ -117,6 +120,14 @@ fn to_response(response: &Response) -> pb::OutcomeResponse {
             let alarm = |alarm: &Alarm| pb::Alarm { kind: alarm.kind as u32, member: alarm.member };
             Body::Alarm(pb::AlarmOutcome { alarms: alarms.iter().map(alarm).collect() })
         }
+        Response::LeaseGrant(granted) => {
+            Body::LeaseGrant(pb::LeaseGrantOutcome { id: granted.id, ttl_seconds: granted.ttl_seconds })
+        }
+        Response::LeaseRevoke => Body::LeaseRevoke(pb::LeaseRevokeOutcome {}),
+        Response::LeaseRenew { ttls_seconds } => {
+            Body::LeaseRenew(pb::LeaseRenewOutcome { ttls_seconds: ttls_seconds.clone() })
+        }
+        Response::LeaseExpire { expired } => Body::LeaseExpire(pb::LeaseExpireOutcome { expired: *expired }),
     };
     pb::OutcomeResponse { revision: 0, body: Some(body) }
 }
@@ -135,6 +146,12 @@ fn from_response(response: pb::OutcomeResponse) -> Result<Response, DecodeError>
             Response::Auth(AuthResponse::LoggedIn { user, password_revision, token })
         }
         Body::Alarm(outcome) => Response::Alarm(outcome.alarms.into_iter().map(from_alarm).collect::<Result<_, _>>()?),
+        Body::LeaseGrant(granted) => {
+            Response::LeaseGrant(LeaseGrantResponse { id: granted.id, ttl_seconds: granted.ttl_seconds })
+        }
+        Body::LeaseRevoke(_) => Response::LeaseRevoke,
+        Body::LeaseRenew(renewed) => Response::LeaseRenew { ttls_seconds: renewed.ttls_seconds },
+        Body::LeaseExpire(ended) => Response::LeaseExpire { expired: ended.expired },
         Body::Range(_) => return Err(DecodeError::malformed(WHAT, "a range is no write")),
     })
 }
@@ -172,7 +189,14 @@ fn from_op(op: pb::OutcomeResponse, depth: usize) -> Result<ResponseOp, DecodeEr
         Body::Put(put) => ResponseBody::Put(from_put(put)),
         Body::DeleteRange(delete) => ResponseBody::DeleteRange(from_delete(delete)),
         Body::Txn(txn) => ResponseBody::Txn(from_txn(txn, depth + 1)?),
-        Body::Compact(_) | Body::Clock(_) | Body::Auth(_) | Body::Alarm(_) => {
+        Body::Compact(_)
+        | Body::Clock(_)
+        | Body::Auth(_)
+        | Body::Alarm(_)
+        | Body::LeaseGrant(_)
+        | Body::LeaseRevoke(_)
+        | Body::LeaseRenew(_)
+        | Body::LeaseExpire(_) => {
             return Err(DecodeError::malformed(WHAT, "what no transaction does, in a transaction"));
         }
     };

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_kv::{
-    DeleteRangeResponse, KeyValue, KvError, PutResponse, RangeResponse, Response, ResponseBody, ResponseOp, Revision,
-    TxnResponse,
+    DeleteRangeResponse, KeyValue, KvError, LeaseGrantResponse, PutResponse, RangeResponse, Response, ResponseBody,
+    ResponseOp, Revision, TxnResponse,
 };
 use quorate_raft::{HardState, Incarnation, LogIndex, Member, NodeId, Term};
 use quorate_wire::identity::{decode_bootstrap, decode_identity, encode_bootstrap, encode_identity};
@@ -135,8 +135,17 @@ fn outcomes_survive_their_bytes() {
     let bodies = [ResponseBody::Range(range), ResponseBody::Put(put.clone()), ResponseBody::Txn(nested)];
     let responses = bodies.into_iter().map(|body| ResponseOp { revision: 5, body }).collect();
     let txn = TxnResponse { succeeded: true, responses };
-    let answers =
-        [Response::Put(put), Response::DeleteRange(delete), Response::Txn(txn), Response::Compact, Response::Clock];
+    let answers = [
+        Response::Put(put),
+        Response::DeleteRange(delete),
+        Response::Txn(txn),
+        Response::Compact,
+        Response::Clock,
+        Response::LeaseGrant(LeaseGrantResponse { id: -3, ttl_seconds: 60 }),
+        Response::LeaseRevoke,
+        Response::LeaseRenew { ttls_seconds: vec![5, 0] },
+        Response::LeaseExpire { expired: true },
+    ];
     for message in answers.into_iter().map(|answer| outcome(Ok(answer))) {
         assert_eq!(decode_peer(encode_peer(&message)), Ok(message));
     }

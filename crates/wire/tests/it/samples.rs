@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use quorate_kv::auth::{PasswordHash, Permission, PermissionKind};
 use quorate_kv::{
     Actor, Alarm, AlarmCommand, AlarmKind, AuthCommand, ClusterTime, Command, CompactRequest, Compare, CompareResult,
-    CompareTarget, DeleteRangeRequest, Digest, PutRequest, RangeRequest, Record, RecordKey, RequestOp, Row, SortOrder,
-    SortTarget, Table, TxnRequest,
+    CompareTarget, DeleteRangeRequest, Digest, DueLease, LeaseGrantRequest, PutRequest, RangeRequest, Record,
+    RecordKey, RequestOp, Row, SortOrder, SortTarget, Table, TxnRequest,
 };
 use quorate_raft::{
     AppendResult, Body, Echo, Entry, Incarnation, LogIndex, Member, Membership, Message, NodeId, Payload, ReadId,
@@ -181,6 +181,11 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         (any::<i64>(), any::<bool>())
             .prop_map(|(revision, physical)| Command::Compact(CompactRequest { revision, physical })),
         any::<u64>().prop_map(|milliseconds| Command::Clock(ClusterTime(milliseconds))),
+        any::<(i64, i64)>().prop_map(|(id, ttl_seconds)| Command::LeaseGrant(LeaseGrantRequest { id, ttl_seconds })),
+        any::<i64>().prop_map(|id| Command::LeaseRevoke { id }),
+        vec(any::<i64>(), 0..4).prop_map(|ids| Command::LeaseRenew { ids }),
+        any::<(i64, u64)>()
+            .prop_map(|(id, deadline)| { Command::LeaseExpire(DueLease { id, deadline: ClusterTime(deadline) }) }),
         auth_change().prop_map(Command::Auth),
         (any::<bool>(), any::<bool>(), any::<u64>()).prop_map(|(raise, corrupt, member)| {
             let alarm = Alarm { kind: if corrupt { AlarmKind::Corrupt } else { AlarmKind::NoSpace }, member };

@@ -1,0 +1,128 @@
+//! What a leader does for leases: it stamps the commands that count from the clock, keeps the clock in the log while there
+//! is a lease, and proposes the end of those whose deadline has come.
+//!
+//! The leases themselves are in the state machine. Which are due is asked of the caller, a batch at a time; the next batch
+//! waits until the one before is applied, else the same leases would be found again. A leader that fails half-way leaves
+//! nothing behind: the next one finds what is still due.
+//!
+//! Never: a word while there is no lease.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_kv::{Actor, ClusterTime, Command, DueLease};
+use quorate_raft::{LogIndex, Time};
+use quorate_wire::{Envelope, encode_envelope};
+
+use super::Node;
+use crate::effect::Effect;
+
+/// How long after its deadline a lease is looked for: those that run out in this time end together, and an answer on its
+/// way to the holder has this much.
+const GATHERING: Duration = Duration::from_millis(100);
+
+/// Leases ended by one batch of entries.
+const MAX_EXPIRIES: usize = 1000;
+
+/// Numbers of the commands that a leader makes itself stand apart from those of requests.
+const FIRST_OWN_SEQUENCE: u64 = 1 << 63;
+
+/// How far the search for due leases is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Expiring {
+    /// Nothing is under way.
+    #[default]
+    Idle,
+    /// The caller was asked which leases are due.
+    Asked,
+    /// The state machine has to get past this index first.
+    Applying { past: LogIndex },
+}
+
+impl Node {
+    /// A leader's duties for leases.
+    pub(super) fn move_leases(&mut self) {
+        if !self.is_leader() || self.proposals_blocked {
+            return;
+        }
+        if !self.clock.has_begun() {
+            if self.applied.term != self.term {
+                return;
+            }
+            self.clock.begin(self.now);
+        }
+        if let Expiring::Applying { past } = self.expiring
+            && self.applied.index >= past
+        {
+            self.expiring = Expiring::Idle;
+        }
+        let Some(deadline) = self.applied.leases.next_deadline else { return };
+        if self.expiring == Expiring::Idle && self.expire_at(deadline).is_some_and(|at| at <= self.now) {
+            let until = self.clock.now(self.now).expect("a deadline has come").before(GATHERING);
+            let max = MAX_EXPIRIES.min(self.config.raft.max_append_entries.max(2) - 1);
+            self.expiring = Expiring::Asked;
+            self.effects.push(Effect::FindDueLeases { until, max });
+        }
+        if self.clock.log_at(deadline).is_some_and(|at| at <= self.now) {
+            self.propose_own(&[]);
+        }
+    }
+
+    /// The caller found these leases due.
+    pub(super) fn leases_due(&mut self, due: Vec<DueLease>) {
+        if self.expiring != Expiring::Asked {
+            // Asked by this node in an earlier term.
+            return;
+        }
+        // Nothing: they ended in what is being applied.
+        let mut past = self.applied.index.next();
+        if !due.is_empty() && self.is_leader() {
+            let commands: Vec<Command> = due.into_iter().map(Command::LeaseExpire).collect();
+            past = self.propose_own(&commands).unwrap_or(past);
+        }
+        self.expiring = Expiring::Applying { past };
+    }
+
+    /// When time alone makes a leader do something for leases.
+    pub(super) fn next_lease_deadline(&self) -> Time {
+        let Some(deadline) = self.applied.leases.next_deadline.filter(|_| !self.proposals_blocked) else {
+            return Time::NEVER;
+        };
+        let expire = self.expire_at(deadline).filter(|_| self.expiring == Expiring::Idle);
+        expire.unwrap_or(Time::NEVER).min(self.clock.log_at(deadline).unwrap_or(Time::NEVER))
+    }
+
+    fn expire_at(&self, deadline: ClusterTime) -> Option<Time> {
+        self.clock.when(deadline.after(GATHERING))
+    }
+
+    /// The role or the term changed.
+    pub(super) fn forget_lease_duties(&mut self) {
+        self.clock.end();
+        self.expiring = Expiring::Idle;
+    }
+
+    /// The command that says what time it is, if the log does not say so yet.
+    pub(super) fn stamp(&mut self) -> Option<(ClusterTime, Bytes)> {
+        let clock = self.clock.stamp(self.now)?;
+        Some((clock, self.own_envelope(Command::Clock(clock))))
+    }
+
+    /// Proposes commands that no request asked for, with the clock in front; gives the index of the last.
+    fn propose_own(&mut self, commands: &[Command]) -> Option<LogIndex> {
+        let stamp = self.stamp();
+        let envelopes = commands.iter().map(|command| self.own_envelope(command.clone())).collect();
+        self.append(stamp, envelopes).ok().map(|appended| appended.last)
+    }
+
+    fn own_envelope(&mut self, command: Command) -> Bytes {
+        self.own_commands += 1;
+        encode_envelope(&Envelope {
+            origin: self.id,
+            incarnation: self.proposals.session(),
+            sequence: FIRST_OWN_SEQUENCE + self.own_commands,
+            actor: Actor::Node,
+            command,
+        })
+    }
+}
