@@ -202,6 +202,8 @@ pub(crate) fn refusal(reason: Refused) -> Option<AdminRefused> {
         Refused::StaleConfig { current } => AdminRefused::StaleConfig { current },
         Refused::NotVoter { id } => AdminRefused::NotVoter(id),
         Refused::Removed { id } => AdminRefused::Removed(id),
+        Refused::Unhealthy => AdminRefused::Unhealthy,
+        Refused::NotCaughtUp { id } => AdminRefused::NotCaughtUp(id),
         Refused::UnknownMember { id } => AdminRefused::UnknownMember(id),
         Refused::Invalid(text) => AdminRefused::Invalid(text),
     })

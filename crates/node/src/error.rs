@@ -73,6 +73,12 @@ pub enum NodeError {
     /// Only a voter can lead.
     #[error("node {0} is not a voter")]
     NotVoter(NodeId),
+    /// The learner lags too far behind to become a voter.
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    NotCaughtUp(NodeId),
+    /// Too few of the voters that would remain are there: the change could not end.
+    #[error("etcdserver: unhealthy cluster")]
+    Unhealthy,
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -90,6 +96,8 @@ impl From<AdminRefused> for NodeError {
             AdminRefused::UnknownMember(id) => NodeError::UnknownMember(id),
             AdminRefused::Removed(id) => NodeError::RemovedMember(id),
             AdminRefused::NotVoter(id) => NodeError::NotVoter(id),
+            AdminRefused::NotCaughtUp(id) => NodeError::NotCaughtUp(id),
+            AdminRefused::Unhealthy => NodeError::Unhealthy,
             AdminRefused::Invalid(text) => NodeError::Invalid(text),
             AdminRefused::TransferFailed(text) => NodeError::TransferFailed(text),
             AdminRefused::TooManyRequests => NodeError::TooManyRequests,

@@ -112,10 +112,6 @@ impl Lifecycle {
         barred: Option<Barred>,
         committed: Option<&Membership>,
     ) -> Lifecycle {
-        if let Some(identity) = identity {
-            let derived = derive_node_id(identity.cluster_id, incarnation);
-            assert_eq!(identity.node_id, derived, "the stored id follows from cluster and incarnation");
-        }
         let mut lifecycle = Lifecycle { incarnation, identity, bootstrap, seen_in_configuration: false, barred };
         if let Some(committed) = committed {
             lifecycle.configuration_committed(committed);
@@ -194,10 +190,6 @@ impl Lifecycle {
     pub fn admit(&mut self, hello: &Hello, membership: Option<&Membership>) -> Result<Admitted, HelloRefused> {
         check_version("peer stream", hello.format_version)
             .map_err(|error| HelloRefused::UnknownVersion(error.to_string()))?;
-        if hello.from != derive_node_id(hello.cluster_id, hello.member.incarnation) {
-            let text = format!("node {} does not follow from its incarnation", hello.from);
-            return Err(HelloRefused::Malformed(text));
-        }
         if hello.to_incarnation != self.incarnation {
             let text = format!("this is incarnation {:032x}", self.incarnation.0);
             return Err(HelloRefused::WrongNode(text));
@@ -245,11 +237,8 @@ impl Lifecycle {
         if let Some(barred) = &self.barred {
             return Err(HelloRefused::NotServing(format!("{:?}: {}", barred.state, barred.reason)));
         }
-        let node_id = derive_node_id(hello.cluster_id, self.incarnation);
-        if hello.to != node_id {
-            return Err(HelloRefused::WrongNode(format!("in that cluster this would be node {node_id}")));
-        }
-        let identity = Identity { cluster_id: hello.cluster_id, node_id };
+        // The caller names this very data directory, so the id cannot be meant for another one behind the same address.
+        let identity = Identity { cluster_id: hello.cluster_id, node_id: hello.to };
         self.identity = Some(identity);
         Ok(identity)
     }

@@ -13,17 +13,18 @@ use std::collections::BTreeSet;
 use crate::effect::{Effect, Refused};
 use crate::entry::Payload;
 use crate::ids::{LogIndex, NodeId, RequestId};
-use crate::input::VoterTarget;
-use crate::membership::{Member, Membership};
+use crate::input::{MemberChange, VoterTarget};
+use crate::membership::{Member, Membership, quorum_size};
 use crate::plan;
 use crate::raft::Raft;
+use crate::single;
 
 /// What a request asks of the configuration in force.
 enum Wanted {
     /// It is so already, or on the way.
     Already,
     /// This configuration.
-    Becomes(Membership),
+    Becomes(Box<Membership>),
 }
 
 impl Raft {
@@ -50,7 +51,26 @@ impl Raft {
             return Err(Refused::StaleConfig { current: *index });
         }
         self.may_change()?;
-        Ok(Wanted::Becomes(plan::begin(membership, admission)))
+        Ok(Wanted::Becomes(plan::begin(membership, admission).into()))
+    }
+
+    pub(crate) fn change_member(&mut self, request: RequestId, change: &MemberChange) {
+        let outcome = self.want_change(change);
+        self.answer_change(request, outcome);
+    }
+
+    fn want_change(&self, change: &MemberChange) -> Result<Wanted, Refused> {
+        if self.role.leader().is_none() {
+            return Err(self.not_leader());
+        }
+        let membership = &self.log.membership().1;
+        let caught_up = self.caught_up(&membership.learners);
+        let Some(next) = single::changed(membership, change, &caught_up)? else { return Ok(Wanted::Already) };
+        self.may_change()?;
+        if next.target.as_ref().is_some_and(|target| !self.can_decide(target)) {
+            return Err(Refused::Unhealthy);
+        }
+        Ok(Wanted::Becomes(next.into()))
     }
 
     pub(crate) fn update_member(&mut self, request: RequestId, id: NodeId, member: Member) {
@@ -67,17 +87,20 @@ impl Raft {
         if *known == member {
             return Ok(Wanted::Already);
         }
-        if known.incarnation != member.incarnation {
+        // A member that was added before it was started takes the first data directory that is found for it.
+        if known.is_bound() && known.incarnation != member.incarnation {
             return Err(Refused::Invalid(format!("node {id} was admitted with another data directory")));
         }
-        plan::check_version(membership, id, &member)?;
+        if known.is_bound() || member.is_bound() {
+            plan::check_member(membership, id, &member)?;
+        }
         self.may_change()?;
         let mut next = Membership::clone(membership);
         next.members.insert(id, member);
         if mutant!(UpdatePromotes) && next.learners.remove(&id) {
             next.voters.insert(id);
         }
-        Ok(Wanted::Becomes(next))
+        Ok(Wanted::Becomes(next.into()))
     }
 
     pub(crate) fn raise_version(&mut self, request: RequestId, version: u32) {
@@ -93,19 +116,21 @@ impl Raft {
         if version <= membership.cluster_version {
             return Ok(Wanted::Already);
         }
-        if let Some((id, member)) = membership.members.iter().find(|(_, member)| member.max_version < version) {
+        // A member that is not started yet is judged when it is.
+        let lacks = |member: &Member| member.is_bound() && member.max_version < version;
+        if let Some((id, member)) = membership.members.iter().find(|(_, member)| lacks(member)) {
             let supported = member.max_version;
             let text = format!("node {id} supports versions up to {supported}, not {version}");
             return Err(Refused::Invalid(text));
         }
         self.may_change()?;
-        Ok(Wanted::Becomes(Membership { cluster_version: version, ..Membership::clone(membership) }))
+        Ok(Wanted::Becomes(Membership { cluster_version: version, ..Membership::clone(membership) }.into()))
     }
 
     fn answer_change(&mut self, request: RequestId, outcome: Result<Wanted, Refused>) {
         let effect = match outcome {
             Ok(Wanted::Already) => Effect::Accepted { request, config_index: self.log.membership().0 },
-            Ok(Wanted::Becomes(next)) => Effect::Accepted { request, config_index: self.append_membership(next) },
+            Ok(Wanted::Becomes(next)) => Effect::Accepted { request, config_index: self.append_membership(*next) },
             Err(reason) => Effect::Refused { request, reason },
         };
         self.effects.push(effect);
@@ -149,11 +174,13 @@ impl Raft {
         let (index, membership) = self.log.membership();
         let mut committed = *index <= self.log.commit() && self.own_term_committed();
         committed |= mutant!(LeavesUncommittedJoint) && membership.is_joint();
-        if !committed || leader.transfer.is_some() || membership.target.is_none() {
+        if !committed || leader.transfer.is_some() {
             return;
         }
+        let Some(target) = &membership.target else { return self.raise_learners() };
         if !membership.is_joint() {
-            if self.has_caught_up(membership) {
+            let incoming: BTreeSet<NodeId> = target.intersection(&membership.learners).copied().collect();
+            if self.caught_up(&incoming).len() == incoming.len() {
                 let next = plan::enter_joint(membership);
                 self.append_membership(next);
             }
@@ -167,21 +194,39 @@ impl Raft {
         }
     }
 
-    /// Whether every incoming voter is there and close enough to count at once (HAZARDS I-26): joining one that lags could
-    /// stop commits until it has caught up.
-    fn has_caught_up(&self, membership: &Membership) -> bool {
-        let Some(leader) = self.role.leader() else { return false };
-        let incoming = membership.target.iter().flatten().filter(|id| membership.learners.contains(id));
-        let mut progress = incoming.map(|id| leader.progress.get(id));
-        if mutant!(LearnerPromotedAtOnce) {
-            return true;
+    /// Learners that were added as voters become such as soon as they can.
+    fn raise_learners(&mut self) {
+        let membership = &self.log.membership().1;
+        let ready = self.caught_up(&membership.rising);
+        if let Some(next) = single::risen(membership, ready.clone(), &ready) {
+            self.append_membership(next);
         }
-        progress.all(|progress| {
-            progress.is_some_and(|progress| {
+    }
+
+    /// Which of these learners are there and close enough to count at once (HAZARDS I-26): joining one that lags could stop
+    /// commits until it has caught up.
+    fn caught_up(&self, learners: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let Some(leader) = self.role.leader() else { return BTreeSet::new() };
+        if mutant!(LearnerPromotedAtOnce) {
+            return learners.clone();
+        }
+        let is_close = |id: &NodeId| {
+            leader.progress.get(id).is_some_and(|progress| {
                 let lag = self.log.last().0 - progress.matched.0;
                 lag <= self.config.catch_up_entries && progress.is_active(self.now, &self.config)
             })
-        })
+        };
+        learners.iter().copied().filter(is_close).collect()
+    }
+
+    /// Whether enough of these nodes are there to agree on something.
+    fn can_decide(&self, voters: &BTreeSet<NodeId>) -> bool {
+        let Some(leader) = self.role.leader() else { return false };
+        let is_there = |id: &&NodeId| {
+            **id == self.id
+                || leader.progress.get(id).is_some_and(|progress| progress.is_active(self.now, &self.config))
+        };
+        voters.iter().filter(is_there).count() >= quorum_size(voters.len())
     }
 
     /// This leader is leaving: an incoming voter takes over and appends the entry that removes this node. One that does not

@@ -178,6 +178,15 @@ pub enum Refused {
         /// Which.
         id: NodeId,
     },
+    /// The learner lags too far behind to become a voter.
+    #[error("node {id} has not caught up")]
+    NotCaughtUp {
+        /// Which.
+        id: NodeId,
+    },
+    /// Too few of the voters that would remain are there: the change could not end.
+    #[error("too few of the voters that would remain are there")]
+    Unhealthy,
     /// No member has this id.
     #[error("node {id} is not a member")]
     UnknownMember {

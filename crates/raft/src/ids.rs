@@ -88,6 +88,11 @@ number! {
     Time(u64)
 }
 
+impl Incarnation {
+    /// No data directory is known yet. Random names are never 0.
+    pub const UNKNOWN: Incarnation = Incarnation(0);
+}
+
 impl LogIndex {
     /// The place before this one; that of zero is zero.
     #[must_use]

@@ -36,7 +36,15 @@ pub enum Input {
         /// Index of the configuration the caller saw; None = whatever it is now.
         expected: Option<LogIndex>,
     },
-    /// A member announces other addresses or another version.
+    /// One member is added, promoted or removed; the others stay as they are.
+    ChangeMember {
+        /// The caller's handle.
+        request: RequestId,
+        /// What is asked.
+        change: MemberChange,
+    },
+    /// A member announces other addresses or another version; or the data directory behind a member that was added before
+    /// it was started is known now.
     UpdateMember {
         /// The caller's handle.
         request: RequestId,
@@ -114,6 +122,30 @@ pub enum Input {
     StopCampaigning {
         /// Set or cleared.
         yes: bool,
+    },
+}
+
+/// What can be asked of one member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberChange {
+    /// A learner that is not started yet, known by its address alone.
+    Add {
+        /// The id it is to have; random, so that it is never given out twice.
+        id: NodeId,
+        /// Where the node will be found.
+        peer_address: String,
+        /// It becomes a voter by itself once it has caught up.
+        rises: bool,
+    },
+    /// A learner becomes a voter. Refused while it lags.
+    Promote {
+        /// Which.
+        id: NodeId,
+    },
+    /// A member leaves for ever.
+    Remove {
+        /// Which.
+        id: NodeId,
     },
 }
 

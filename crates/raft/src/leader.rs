@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use crate::effect::{Effect, ReadRefused, Refused};
 use crate::entry::{Entry, Payload};
-use crate::ids::{LogIndex, RequestId, Time};
+use crate::ids::{LogIndex, NodeId, RequestId, Time};
+use crate::membership::Member;
 use crate::message::Body;
 use crate::progress::Progress;
 use crate::raft::Raft;
@@ -76,7 +77,9 @@ impl Raft {
         let membership = self.log.membership().1.clone();
         let departs_at = self.now + self.config.election_timeout * DEPARTURE_TIMEOUTS;
         let Role::Leader(leader) = &mut self.role else { return };
-        for id in membership.members.keys().filter(|id| **id != self.id) {
+        // Nobody knows yet whom a member without a data directory will be: there is nobody to send anything to.
+        let bound = membership.members.iter().filter(|(_, member)| member.is_bound());
+        for id in bound.map(|(id, _)| id).filter(|id| **id != self.id) {
             leader.progress.entry(*id).or_insert_with(|| Progress::new(next));
         }
         for (id, progress) in &mut leader.progress {
@@ -90,7 +93,9 @@ impl Raft {
     fn feed_departed(&mut self, next: LogIndex) {
         let membership = self.log.membership().1.clone();
         let Some((_, previous)) = self.log.previous_membership() else { return };
-        let departed: Vec<_> = previous.members.keys().filter(|id| membership.removed.contains(id)).copied().collect();
+        let left = |id: &NodeId, member: &Member| member.is_bound() && membership.removed.contains(id);
+        let departed: Vec<_> =
+            previous.members.iter().filter(|(id, member)| left(id, member)).map(|(id, _)| *id).collect();
         let departs_at = self.now + self.config.election_timeout * DEPARTURE_TIMEOUTS;
         let Role::Leader(leader) = &mut self.role else { return };
         for id in departed.into_iter().filter(|id| *id != self.id) {

@@ -7,7 +7,8 @@
 //! 1. a learner is in neither half of the voters;
 //! 2. `members` describes exactly the voters of both halves and the learners;
 //! 3. a removed node is no member;
-//! 4. in a joint phase the target is the incoming half.
+//! 4. in a joint phase the target is the incoming half;
+//! 5. a member whose data directory is not known yet is a standing learner: it has no voice and is sent nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,8 @@ pub const MAX_REMOVED: usize = 1024;
 /// What the cluster knows of one member.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Member {
-    /// The data directory that was admitted under this id.
+    /// The data directory that was admitted under this id; [`Incarnation::UNKNOWN`] until the first one is found at the
+    /// address of a member that was added before it was started.
     pub incarnation: Incarnation,
     /// Name for people.
     pub name: String,
@@ -32,6 +34,13 @@ pub struct Member {
     pub max_version: u32,
 }
 
+impl Member {
+    /// Whether the data directory behind the id is known. Before that the member is a promise: nothing is sent to it.
+    pub fn is_bound(&self) -> bool {
+        self.incarnation != Incarnation::UNKNOWN
+    }
+}
+
 /// A whole configuration of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Membership {
@@ -41,6 +50,11 @@ pub struct Membership {
     pub outgoing: BTreeSet<NodeId>,
     /// Members that receive the log and count for nothing.
     pub learners: BTreeSet<NodeId>,
+    /// Learners that were added one by one. They stay learners until they are promoted or removed; other learners come and
+    /// go with a target.
+    pub standing: BTreeSet<NodeId>,
+    /// Standing learners that become voters by themselves once they have caught up.
+    pub rising: BTreeSet<NodeId>,
     /// The voters asked for, while a change is in flight: before the joint phase and during it.
     pub target: Option<BTreeSet<NodeId>>,
     /// Everybody above.
@@ -141,7 +155,8 @@ impl Membership {
     pub fn size(&self) -> usize {
         const ID_BYTES: usize = 9;
         const MEMBER_BYTES: usize = 40;
-        let ids = self.voters.len() + self.outgoing.len() + self.learners.len() + self.removed.len();
+        let lists = [&self.voters, &self.outgoing, &self.learners, &self.standing, &self.rising, &self.removed];
+        let ids: usize = lists.iter().map(|ids| ids.len()).sum();
         let target = self.target.as_ref().map_or(0, BTreeSet::len);
         let members: usize = self
             .members
@@ -161,6 +176,10 @@ impl Membership {
         assert!(described.iter().eq(self.members.keys()), "members are not voters and learners: {self:?}");
         assert!(self.removed.iter().all(|id| !described.contains(id)), "a removed node is a member: {self:?}");
         assert!(!self.voters.is_empty() || self.is_empty(), "members but no voters: {self:?}");
+        assert!(self.standing.is_subset(&self.learners), "a standing learner is no learner: {self:?}");
+        assert!(self.rising.is_subset(&self.standing), "who rises by itself is no standing learner: {self:?}");
+        let unbound = self.members.iter().filter(|(_, member)| !member.is_bound());
+        assert!(unbound.map(|(id, _)| id).all(|id| self.standing.contains(id)), "nobody knows whose voice: {self:?}");
         if self.is_joint() {
             assert_eq!(self.target.as_ref(), Some(&self.voters), "a joint phase leads elsewhere than its target");
         }

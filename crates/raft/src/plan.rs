@@ -10,7 +10,7 @@ use crate::input::VoterTarget;
 use crate::membership::{MAX_REMOVED, Member, Membership};
 
 /// Voters one configuration may ask for.
-const MAX_VOTERS: usize = 15;
+pub(crate) const MAX_VOTERS: usize = 15;
 
 /// A target that makes sense: who shall vote, and who of them has to be admitted.
 pub(crate) struct Admission {
@@ -52,15 +52,22 @@ pub(crate) fn resolve(now: &Membership, target: &[VoterTarget]) -> Result<Admiss
 }
 
 fn check_newcomer(now: &Membership, admission: &Admission, id: NodeId, member: &Member) -> Result<(), Refused> {
-    let mut others = now.members.iter().chain(&admission.admitted);
+    let mut others = admission.admitted.iter();
     if let Some((other, _)) = others.find(|(_, other)| other.incarnation == member.incarnation) {
         return Err(Refused::Invalid(format!("the data directory of node {id} belongs to node {other}")));
     }
-    check_version(now, id, member)
+    check_member(now, id, member)
 }
 
-/// A member must be able to read what the cluster writes.
-pub(crate) fn check_version(now: &Membership, id: NodeId, member: &Member) -> Result<(), Refused> {
+/// A member has a data directory of its own and must be able to read what the cluster writes.
+pub(crate) fn check_member(now: &Membership, id: NodeId, member: &Member) -> Result<(), Refused> {
+    if !member.is_bound() {
+        return Err(Refused::Invalid(format!("node {id} has no data directory")));
+    }
+    let twin = now.members.iter().find(|(other, known)| **other != id && known.incarnation == member.incarnation);
+    if let Some((other, _)) = twin {
+        return Err(Refused::Invalid(format!("the data directory of node {id} belongs to node {other}")));
+    }
     if member.max_version < now.cluster_version {
         let (supported, needed) = (member.max_version, now.cluster_version);
         return Err(Refused::Invalid(format!(
@@ -71,7 +78,7 @@ pub(crate) fn check_version(now: &Membership, id: NodeId, member: &Member) -> Re
 }
 
 /// The first entry of a change: newcomers as learners and the target; or, if nobody has to catch up, the joint or final
-/// configuration at once. Learners of a superseded target leave.
+/// configuration at once. Learners of a superseded target leave, and so do standing ones: a target is the whole truth.
 pub(crate) fn begin(now: &Membership, admission: Admission) -> Membership {
     let mut next = now.clone();
     for (id, member) in admission.admitted {
@@ -92,24 +99,29 @@ pub(crate) fn begin(now: &Membership, admission: Admission) -> Membership {
 pub(crate) fn enter_joint(now: &Membership) -> Membership {
     let mut next = now.clone();
     let target = next.target.clone().expect("a change has a target");
-    next.learners.retain(|id| !target.contains(id));
+    for learners in [&mut next.learners, &mut next.standing, &mut next.rising] {
+        learners.retain(|id| !target.contains(id));
+    }
     next.outgoing = std::mem::replace(&mut next.voters, target);
     next
 }
 
-/// The configuration in which the target alone decides; everybody else has left.
+/// The configuration in which the target alone decides; everybody else but standing learners has left.
 pub(crate) fn leave_joint(now: &Membership) -> Membership {
     let mut next = now.clone();
     next.outgoing.clear();
     next.target = None;
-    let leaving: Vec<NodeId> = next.members.keys().filter(|id| !next.voters.contains(id)).copied().collect();
+    let stays = |id: &NodeId| next.voters.contains(id) || next.standing.contains(id);
+    let leaving: Vec<NodeId> = next.members.keys().filter(|id| !stays(id)).copied().collect();
     remove(&mut next, leaving);
     next
 }
 
-fn remove(membership: &mut Membership, leaving: Vec<NodeId>) {
+pub(crate) fn remove(membership: &mut Membership, leaving: Vec<NodeId>) {
     for id in &leaving {
-        membership.learners.remove(id);
+        for learners in [&mut membership.learners, &mut membership.standing, &mut membership.rising] {
+            learners.remove(id);
+        }
         membership.members.remove(id);
         membership.removed.insert(*id);
     }

@@ -108,6 +108,7 @@ impl Raft {
             Input::Message(message) => self.receive(message),
             Input::Propose { request, commands } => self.propose(request, commands),
             Input::SetVoters { request, target, expected } => self.set_voters(request, &target, expected),
+            Input::ChangeMember { request, change } => self.change_member(request, &change),
             Input::UpdateMember { request, id, member } => self.update_member(request, id, member),
             Input::RaiseVersion { request, version } => self.raise_version(request, version),
             Input::TransferLeader { request, to } => self.transfer_leader(request, to),

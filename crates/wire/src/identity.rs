@@ -1,7 +1,9 @@
-//! Who a node is: cluster id, incarnation, and the node id that follows from both.
+//! Who a node is: cluster id, incarnation, and the node id.
 //!
-//! A node id is a function of the cluster and of the random name of one data directory. Admitting the same directory twice
-//! gives the same id, and a wiped one gives another, so no id is ever used for two histories.
+//! A node that is admitted while it runs gets an id that is a function of the cluster and of the random name of its data
+//! directory: admitting the same directory twice gives the same id, and a wiped one gives another. A member that is added
+//! before it is started gets a random id, and the configuration then ties it to one data directory. Either way no id is
+//! ever used for two histories.
 
 use bytes::Bytes;
 use prost::Message;

@@ -46,6 +46,8 @@ pub(crate) fn to_membership(membership: &Membership) -> pb::Membership {
         members: membership.members.iter().map(|(id, member)| to_member(*id, member)).collect(),
         removed: to_ids(&membership.removed),
         cluster_version: membership.cluster_version,
+        standing: to_ids(&membership.standing),
+        rising: to_ids(&membership.rising),
     }
 }
 
@@ -68,6 +70,8 @@ pub(crate) fn from_membership(membership: pb::Membership) -> Result<Membership, 
         voters: from_ids(&membership.voters)?,
         outgoing: from_ids(&membership.outgoing)?,
         learners: from_ids(&membership.learners)?,
+        standing: from_ids(&membership.standing)?,
+        rising: from_ids(&membership.rising)?,
         target: membership.target.map(|target| from_ids(&target.voters)).transpose()?,
         members,
         removed: from_ids(&membership.removed)?,
@@ -85,9 +89,13 @@ fn contradiction(membership: &Membership) -> Option<&'static str> {
     let described: BTreeSet<NodeId> = voters.union(&membership.learners).copied().collect();
     let joint_elsewhere = membership.is_joint() && membership.target.as_ref() != Some(&membership.voters);
     let target = membership.target.as_ref();
+    let unbound = membership.members.iter().filter(|(_, member)| !member.is_bound());
     let rules = [
         (membership.learners.is_disjoint(&voters), "a learner votes"),
         (described.iter().eq(membership.members.keys()), "members are not voters and learners"),
+        (membership.standing.is_subset(&membership.learners), "a standing learner is no learner"),
+        (membership.rising.is_subset(&membership.standing), "who rises by itself is no standing learner"),
+        (unbound.map(|(id, _)| id).all(|id| membership.standing.contains(id)), "a member has no data directory"),
         (membership.removed.is_disjoint(&described), "a removed node is a member"),
         (!membership.voters.is_empty() || membership.members.is_empty(), "there are members but no voters"),
         (!joint_elsewhere, "a joint phase leads elsewhere than its target"),

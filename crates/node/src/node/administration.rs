@@ -57,6 +57,7 @@ impl Node {
             AdminOperation::SetVoters { target, expected } => {
                 quorate_raft::Input::SetVoters { request, target, expected }
             }
+            AdminOperation::ChangeMember(change) => quorate_raft::Input::ChangeMember { request, change },
             AdminOperation::UpdateMember { id, member } => quorate_raft::Input::UpdateMember { request, id, member },
             AdminOperation::RaiseVersion { version } => quorate_raft::Input::RaiseVersion { request, version },
             AdminOperation::TransferLeader { to } => quorate_raft::Input::TransferLeader { request, to },
@@ -137,7 +138,8 @@ impl Node {
             let operation = AdminOperation::UpdateMember { id: self.id, member: self.config.member.clone() };
             self.admins.push(None, operation, deadline);
         } else if self.is_leader() {
-            let supported = membership.members.values().map(|member| member.max_version).min();
+            let started = membership.members.values().filter(|member| member.is_bound());
+            let supported = started.map(|member| member.max_version).min();
             if let Some(version) = supported.filter(|version| *version > membership.cluster_version) {
                 self.admins.push(None, AdminOperation::RaiseVersion { version }, deadline);
             }

@@ -86,13 +86,23 @@ fn a_wiped_disk_is_not_taken_for_the_node_it_was() {
 }
 
 #[test]
-fn an_id_that_does_not_follow_from_its_incarnation_is_refused() {
-    let mut forged = hello(1, 2);
-    forged.from = NodeId(42);
-    assert!(matches!(empty(2).admit(&forged, None), Err(HelloRefused::Malformed(_))));
-    let mut forged = hello(1, 2);
-    forged.member.incarnation = Incarnation(0x7777);
-    assert!(matches!(empty(2).admit(&forged, None), Err(HelloRefused::Malformed(_))));
+fn an_empty_node_takes_the_id_that_its_very_data_directory_is_given() {
+    let mut named = hello(1, 2);
+    named.to = NodeId(42);
+    let Ok(Admitted::Adopt(identity)) = empty(2).admit(&named, None) else { panic!("not adopted") };
+    assert_eq!(identity.node_id, NodeId(42));
+    named.to_incarnation = member(3).incarnation;
+    assert!(matches!(empty(2).admit(&named, None), Err(HelloRefused::WrongNode(_))));
+}
+
+#[test]
+fn an_id_of_another_data_directory_is_refused() {
+    let mut node = empty(1);
+    node.init(&bootstrap(&[1, 2, 3])).expect("accepted");
+    let (_, membership) = bootstrap(&[1, 2, 3]).membership();
+    let mut forged = hello(2, 1);
+    forged.from = node_id(3);
+    assert!(matches!(node.admit(&forged, Some(&membership)), Err(HelloRefused::WrongIncarnation(_))));
 }
 
 #[test]

@@ -54,6 +54,11 @@ pub struct Membership {
     pub removed: ::prost::alloc::vec::Vec<u64>,
     #[prost(uint32, tag = "7")]
     pub cluster_version: u32,
+    /// Learners that were added one by one, and of these the ones that become voters by themselves.
+    #[prost(uint64, repeated, tag = "8")]
+    pub standing: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "9")]
+    pub rising: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Target {

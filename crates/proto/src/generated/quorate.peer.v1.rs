@@ -307,7 +307,7 @@ pub struct Admin {
     pub session_high: u64,
     #[prost(fixed64, tag = "3")]
     pub session_low: u64,
-    #[prost(oneof = "admin::Operation", tags = "4, 5, 6, 7")]
+    #[prost(oneof = "admin::Operation", tags = "4, 5, 6, 7, 8, 9, 10")]
     pub operation: ::core::option::Option<admin::Operation>,
 }
 /// Nested message and enum types in `Admin`.
@@ -322,6 +322,12 @@ pub mod admin {
         RaiseVersion(super::RaiseVersion),
         #[prost(message, tag = "7")]
         TransferLeader(super::TransferLeader),
+        #[prost(message, tag = "8")]
+        AddMember(super::AddMember),
+        #[prost(message, tag = "9")]
+        PromoteMember(super::PromoteMember),
+        #[prost(message, tag = "10")]
+        RemoveMember(super::RemoveMember),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -351,6 +357,27 @@ pub mod voter_target {
 pub struct UpdateMember {
     #[prost(message, optional, tag = "1")]
     pub member: ::core::option::Option<super::super::log::v1::Member>,
+}
+/// A learner that is not started yet.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddMember {
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    #[prost(string, tag = "2")]
+    pub peer_address: ::prost::alloc::string::String,
+    /// It becomes a voter by itself once it has caught up.
+    #[prost(bool, tag = "3")]
+    pub rises: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PromoteMember {
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveMember {
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RaiseVersion {
@@ -727,6 +754,8 @@ pub enum AdminRefusalReason {
     Invalid = 7,
     TransferFailed = 8,
     TooManyRequests = 9,
+    NotCaughtUp = 10,
+    Unhealthy = 11,
 }
 impl AdminRefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -745,6 +774,8 @@ impl AdminRefusalReason {
             Self::Invalid => "ADMIN_REFUSAL_REASON_INVALID",
             Self::TransferFailed => "ADMIN_REFUSAL_REASON_TRANSFER_FAILED",
             Self::TooManyRequests => "ADMIN_REFUSAL_REASON_TOO_MANY_REQUESTS",
+            Self::NotCaughtUp => "ADMIN_REFUSAL_REASON_NOT_CAUGHT_UP",
+            Self::Unhealthy => "ADMIN_REFUSAL_REASON_UNHEALTHY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -760,6 +791,8 @@ impl AdminRefusalReason {
             "ADMIN_REFUSAL_REASON_INVALID" => Some(Self::Invalid),
             "ADMIN_REFUSAL_REASON_TRANSFER_FAILED" => Some(Self::TransferFailed),
             "ADMIN_REFUSAL_REASON_TOO_MANY_REQUESTS" => Some(Self::TooManyRequests),
+            "ADMIN_REFUSAL_REASON_NOT_CAUGHT_UP" => Some(Self::NotCaughtUp),
+            "ADMIN_REFUSAL_REASON_UNHEALTHY" => Some(Self::Unhealthy),
             _ => None,
         }
     }

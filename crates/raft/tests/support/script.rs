@@ -14,6 +14,10 @@ use super::node::{Disk, Out, State, TestNode};
 use super::schedule::{bootstrap, member};
 use super::transcript::{self, Kind};
 
+fn member_change(request: RequestId, change: MemberChange) -> Input {
+    Input::ChangeMember { request, change }
+}
+
 /// What is on its way between two nodes.
 #[derive(Clone)]
 enum Parcel {
@@ -117,6 +121,22 @@ impl Script {
                 let expected = rest.first().map(|index| LogIndex(number(index)));
                 (at, Input::SetVoters { request, target, expected })
             }
+            ("add", [at, id]) => (
+                at,
+                member_change(
+                    request,
+                    MemberChange::Add { id: node(id), peer_address: format!("host{id}"), rises: true },
+                ),
+            ),
+            ("add-learner", [at, id]) => (
+                at,
+                member_change(
+                    request,
+                    MemberChange::Add { id: node(id), peer_address: format!("host{id}"), rises: false },
+                ),
+            ),
+            ("promote", [at, id]) => (at, member_change(request, MemberChange::Promote { id: node(id) })),
+            ("remove", [at, id]) => (at, member_change(request, MemberChange::Remove { id: node(id) })),
             ("announce", [at, id, version]) => {
                 let id = node(id);
                 let member = Member { max_version: number(version) as u32, ..member(id.0) };

@@ -132,9 +132,13 @@ pub(crate) fn status(node: &TestNode, now: Time) -> String {
 fn configuration(membership: &Membership) -> String {
     let set = |ids: &BTreeSet<NodeId>| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut text = format!("voters={}", set(&membership.voters));
-    for (name, ids) in
-        [("outgoing", &membership.outgoing), ("learners", &membership.learners), ("removed", &membership.removed)]
-    {
+    for (name, ids) in [
+        ("outgoing", &membership.outgoing),
+        ("learners", &membership.learners),
+        ("standing", &membership.standing),
+        ("rising", &membership.rising),
+        ("removed", &membership.removed),
+    ] {
         if !ids.is_empty() {
             text += &format!(" {name}={}", set(ids));
         }

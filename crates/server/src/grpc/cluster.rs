@@ -1,17 +1,27 @@
-//! `etcdserverpb.Cluster`: the member list. Members are changed by `quorate.v1.Admin`, all at once.
+//! `etcdserverpb.Cluster`: members one at a time, for etcd's clients. `quorate.v1.Admin` changes them all at once.
+//!
+//! A member is added before it is started, as etcd has it, and gets its id at once. It counts for nothing until a node runs
+//! at its address and has caught up, so the checks by which etcd keeps a half-added voter from costing the quorum have
+//! nothing to check here.
 
 use std::sync::Arc;
 
 use quorate_kv::Revision;
-use quorate_node::{Consistency, ReadOptions};
+use quorate_node::{Consistency, NodeError, ReadOptions};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::cluster_server::Cluster;
 use quorate_raft::{Membership, NodeId};
+use quorate_wire::etcd::EtcdError;
+use tonic::codegen::http::HeaderMap;
 use tonic::{Request, Response, Status};
 
 use super::header::header;
+use super::status::etcd_status;
 use crate::access::Action;
 use crate::client_api::{ApiError, ClientApi};
+
+/// Learners that etcd allows at a time.
+const MAX_LEARNERS: usize = 1;
 
 /// Serves `Cluster`.
 #[derive(Debug)]
@@ -23,13 +33,27 @@ impl ClusterService {
     pub(super) fn new(api: Arc<ClientApi>) -> Self {
         ClusterService { api }
     }
-}
 
-fn one_by_one_is_not_offered() -> Status {
-    Status::unimplemented(
-        "members are changed all at once by one declared voter set: `quorate ctl set-voters HOST:PORT,…` \
-         (quorate.v1.Admin/SetVoters)",
-    )
+    fn check(&self, headers: &HeaderMap, action: Action) -> Result<(), Status> {
+        Ok(self.api.access().check(headers, action).map_err(ApiError::Denied)?)
+    }
+
+    /// The committed configuration, no older than this call.
+    async fn current(&self) -> Result<Arc<Membership>, Status> {
+        let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
+        self.api.confirm(options).await?;
+        Ok(self.known())
+    }
+
+    /// The committed configuration, as far as this node knows.
+    fn known(&self) -> Arc<Membership> {
+        self.api.replica().status().raft.map(|raft| raft.membership.1).unwrap_or_default()
+    }
+
+    fn header(&self) -> Option<pb::ResponseHeader> {
+        // etcd leaves the revision out of this service's headers.
+        Some(pb::ResponseHeader { revision: 0, ..header(self.api.replica()).at(Revision::EMPTY) })
+    }
 }
 
 #[tonic::async_trait]
@@ -39,57 +63,154 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.api.access().check(metadata.as_ref(), Action::Observe).map_err(ApiError::Denied)?;
-        if request.linearizable {
-            let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
-            self.api.confirm(options).await?;
-        }
-        let status = self.api.replica().status();
-        let members = status.raft.map(|raft| members(&raft.membership.1)).unwrap_or_default();
-        // etcd leaves the revision out of this service's headers.
-        let header = Some(pb::ResponseHeader { revision: 0, ..header(self.api.replica()).at(Revision::EMPTY) });
-        Ok(Response::new(pb::MemberListResponse { header, members }))
+        self.check(metadata.as_ref(), Action::Observe)?;
+        let membership = if request.linearizable { self.current().await? } else { self.known() };
+        Ok(Response::new(pb::MemberListResponse { header: self.header(), members: members(&membership) }))
     }
 
-    async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
-        Err(one_by_one_is_not_offered())
+    async fn member_add(
+        &self,
+        request: Request<pb::MemberAddRequest>,
+    ) -> Result<Response<pb::MemberAddResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.check(metadata.as_ref(), Action::Maintain)?;
+        let address = peer_address(&request.peer_ur_ls)?;
+        let before = self.current().await?;
+        if before.members.values().any(|member| bare(&member.peer_address) == address) {
+            return Err(etcd_status(EtcdError::PeerUrlExists));
+        }
+        let learners = before.learners.difference(&before.rising).count();
+        if request.is_learner && learners >= MAX_LEARNERS {
+            return Err(etcd_status(EtcdError::TooManyLearners));
+        }
+        let added = self.api.replica().add_member(address.to_string(), !request.is_learner).await;
+        let id = added.map_err(ApiError::Node)?;
+        let members = members(&self.known());
+        let member = members.iter().find(|member| member.id == id.0).cloned();
+        Ok(Response::new(pb::MemberAddResponse { header: self.header(), member, members }))
     }
 
     async fn member_remove(
         &self,
-        _: Request<pb::MemberRemoveRequest>,
+        request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        Err(one_by_one_is_not_offered())
+        let (metadata, _, request) = request.into_parts();
+        self.check(metadata.as_ref(), Action::Maintain)?;
+        let id = NodeId(request.id);
+        let before = self.current().await?;
+        if !before.members.contains_key(&id) {
+            return Err(etcd_status(EtcdError::MemberNotFound));
+        }
+        if before.is_only_voter(id) {
+            return Err(etcd_status(EtcdError::MemberNotEnoughStarted));
+        }
+        self.api.replica().remove_member(id).await.map_err(etcd_refusal)?;
+        let mut members = members(&self.known());
+        // A node that took itself out may not have heard of the configuration without it.
+        members.retain(|member| member.id != id.0);
+        Ok(Response::new(pb::MemberRemoveResponse { header: self.header(), members }))
     }
 
     async fn member_update(
         &self,
-        _: Request<pb::MemberUpdateRequest>,
+        request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        Err(Status::unimplemented("a member announces changed addresses by itself: start it with the new ones"))
+        let (metadata, _, request) = request.into_parts();
+        self.check(metadata.as_ref(), Action::Maintain)?;
+        let id = NodeId(request.id);
+        let address = peer_address(&request.peer_ur_ls)?;
+        let before = self.current().await?;
+        if !before.members.contains_key(&id) {
+            return Err(etcd_status(EtcdError::MemberNotFound));
+        }
+        if before.members.iter().any(|(other, member)| *other != id && bare(&member.peer_address) == address) {
+            return Err(etcd_status(EtcdError::PeerUrlExists));
+        }
+        self.api.replica().readdress_member(id, address.to_string()).await.map_err(etcd_refusal)?;
+        Ok(Response::new(pb::MemberUpdateResponse { header: self.header(), members: members(&self.known()) }))
     }
 
     async fn member_promote(
         &self,
-        _: Request<pb::MemberPromoteRequest>,
+        request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        Err(Status::unimplemented("learners that are to vote are promoted by themselves once they have caught up"))
+        let (metadata, _, request) = request.into_parts();
+        self.check(metadata.as_ref(), Action::Maintain)?;
+        let id = NodeId(request.id);
+        let before = self.current().await?;
+        if !before.members.contains_key(&id) {
+            return Err(etcd_status(EtcdError::MemberNotFound));
+        }
+        if !before.learners.contains(&id) {
+            return Err(etcd_status(EtcdError::MemberNotLearner));
+        }
+        self.api.replica().promote_member(id).await.map_err(etcd_refusal)?;
+        Ok(Response::new(pb::MemberPromoteResponse { header: self.header(), members: members(&self.known()) }))
     }
 }
 
+/// What etcd says where consensus names a member.
+fn etcd_refusal(refused: NodeError) -> Status {
+    match refused {
+        NodeError::UnknownMember(_) | NodeError::RemovedMember(_) => etcd_status(EtcdError::MemberNotFound),
+        other => ApiError::Node(other).into(),
+    }
+}
+
+/// In order of their ids, as etcd lists them. One that is not started has no name, by which etcd's clients tell.
 fn members(membership: &Membership) -> Vec<pb::Member> {
-    let is_learner = |id: &NodeId| membership.learners.contains(id);
     let member = |(id, member): (&NodeId, &quorate_raft::Member)| pb::Member {
         id: id.0,
         name: member.name.clone(),
         peer_ur_ls: vec![as_url(&member.peer_address)],
         client_ur_ls: member.client_addresses.iter().map(|address| as_url(address)).collect(),
-        is_learner: is_learner(id),
+        is_learner: membership.learners.contains(id),
     };
     membership.members.iter().map(member).collect()
+}
+
+/// The address that a list of URLs names: by the first of them, since a node here listens for its peers at one place.
+fn peer_address(urls: &[String]) -> Result<&str, Status> {
+    let bad = || etcd_status(EtcdError::MemberBadUrls);
+    for url in urls {
+        let (scheme, address) = url.trim().split_once("://").ok_or_else(bad)?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
+        let is_host = !host.is_empty() && !host.contains('/');
+        if !matches!(scheme, "http" | "https") || !is_host || port.parse::<u16>().is_err() {
+            return Err(bad());
+        }
+    }
+    urls.first().map(|url| bare(url.trim())).ok_or_else(bad)
+}
+
+/// Without its scheme.
+fn bare(address: &str) -> &str {
+    address.split_once("://").map_or(address, |(_, rest)| rest)
 }
 
 /// etcd's clients connect to what they find here, and want a scheme.
 fn as_url(address: &str) -> String {
     if address.contains("://") { address.to_string() } else { format!("http://{address}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(urls: &[&str], expected: Option<&str>) {
+        let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+        assert_eq!(peer_address(&urls).ok(), expected, "{urls:?}");
+    }
+
+    #[test]
+    fn peer_urls_name_a_host_and_a_port() {
+        check(&["http://10.0.0.1:2380"], Some("10.0.0.1:2380"));
+        check(&[" https://[::1]:2380", "http://b:1"], Some("[::1]:2380"));
+        for bad in ["10.0.0.1:2380", "http://10.0.0.1", "ftp://a:1", "http://a:1/path", "http://:1", "http://a:x"] {
+            check(&[bad], None);
+            check(&["http://a:1", bad], None);
+        }
+        check(&[], None);
+    }
 }

@@ -48,6 +48,7 @@ pub(super) fn node_status(refused: &NodeError) -> Status {
         | NodeError::NodeRemoved
         | NodeError::Fenced(_)
         | NodeError::TransferFailed(_)
+        | NodeError::Unhealthy
         | NodeError::Stopping => Code::Unavailable,
         NodeError::TooManyRequests | NodeError::NoSpace => Code::ResourceExhausted,
         NodeError::TooLarge | NodeError::Invalid(_) => Code::InvalidArgument,
@@ -55,6 +56,7 @@ pub(super) fn node_status(refused: &NodeError) -> Status {
         | NodeError::MembershipBusy { .. }
         | NodeError::StaleConfig { .. }
         | NodeError::RemovedMember(_)
+        | NodeError::NotCaughtUp(_)
         | NodeError::NotVoter(_) => Code::FailedPrecondition,
         NodeError::UnknownMember(_) => Code::NotFound,
     };

@@ -149,7 +149,7 @@ impl Core {
         let Some(links) = self.links() else { return };
         let own = engine.identity.node_id;
         let membership = engine.membership();
-        let others = membership.members.iter().filter(|(id, _)| **id != own);
+        let others = membership.members.iter().filter(|(id, member)| **id != own && member.is_bound());
         links.set_members(
             others.map(|(id, member)| (Peer { id: *id, incarnation: member.incarnation }, member.peer_address.clone())),
         );

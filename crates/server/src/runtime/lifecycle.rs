@@ -20,6 +20,7 @@ use super::clock::{Clock, random_u128};
 use super::config::ReplicaConfig;
 use super::core::{Core, Phase, Settings};
 use super::engine::{Engine, Opened};
+use super::promises;
 use super::set_aside::{set_aside, set_aside_retired};
 use super::status::StatusChange;
 use crate::peer::{Dialer, Host, Links, serve};
@@ -92,6 +93,7 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
         Err(error) => return Err(data_dir_error(error.to_string())),
     }
     listen(&core, peer_listener)?;
+    tokio::spawn(promises::keep(Arc::clone(&core)));
     Ok(core)
 }
 

@@ -16,7 +16,7 @@ use super::config::ReplicaConfig;
 use super::core::Core;
 use super::engine::Engine;
 use super::status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, Stamp, StatusChange};
-use super::{images, lifecycle, voters};
+use super::{images, lifecycle, members, voters};
 use crate::peer::{Host as _, IdentifyError, identify};
 
 /// How long a transfer's caller waits to learn who leads now, beyond the transfer itself.
@@ -245,6 +245,39 @@ impl Replica {
     ) -> Result<mpsc::Receiver<Result<VoterProgress, SetVotersError>>, SetVotersError> {
         let engine = self.engine().map_err(|error| SetVotersError::Unavailable(error.to_string()))?;
         Ok(voters::set_voters(Arc::clone(&self.core), engine, targets, expected))
+    }
+
+    /// Adds a member that is not started yet: the first empty node found at the address becomes it. Answers its id. One
+    /// that rises becomes a voter by itself once it has caught up.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn add_member(&self, peer_address: String, rises: bool) -> Result<NodeId, NodeError> {
+        members::add(&self.core, &*self.engine()?, peer_address, rises).await
+    }
+
+    /// Makes a learner that has caught up a voter.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn promote_member(&self, id: NodeId) -> Result<(), NodeError> {
+        members::promote(&self.core, &*self.engine()?, id).await
+    }
+
+    /// Takes one member out for ever; the others stay.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn remove_member(&self, id: NodeId) -> Result<(), NodeError> {
+        members::remove(&self.core, &*self.engine()?, id).await
+    }
+
+    /// Says where other nodes reach a member. A member that runs announces its own address again.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn readdress_member(&self, id: NodeId, peer_address: String) -> Result<(), NodeError> {
+        members::readdress(&self.core, &*self.engine()?, id, peer_address).await
     }
 
     /// Hands leadership to `to`, or to the voter whose log is furthest. Answers who leads now, and its term.

@@ -99,7 +99,7 @@ async fn resolve(core: &Core, engine: &Engine, spec: &VoterSpec) -> Result<(Node
     match spec {
         VoterSpec::Id(id) if membership.members.contains_key(id) => Ok((*id, VoterTarget::Existing(*id))),
         VoterSpec::Id(id) => Err(SetVotersError::Invalid(format!("node {id} is not a member of the cluster"))),
-        VoterSpec::New(member) => Ok(admitted(engine, &membership, member.clone())),
+        VoterSpec::New(member) => Ok(admitted(engine, &membership, member.clone(), None)),
         VoterSpec::Address(address) => match identify(core.dialer, address).await {
             Ok(found) => {
                 if let Some(identity) = found.identity
@@ -109,7 +109,7 @@ async fn resolve(core: &Core, engine: &Engine, spec: &VoterSpec) -> Result<(Node
                     let text = format!("the node at {address} belongs to another cluster, {cluster:032x}");
                     return Err(SetVotersError::Invalid(text));
                 }
-                Ok(admitted(engine, &membership, found.member))
+                Ok(admitted(engine, &membership, found.member, found.identity.map(|identity| identity.node_id)))
             }
             // A member that is down is still the member at its address.
             Err(IdentifyError::Unreachable(_)) if member_at(&membership, address).is_some() => {
@@ -121,13 +121,19 @@ async fn resolve(core: &Core, engine: &Engine, spec: &VoterSpec) -> Result<(Node
     }
 }
 
-fn admitted(engine: &Engine, membership: &Membership, member: Member) -> (NodeId, VoterTarget) {
-    let id = derive_node_id(engine.identity.cluster_id, member.incarnation);
-    if membership.members.contains_key(&id) {
-        (id, VoterTarget::Existing(id))
-    } else {
-        (id, VoterTarget::New { id, member })
+/// `adopted` is the id that the node took already: it takes no other one.
+fn admitted(
+    engine: &Engine,
+    membership: &Membership,
+    member: Member,
+    adopted: Option<NodeId>,
+) -> (NodeId, VoterTarget) {
+    let known = membership.members.iter().find(|(_, known)| known.incarnation == member.incarnation);
+    if let Some((id, _)) = known {
+        return (*id, VoterTarget::Existing(*id));
     }
+    let id = adopted.unwrap_or_else(|| derive_node_id(engine.identity.cluster_id, member.incarnation));
+    (id, VoterTarget::New { id, member })
 }
 
 fn member_at(membership: &Membership, address: &str) -> Option<NodeId> {

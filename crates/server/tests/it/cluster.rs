@@ -65,7 +65,11 @@ impl Cluster {
 
     /// Starts one more empty node; answers its number.
     pub(crate) async fn add(&mut self) -> usize {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        self.add_on(TcpListener::bind("127.0.0.1:0").expect("a free port")).await
+    }
+
+    /// Starts one more empty node on a port that is known already.
+    pub(crate) async fn add_on(&mut self, listener: TcpListener) -> usize {
         let address = listener.local_addr().expect("bound");
         let number = self.nodes.len();
         let directory = TempDir::new().expect("a temporary folder");

@@ -1,5 +1,6 @@
 //! Resizing, replacing and catching up, under writes.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -118,4 +119,60 @@ async fn the_target_that_is_reached_succeeds_again() {
     let first = cluster.set_voters(0, &target).await.expect("nothing to do");
     let second = cluster.set_voters(1, &target).await.expect("nothing to do");
     assert_eq!(first, second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_added_before_it_is_started_becomes_a_voter_by_itself() {
+    let mut cluster = Cluster::running(1).await;
+    cluster.put(0, "key", "value").await;
+    let port = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = port.local_addr().expect("bound").to_string();
+    let id = cluster.replica(0).add_member(address.clone(), true).await.expect("added");
+    cluster.put(0, "key", "is written without it").await;
+    let added = cluster.replica(0).status().raft.expect("runs").membership.1.members[&id].clone();
+    assert_eq!((added.is_bound(), added.name.as_str(), added.peer_address), (false, "", address));
+    let node = cluster.add_on(port).await;
+    cluster
+        .until(0, "has two voters", |status| {
+            status.raft.as_ref().is_some_and(|raft| raft.membership.1.voters.len() == 2)
+        })
+        .await;
+    assert_eq!(cluster.id(node), id, "the id it was promised");
+    assert_eq!(cluster.get(node, "key").await.as_deref(), Some(&b"is written without it"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_stays_one_until_it_is_promoted() {
+    let mut cluster = Cluster::running(1).await;
+    let node = cluster.add().await;
+    let address = cluster.nodes[node].address.to_string();
+    let id = cluster.replica(0).add_member(address, false).await.expect("added");
+    cluster.until(node, "is a member", |status| status.state == NodeState::Member).await;
+    assert_eq!(cluster.voters(0).len(), 1);
+    // It has the newest configuration, so it has caught up; the leader hears of that with the next heartbeat.
+    while let Err(refused) = cluster.replica(0).promote_member(id).await {
+        assert_eq!(refused, quorate_node::NodeError::NotCaughtUp(id));
+    }
+    assert_eq!(cluster.voters(0).len(), 2);
+    cluster.replica(0).remove_member(id).await.expect("removed");
+    assert_eq!(cluster.voters(0).len(), 1);
+    cluster.until(node, "knows it was removed", |status| status.state == NodeState::Removed).await;
+    assert!(cluster.replica(0).promote_member(id).await.is_err(), "its id is gone for ever");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_keeps_the_id_it_was_promised() {
+    let mut cluster = Cluster::running(1).await;
+    let node = cluster.add().await;
+    let id = cluster.replica(0).add_member(cluster.nodes[node].address.to_string(), true).await.expect("added");
+    cluster.until(node, "is a member", |status| status.state == NodeState::Member).await;
+    cluster
+        .until(0, "has two voters", |status| {
+            status.raft.as_ref().is_some_and(|raft| raft.membership.1.voters.len() == 2)
+        })
+        .await;
+    cluster.stop(node).await;
+    cluster.restart(node).await;
+    assert_eq!(cluster.id(node), id);
+    cluster.put(node, "key", "value").await;
 }

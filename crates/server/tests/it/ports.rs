@@ -60,8 +60,8 @@ async fn strangers_are_refused_by_name_of_the_reason() {
     assert!(matches!(refused, Some(HelloRefused::WrongCluster(_))), "{refused:?}");
     let refused = greet(&cluster, |hello| hello.to_incarnation.0 ^= 1).await;
     assert!(matches!(refused, Some(HelloRefused::WrongNode(_))), "{refused:?}");
-    let refused = greet(&cluster, |hello| hello.from.0 ^= 1).await;
-    assert!(matches!(refused, Some(HelloRefused::Malformed(_))), "{refused:?}");
+    let refused = greet(&cluster, |hello| hello.from = hello.to).await;
+    assert!(matches!(refused, Some(HelloRefused::WrongNode(_))), "{refused:?}");
     let refused = greet(&cluster, |hello| hello.format_version = 99).await;
     assert!(matches!(refused, Some(HelloRefused::UnknownVersion(_))), "{refused:?}");
     cluster.put(0, "key", "value").await;

@@ -3,7 +3,7 @@
 //! Every operation may be repeated without harm, so the origin simply asks again until it hears an answer.
 
 use quorate_proto::quorate::peer::v1 as pb;
-use quorate_raft::{Incarnation, LogIndex, Member, NodeId, VoterTarget};
+use quorate_raft::{Incarnation, LogIndex, Member, MemberChange, NodeId, VoterTarget};
 
 use super::split_session;
 use crate::DecodeError;
@@ -34,6 +34,8 @@ pub enum AdminOperation {
         /// Index of the configuration the caller looked at.
         expected: Option<LogIndex>,
     },
+    /// One member is added, promoted or removed.
+    ChangeMember(MemberChange),
     /// A member has new addresses, a new name or another newest version.
     UpdateMember {
         /// Whom it concerns.
@@ -103,6 +105,12 @@ pub enum AdminRefused {
     /// Only a voter can lead.
     #[error("node {0} is not a voter")]
     NotVoter(NodeId),
+    /// The learner lags too far behind to vote.
+    #[error("node {0} has not caught up")]
+    NotCaughtUp(NodeId),
+    /// Too few of the voters that would remain are there.
+    #[error("too few of the voters that would remain are there")]
+    Unhealthy,
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -122,6 +130,7 @@ impl Admin {
                 target: target.iter().map(to_target).collect(),
                 expected_index: expected.map(|index| index.0),
             }),
+            AdminOperation::ChangeMember(change) => to_change(change),
             AdminOperation::UpdateMember { id, member } => {
                 Operation::UpdateMember(pb::UpdateMember { member: Some(to_member(*id, member)) })
             }
@@ -141,6 +150,17 @@ impl Admin {
                 target: from_targets(set.target)?,
                 expected: set.expected_index.map(LogIndex),
             },
+            Operation::AddMember(add) => AdminOperation::ChangeMember(MemberChange::Add {
+                id: to_named(add.node_id)?,
+                peer_address: add.peer_address,
+                rises: add.rises,
+            }),
+            Operation::PromoteMember(promote) => {
+                AdminOperation::ChangeMember(MemberChange::Promote { id: to_named(promote.node_id)? })
+            }
+            Operation::RemoveMember(remove) => {
+                AdminOperation::ChangeMember(MemberChange::Remove { id: to_named(remove.node_id)? })
+            }
             Operation::UpdateMember(update) => {
                 let member = update.member.ok_or_else(|| DecodeError::missing(WHAT, "the member"))?;
                 let (id, member) = from_member(WHAT, member)?;
@@ -152,6 +172,21 @@ impl Admin {
         let session = join_session(admin.session_high, admin.session_low);
         Ok(Admin { session, request: admin.request, operation })
     }
+}
+
+fn to_change(change: &MemberChange) -> pb::admin::Operation {
+    use pb::admin::Operation;
+    match change {
+        MemberChange::Add { id, peer_address, rises } => {
+            Operation::AddMember(pb::AddMember { node_id: id.0, peer_address: peer_address.clone(), rises: *rises })
+        }
+        MemberChange::Promote { id } => Operation::PromoteMember(pb::PromoteMember { node_id: id.0 }),
+        MemberChange::Remove { id } => Operation::RemoveMember(pb::RemoveMember { node_id: id.0 }),
+    }
+}
+
+fn to_named(id: u64) -> Result<NodeId, DecodeError> {
+    to_node(id).ok_or_else(|| DecodeError::malformed(WHAT, "a node id is 0"))
 }
 
 fn to_target(target: &VoterTarget) -> pb::VoterTarget {
@@ -169,9 +204,7 @@ fn from_targets(targets: Vec<pb::VoterTarget>) -> Result<Vec<VoterTarget>, Decod
     let mut out = Vec::with_capacity(targets.len());
     for target in targets {
         out.push(match target.voter.ok_or_else(|| DecodeError::missing(WHAT, "a voter"))? {
-            pb::voter_target::Voter::Existing(id) => {
-                VoterTarget::Existing(to_node(id).ok_or_else(|| DecodeError::malformed(WHAT, "a node id is 0"))?)
-            }
+            pb::voter_target::Voter::Existing(id) => VoterTarget::Existing(to_named(id)?),
             pb::voter_target::Voter::NewMember(member) => {
                 let (id, member) = from_member(WHAT, member)?;
                 VoterTarget::New { id, member }
@@ -214,6 +247,8 @@ fn to_refusal(refused: &AdminRefused) -> pb::AdminRefusal {
         AdminRefused::UnknownMember(id) => (Reason::UnknownMember, 0, id.0, ""),
         AdminRefused::Removed(id) => (Reason::Removed, 0, id.0, ""),
         AdminRefused::NotVoter(id) => (Reason::NotVoter, 0, id.0, ""),
+        AdminRefused::NotCaughtUp(id) => (Reason::NotCaughtUp, 0, id.0, ""),
+        AdminRefused::Unhealthy => (Reason::Unhealthy, 0, 0, ""),
         AdminRefused::Invalid(text) => (Reason::Invalid, 0, 0, text.as_str()),
         AdminRefused::TransferFailed(text) => (Reason::TransferFailed, 0, 0, text.as_str()),
         AdminRefused::TooManyRequests => (Reason::TooManyRequests, 0, 0, ""),
@@ -232,6 +267,8 @@ fn from_refusal(refusal: pb::AdminRefusal) -> AdminRefused {
         Reason::UnknownMember => AdminRefused::UnknownMember(id),
         Reason::Removed => AdminRefused::Removed(id),
         Reason::NotVoter => AdminRefused::NotVoter(id),
+        Reason::Unhealthy => AdminRefused::Unhealthy,
+        Reason::NotCaughtUp => AdminRefused::NotCaughtUp(id),
         Reason::TransferFailed => AdminRefused::TransferFailed(refusal.text),
         Reason::TooManyRequests => AdminRefused::TooManyRequests,
         // A reason of a newer build comes with its text.

@@ -123,7 +123,7 @@ fn messages_of_an_unknown_kind_are_skipped() {
 
 #[test]
 fn contradictory_configurations_are_refused() {
-    let member = |id: u64| log::Member { node_id: id, incarnation: vec![0; 16].into(), ..log::Member::default() };
+    let member = |id: u64| log::Member { node_id: id, incarnation: vec![1; 16].into(), ..log::Member::default() };
     let refused = [
         log::Membership { voters: vec![1], members: vec![], ..Default::default() },
         log::Membership { voters: vec![1, 1], members: vec![member(1)], ..Default::default() },
@@ -137,6 +137,19 @@ fn contradictory_configurations_are_refused() {
             ..Default::default()
         },
         log::Membership { voters: vec![0], members: vec![], ..Default::default() },
+        log::Membership { voters: vec![1], standing: vec![1], members: vec![member(1)], ..Default::default() },
+        log::Membership {
+            voters: vec![1],
+            learners: vec![2],
+            rising: vec![2],
+            members: vec![member(1), member(2)],
+            ..Default::default()
+        },
+        log::Membership {
+            voters: vec![1],
+            members: vec![log::Member { incarnation: vec![0; 16].into(), ..member(1) }],
+            ..Default::default()
+        },
     ];
     for membership in refused {
         let mut record = Vec::new();

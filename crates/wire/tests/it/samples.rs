@@ -14,8 +14,8 @@ use quorate_kv::{
     RecordKey, RequestOp, Row, SortOrder, SortTarget, Table, TxnRequest,
 };
 use quorate_raft::{
-    AppendResult, Body, Echo, Entry, Incarnation, LogIndex, Member, Membership, Message, NodeId, Payload, ReadId,
-    Round, Term, Time, VoterTarget,
+    AppendResult, Body, Echo, Entry, Incarnation, LogIndex, Member, MemberChange, Membership, Message, NodeId, Payload,
+    ReadId, Round, Term, Time, VoterTarget,
 };
 use quorate_wire::peer::{
     Admin, AdminOperation, AdminRefused, AdminReply, AdminSuccess, Forward, ForwardRefused, ForwardReply, PeerMessage,
@@ -68,6 +68,11 @@ pub(crate) fn membership() -> impl Strategy<Value = Membership> {
             } else {
                 membership.learners = set(second);
                 membership.target = (shape == 1 && !second.is_empty()).then(|| set(second));
+            }
+            membership.standing = membership.learners.iter().step_by(2).copied().collect();
+            membership.rising = membership.standing.iter().step_by(2).copied().collect();
+            if let Some(unbound) = membership.rising.first() {
+                membership.members.entry(*unbound).or_default().incarnation = Incarnation::UNKNOWN;
             }
             membership.check();
             membership
@@ -300,6 +305,11 @@ fn operation() -> impl Strategy<Value = AdminOperation> {
     prop_oneof![
         (vec(target, 0..5), option::of(index()))
             .prop_map(|(target, expected)| AdminOperation::SetVoters { target, expected }),
+        (node_id(), ".{0,20}", any::<bool>()).prop_map(|(id, peer_address, rises)| {
+            AdminOperation::ChangeMember(MemberChange::Add { id, peer_address, rises })
+        }),
+        node_id().prop_map(|id| AdminOperation::ChangeMember(MemberChange::Promote { id })),
+        node_id().prop_map(|id| AdminOperation::ChangeMember(MemberChange::Remove { id })),
         (node_id(), member()).prop_map(|(id, member)| AdminOperation::UpdateMember { id, member }),
         any::<u32>().prop_map(|version| AdminOperation::RaiseVersion { version }),
         option::of(node_id()).prop_map(|to| AdminOperation::TransferLeader { to }),
@@ -316,6 +326,8 @@ fn admin_result() -> impl Strategy<Value = Result<AdminSuccess, AdminRefused>> {
         node_id().prop_map(|id| Err(AdminRefused::UnknownMember(id))),
         node_id().prop_map(|id| Err(AdminRefused::Removed(id))),
         node_id().prop_map(|id| Err(AdminRefused::NotVoter(id))),
+        node_id().prop_map(|id| Err(AdminRefused::NotCaughtUp(id))),
+        Just(Err(AdminRefused::Unhealthy)),
         ".{0,20}".prop_map(|text| Err(AdminRefused::Invalid(text))),
         ".{0,20}".prop_map(|text| Err(AdminRefused::TransferFailed(text))),
         Just(Err(AdminRefused::TooManyRequests)),
