@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use crate::alerts;
 use crate::e2e::{self, E2eArgs};
 use crate::failure::Failure;
 use crate::manifests::{self, ManifestsArgs};
@@ -20,19 +21,25 @@ pub(crate) struct SimArgs {
     args: Vec<String>,
 }
 
+/// The operator by itself: it is no default member, since its dependencies are most of a cold build, and built together with the
+/// others they would be built with other features than each alone has.
+const OPERATOR: [&str; 2] = ["--package", "quorate-operator"];
+
 pub(crate) fn check() -> Result<(), Failure> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
-    run(cargo().args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]))?;
-    let mut docs = cargo();
-    // These pages are for the builders, who see private items: links to them are no mistake.
-    let flags = "-D warnings -A rustdoc::private-intra-doc-links";
-    docs.env("RUSTDOCFLAGS", flags).args(["doc", "--quiet", "--no-deps"]);
-    run(docs.arg("--document-private-items"))?;
+    for packages in [&[][..], &OPERATOR] {
+        run(cargo().args(["clippy", "--quiet", "--all-targets"]).args(packages).args(["--", "-D", "warnings"]))?;
+        let mut docs = cargo();
+        // These pages are for the builders, who see private items: links to them are no mistake.
+        docs.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
+        run(docs.args(["doc", "--quiet", "--no-deps", "--document-private-items"]).args(packages))?;
+    }
     crate::codegen::run(&crate::codegen::CodegenArgs { check: true })
 }
 
 pub(crate) fn test() -> Result<(), Failure> {
-    run(cargo().args(["test", "--quiet"]))
+    run(cargo().args(["test", "--quiet"]))?;
+    run(cargo().args(["test", "--quiet"]).args(OPERATOR))
 }
 
 pub(crate) fn sim(args: &SimArgs) -> Result<(), Failure> {
@@ -45,16 +52,9 @@ pub(crate) fn ci() -> Result<(), Failure> {
     step("check", check)?;
     step("test", test)?;
     step("sim", || simulate(&seeds))?;
-    step("operator", operator)?;
+    step("alerts", alerts::test)?;
     step("manifests", || manifests::run(&ManifestsArgs { check: true }))?;
     step("e2e", || e2e::run(&E2eArgs::core()))
-}
-
-/// The operator by itself: it is no default member, since its dependencies are most of a cold build.
-fn operator() -> Result<(), Failure> {
-    let package = ["--package", "quorate-operator"];
-    run(cargo().args(["clippy", "--quiet", "--all-targets"]).args(package).args(["--", "-D", "warnings"]))?;
-    run(cargo().args(["test", "--quiet"]).args(package))
 }
 
 fn simulate(args: &[String]) -> Result<(), Failure> {

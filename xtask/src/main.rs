@@ -3,6 +3,7 @@
 //! Owns the command line only. Each command is a module with a function; none keeps state outside `target/` and the user's cache
 //! folder, except `codegen` (the generated crate) and `bench --write` (the page it was told to write).
 
+mod alerts;
 mod bench;
 mod codegen;
 mod differential;
@@ -45,6 +46,8 @@ enum Command {
     E2e(e2e::E2eArgs),
     /// Build the image with node and operator, and write it as an archive
     Image(image::ImageArgs),
+    /// Evaluate every alert of the charts on series that set it off, and on series that do not
+    Alerts,
     /// Generate the resource definition in the chart, and manifests/ from the charts
     Manifests(manifests::ManifestsArgs),
     /// Measure Quorate beside etcd
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Differential(args) => differential::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Image(args) => image::run(&args),
+        Command::Alerts => alerts::test(),
         Command::Manifests(args) => manifests::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
