@@ -22,7 +22,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-pub use check::{Actor, AttachedKeys, NoLeases};
+pub use check::{Actor, AttachedKeys, Caller, NoLeases};
 pub use command::{AuthCommand, AuthResponse};
 pub use error::AuthError;
 pub use grants::{Permission, PermissionKind, Right};

@@ -137,6 +137,7 @@ async fn start_nodes(args: &DevArgs, data: &Path) -> Result<Vec<Server>, Failure
             client_listener,
             metrics_listener: Some(metrics_listener),
             admin_token_file: args.flags.admin_token_file.clone(),
+            auth_token: args.flags.auth_token.clone(),
             auto_compaction: args.flags.auto_compaction()?,
             limits: limits.clone(),
             answers: args.flags.answer_limits(),

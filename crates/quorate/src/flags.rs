@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use quorate_server::TokenOption;
 use quorate_server::answers::AnswerLimits;
 use quorate_server::auto_compaction::AutoCompaction;
 use quorate_server::listen::PortLimits;
@@ -57,6 +58,9 @@ pub(crate) struct NodeFlags {
     /// File with the token that calls of the admin service need; it may be replaced at any time.
     #[arg(long, value_name = "FILE")]
     pub(crate) admin_token_file: Option<PathBuf>,
+    /// Tokens of users: simple, or jwt,sign-method=METHOD,priv-key=FILE[,pub-key=FILE][,ttl=5m].
+    #[arg(long, value_name = "KIND", default_value = "simple")]
+    pub(crate) auth_token: TokenOption,
 }
 
 impl NodeFlags {

@@ -87,6 +87,7 @@ fn config(args: &ServerArgs) -> Result<ServerConfig, Failure> {
         client_listener,
         metrics_listener: Some(metrics_listener),
         admin_token_file: args.flags.admin_token_file.clone(),
+        auth_token: args.flags.auth_token.clone(),
         auto_compaction: args.flags.auto_compaction()?,
         limits: args.flags.port_limits(1),
         answers: args.flags.answer_limits(),

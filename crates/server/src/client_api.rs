@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use prometheus::IntGauge;
 use quorate_kv::{
-    Command, KvError, Outcome, RangeRequest, RangeResponse, ResponseBody, Revision, TxnRequest, TxnResponse,
+    AuthError, Command, KvError, Outcome, RangeRequest, RangeResponse, ResponseBody, Revision, TxnRequest, TxnResponse,
 };
 use quorate_node::{Consistency, NodeError, ReadGrant, ReadOptions};
 use quorate_store::{RationedReadError, ReadError, StateStream, StateView};
@@ -53,9 +53,21 @@ pub(crate) enum ApiError {
     /// The answer has no room in memory.
     #[error("etcdserver: {0}")]
     NoRoom(#[from] NoRoom),
+    /// The operating system gives no random bytes, so no salt and no token can be made.
+    #[error("no random bytes can be had")]
+    NoRandomness,
+    /// This node checks signed tokens and gives none: it has the public key alone.
+    #[error("this node has no private key to sign tokens with")]
+    NoSigningKey,
     /// A reading thread ended in the middle.
     #[error("the read was interrupted: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
+}
+
+impl From<AuthError> for ApiError {
+    fn from(refused: AuthError) -> ApiError {
+        ApiError::Kv(refused.into())
+    }
 }
 
 /// What a read was served under, and how to tell the client.
@@ -156,13 +168,13 @@ impl ClientApi {
     /// # Errors
     /// [`ApiError`]. After [`NodeError::Timeout`] and its kin the command may still take effect.
     pub(crate) async fn write(&self, headers: &HeaderMap, command: Command, bytes: usize) -> Result<Outcome, ApiError> {
-        self.access.check(headers, Action::Write)?;
+        let permit = self.access.check(headers, Action::Write(&command)).await?;
         if bytes > self.max_request_bytes {
             return Err(self.explain(NodeError::TooLarge));
         }
         quorate_kv::validate(&command, &self.limits)?;
         let _pending = PendingWrite::begin(&self.metrics);
-        self.replica.write(quorate_kv::Actor::Anonymous, command).await.map_err(|refused| {
+        self.replica.write(permit.actor(), command).await.map_err(|refused| {
             self.metrics.raft.proposals_failed_total.inc();
             self.explain(refused)
         })
@@ -178,8 +190,27 @@ impl ClientApi {
         request: RangeRequest,
         options: ReadOptions,
     ) -> Result<Served<RangeResponse>, ApiError> {
-        self.access.check(headers, Action::Read)?;
+        let permit = self.access.check(headers, Action::Range(&request)).await?;
         quorate_kv::validate_range(&request)?;
+        let served = self.range_unasked(request, options).await?;
+        self.access.recheck(&permit)?;
+        Ok(served)
+    }
+
+    /// Whether a key can be read, without telling what is there: for probes, which are nobody.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn probe(&self, options: ReadOptions) -> Result<(), ApiError> {
+        let request = RangeRequest { key: "health".into(), limit: 1, keys_only: true, ..RangeRequest::default() };
+        self.range_unasked(request, options).await.map(drop)
+    }
+
+    async fn range_unasked(
+        &self,
+        request: RangeRequest,
+        options: ReadOptions,
+    ) -> Result<Served<RangeResponse>, ApiError> {
         let small = is_small(&request);
         let request = Arc::new(request);
         self.read(options, || {
@@ -199,10 +230,10 @@ impl ClientApi {
         request: TxnRequest,
         options: ReadOptions,
     ) -> Result<Served<(TxnResponse, Revision)>, ApiError> {
-        self.access.check(headers, Action::Read)?;
+        let permit = self.access.check(headers, Action::ReadTxn(&request)).await?;
         quorate_kv::validate_txn(&request, &self.limits)?;
         let request = Arc::new(request);
-        self.read(options, || {
+        let reading = self.read(options, || {
             let request = Arc::clone(&request);
             self.read_state(false, move |view, claim| {
                 Ok(view.read_txn_within(&request, &|bytes| claim.take(bytes))?.map(|response| {
@@ -210,8 +241,10 @@ impl ClientApi {
                     (response, revision)
                 }))
             })
-        })
-        .await
+        });
+        let served = reading.await?;
+        self.access.recheck(&permit)?;
+        Ok(served)
     }
 
     /// Begins a streamed range. Later chunks are read at the same revision, whatever is written meanwhile.
@@ -224,7 +257,7 @@ impl ClientApi {
         request: RangeRequest,
         options: ReadOptions,
     ) -> Result<ServedStream, ApiError> {
-        self.access.check(headers, Action::Read)?;
+        let permit = self.access.check(headers, Action::Range(&request)).await?;
         quorate_kv::validate_stream(&request)?;
         let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             self.count_limit("streams");
@@ -232,6 +265,7 @@ impl ClientApi {
         })?;
         let request = &request;
         let begun = self.read(options, || async move { Ok((self.view()?.stream(request)?, None)) }).await?;
+        self.access.recheck(&permit)?;
         Ok(ServedStream { stream: begun.answer, grant: begun.grant, place })
     }
 

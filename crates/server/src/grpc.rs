@@ -1,9 +1,10 @@
 //! The gRPC services of the client port: etcd's and `quorate.v1.Admin`, with health and reflection.
 //!
 //! Each method decodes, hands over to [`crate::client_api::ClientApi`] or the replica, and encodes. What etcd has and this
-//! server has not yet (watches, leases, auth, locks, elections) is not registered: clients get `Unimplemented` with its name.
+//! server has not yet (watches, leases, locks, elections) is not registered: clients get `Unimplemented` with its name.
 
 mod admin;
+mod auth;
 mod cluster;
 mod header;
 mod kv;
@@ -13,6 +14,7 @@ mod status;
 
 use std::sync::Arc;
 
+use quorate_proto::etcdserverpb::auth_server::AuthServer;
 use quorate_proto::etcdserverpb::cluster_server::ClusterServer;
 use quorate_proto::etcdserverpb::kv_server::KvServer;
 use quorate_proto::etcdserverpb::maintenance_server::MaintenanceServer;
@@ -24,6 +26,7 @@ use tonic::service::Routes;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use self::admin::AdminService;
+use self::auth::AuthService;
 use self::cluster::ClusterService;
 pub(crate) use self::kv::KvService;
 use self::maintenance::MaintenanceService;
@@ -53,15 +56,18 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
         .with_service_name(<KvServer<KvService> as NamedService>::NAME)
         .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
         .with_service_name(<MaintenanceServer<MaintenanceService> as NamedService>::NAME)
+        .with_service_name(<AuthServer<AuthService> as NamedService>::NAME)
         .with_service_name(<AdminServer<AdminService> as NamedService>::NAME)
         .with_service_name("grpc.health.v1.Health")
         .build_v1()
         .expect("the descriptors are generated together with the code");
     let cluster = ClusterService::new(Arc::clone(api));
     let maintenance = MaintenanceService::new(Arc::clone(api));
+    let auth = AuthService::new(Arc::clone(api));
     let admin = AdminService::new(Arc::clone(api));
     let routes = Routes::new(ClusterServer::new(cluster).max_decoding_message_size(max_message_bytes))
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(max_message_bytes))
+        .add_service(AuthServer::new(auth).max_decoding_message_size(max_message_bytes))
         .add_service(AdminServer::new(admin).max_decoding_message_size(max_message_bytes))
         .add_service(health)
         .add_service(reflection);

@@ -6,6 +6,7 @@
 mod access;
 pub mod answers;
 mod arriving;
+mod auth;
 pub mod auto_compaction;
 mod client_api;
 mod counted_stream;
@@ -23,5 +24,6 @@ mod relay;
 pub mod runtime;
 pub mod server;
 
+pub use auth::{JwtOption, TokenOption, TokenOptionError};
 pub use quorate_raft::{Entry, Incarnation, Member, Payload};
 pub use quorate_wire::peer::NodeState;

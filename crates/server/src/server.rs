@@ -15,6 +15,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::access::Access;
 use crate::answers::AnswerLimits;
+use crate::auth::{Authenticator, TokenOption};
 use crate::auto_compaction::{self, AutoCompaction};
 use crate::client_api::ClientApi;
 use crate::dispatch::Dispatch;
@@ -32,8 +33,10 @@ pub struct ServerConfig {
     pub client_listener: TcpListener,
     /// Bound by the caller; without it there is no metrics port.
     pub metrics_listener: Option<TcpListener>,
-    /// Whoever calls `Admin` must know the token in it.
+    /// Whoever calls `Admin` must know the token in it, or be root where users have rights.
     pub admin_token_file: Option<PathBuf>,
+    /// Which tokens users are given.
+    pub auth_token: TokenOption,
     /// What history is forgotten without being asked; `None` for nothing.
     pub auto_compaction: Option<AutoCompaction>,
     /// Limits of the client port, and of the metrics port.
@@ -69,7 +72,8 @@ impl Server {
         let metrics_address = metrics_listener.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
 
         let replica = Replica::start(config.replica).await?;
-        let access = Access::new(config.admin_token_file);
+        let authenticator = Authenticator::new(&config.auth_token, replica.tokens())?;
+        let access = Access::new(replica.clone(), authenticator, config.admin_token_file);
         let answers = config.answers;
         let api = ClientApi::new(replica.clone(), access, max_request_bytes, answers.clone(), Arc::clone(&metrics));
         let api = Arc::new(api);

@@ -41,8 +41,8 @@ impl AdminService {
     }
 
     /// The message, if the caller may.
-    fn admit<T>(&self, request: Request<T>, action: Action) -> Result<T, Status> {
-        self.api.access().check(request.metadata().as_ref(), action).map_err(ApiError::Denied)?;
+    async fn admit<T: Send>(&self, request: Request<T>, action: Action<'_>) -> Result<T, Status> {
+        let _admitted = self.api.access().check(request.metadata().as_ref(), action).await.map_err(ApiError::Denied)?;
         Ok(request.into_inner())
     }
 }
@@ -50,7 +50,7 @@ impl AdminService {
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn identify(&self, request: Request<pb::IdentifyRequest>) -> Result<Response<pb::IdentifyResponse>, Status> {
-        self.admit(request, Action::Identify)?;
+        self.admit(request, Action::Identify).await?;
         let own = self.api.replica().own_identity();
         Ok(Response::new(pb::IdentifyResponse {
             incarnation: id_bytes(own.member.incarnation.0),
@@ -65,7 +65,7 @@ impl Admin for AdminService {
     }
 
     async fn init(&self, request: Request<pb::InitRequest>) -> Result<Response<pb::InitResponse>, Status> {
-        let request = self.admit(request, Action::Administer)?;
+        let request = self.admit(request, Action::Administer).await?;
         let cluster_id = parse_id("cluster_id", &request.cluster_id)?;
         let members = request.members.into_iter().map(|member| {
             Ok(Member {
@@ -82,7 +82,7 @@ impl Admin for AdminService {
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
-        self.admit(request, Action::Administer)?;
+        self.admit(request, Action::Administer).await?;
         Ok(Response::new(to_status(self.api.replica().status())))
     }
 
@@ -92,7 +92,7 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::SetVotersRequest>,
     ) -> Result<Response<Self::SetVotersStream>, Status> {
-        let request = self.admit(request, Action::Administer)?;
+        let request = self.admit(request, Action::Administer).await?;
         let targets: Vec<VoterSpec> = request.targets.into_iter().map(parse_target).collect::<Result<_, _>>()?;
         if targets.is_empty() {
             return Err(Status::invalid_argument("no voter is listed"));
@@ -118,7 +118,7 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        let request = self.admit(request, Action::Administer)?;
+        let request = self.admit(request, Action::Administer).await?;
         let to = (request.node_id != 0).then_some(NodeId(request.node_id));
         let (leader, term) = self.api.replica().transfer_leader(to).await.map_err(|refused| node_status(&refused))?;
         Ok(Response::new(pb::TransferLeaderResponse { leader: leader.0, term: term.0 }))
@@ -128,7 +128,7 @@ impl Admin for AdminService {
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         let connection = request.extensions().get().cloned().unwrap_or_default();
-        self.admit(request, Action::Administer)?;
+        self.admit(request, Action::Administer).await?;
         let place = self.api.download_place().ok_or_else(|| {
             let most = self.api.answer_limits().max_downloads;
             Status::resource_exhausted(format!("{most} snapshots are being downloaded already: try again later"))
@@ -155,7 +155,7 @@ impl Admin for AdminService {
     }
 
     async fn reset(&self, request: Request<pb::ResetRequest>) -> Result<Response<pb::ResetResponse>, Status> {
-        let request = self.admit(request, Action::Administer)?;
+        let request = self.admit(request, Action::Administer).await?;
         let cluster_id = parse_id("cluster_id", &request.cluster_id)?;
         let incarnation = self.api.replica().reset(cluster_id, NodeId(request.node_id)).await;
         let incarnation = incarnation.map_err(|error| reset_status(&error))?;

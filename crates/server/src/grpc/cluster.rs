@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::header::header;
 use super::status::etcd_status;
-use crate::access::Action;
+use crate::access::{Action, Permit};
 use crate::client_api::{ApiError, ClientApi};
 
 /// Learners that etcd allows at a time.
@@ -34,8 +34,8 @@ impl ClusterService {
         ClusterService { api }
     }
 
-    fn check(&self, headers: &HeaderMap, action: Action) -> Result<(), Status> {
-        Ok(self.api.access().check(headers, action).map_err(ApiError::Denied)?)
+    async fn check(&self, headers: &HeaderMap, action: Action<'_>) -> Result<Permit, Status> {
+        Ok(self.api.access().check(headers, action).await.map_err(ApiError::Denied)?)
     }
 
     /// The committed configuration, no older than this call.
@@ -63,7 +63,7 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.check(metadata.as_ref(), Action::Observe)?;
+        let _admitted = self.check(metadata.as_ref(), Action::Observe).await?;
         let membership = if request.linearizable { self.current().await? } else { self.known() };
         Ok(Response::new(pb::MemberListResponse { header: self.header(), members: members(&membership) }))
     }
@@ -73,7 +73,7 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.check(metadata.as_ref(), Action::Maintain)?;
+        let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
         let address = peer_address(&request.peer_ur_ls)?;
         let before = self.current().await?;
         if before.members.values().any(|member| bare(&member.peer_address) == address) {
@@ -95,7 +95,7 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.check(metadata.as_ref(), Action::Maintain)?;
+        let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
         let id = NodeId(request.id);
         let before = self.current().await?;
         if !before.members.contains_key(&id) {
@@ -116,7 +116,7 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.check(metadata.as_ref(), Action::Maintain)?;
+        let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
         let id = NodeId(request.id);
         let address = peer_address(&request.peer_ur_ls)?;
         let before = self.current().await?;
@@ -135,7 +135,7 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.check(metadata.as_ref(), Action::Maintain)?;
+        let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
         let id = NodeId(request.id);
         let before = self.current().await?;
         if !before.members.contains_key(&id) {

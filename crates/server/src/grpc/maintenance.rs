@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::header::header;
 use super::status::{etcd_status, node_status};
 use super::{ETCD_STORAGE_VERSION, ETCD_VERSION};
-use crate::access::Action;
+use crate::access::{Action, Permit};
 use crate::client_api::{ApiError, ClientApi};
 use crate::node_state::why_not_serving;
 use crate::runtime::ReplicaStatus;
@@ -33,8 +33,8 @@ impl MaintenanceService {
         MaintenanceService { api }
     }
 
-    fn check(&self, headers: &HeaderMap, action: Action) -> Result<(), Status> {
-        Ok(self.api.access().check(headers, action).map_err(ApiError::Denied)?)
+    async fn check(&self, headers: &HeaderMap, action: Action<'_>) -> Result<Permit, Status> {
+        Ok(self.api.access().check(headers, action).await.map_err(ApiError::Denied)?)
     }
 
     fn header(&self, revision: i64) -> Option<pb::ResponseHeader> {
@@ -49,17 +49,17 @@ impl Maintenance for MaintenanceService {
         let status = self.api.replica().status();
         let raised = match request.action() {
             AlarmAction::Get => {
-                self.check(metadata.as_ref(), Action::Observe)?;
+                let _admitted = self.check(metadata.as_ref(), Action::Observe).await?;
                 raised_alarms(&status, request.alarm())
             }
             AlarmAction::Deactivate => {
                 // An alarm here is a fact, which goes when its cause goes: there is nothing to clear, as etcd says of
                 // an alarm that is not raised.
-                self.check(metadata.as_ref(), Action::Maintain)?;
+                let _admitted = self.check(metadata.as_ref(), Action::Maintain).await?;
                 Vec::new()
             }
             AlarmAction::Activate => {
-                self.check(metadata.as_ref(), Action::Maintain)?;
+                let _admitted = self.check(metadata.as_ref(), Action::Maintain).await?;
                 return Err(Status::unimplemented(
                     "alarms follow from the state of the disk and are not raised by hand",
                 ));
@@ -70,7 +70,7 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
-        self.check(request.metadata().as_ref(), Action::Observe)?;
+        let _admitted = self.check(request.metadata().as_ref(), Action::Observe).await?;
         let status = self.api.replica().status();
         let mut errors = Vec::new();
         if status.state != NodeState::Member {
@@ -112,12 +112,12 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         // Freed pages are used again as they are; there is nothing to do, and no reason to fail a scheduled job.
-        self.check(request.metadata().as_ref(), Action::Maintain)?;
+        let _admitted = self.check(request.metadata().as_ref(), Action::Maintain).await?;
         Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        self.check(request.metadata().as_ref(), Action::Observe)?;
+        let _admitted = self.check(request.metadata().as_ref(), Action::Maintain).await?;
         self.api.view()?;
         let space = self.api.replica().status().space;
         let header = self.header(space.revision);
@@ -125,7 +125,7 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
-        self.check(request.metadata().as_ref(), Action::Observe)?;
+        let _admitted = self.check(request.metadata().as_ref(), Action::Maintain).await?;
         self.api.view()?;
         let space = self.api.replica().status().space;
         let revision = request.get_ref().revision;
@@ -147,7 +147,8 @@ impl Maintenance for MaintenanceService {
 
     type SnapshotStream = ReceiverStream<Result<pb::SnapshotResponse, Status>>;
 
-    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let _admitted = self.check(request.metadata().as_ref(), Action::Maintain).await?;
         Err(Status::unimplemented(
             "etcd's snapshots are bbolt files, which this store has not: use `quorate ctl snapshot save FILE` \
              (quorate.v1.Admin/Snapshot)",
@@ -159,7 +160,7 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.check(metadata.as_ref(), Action::Maintain)?;
+        let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
         let status = self.api.replica().status();
         let Some(raft) = status.raft.filter(|raft| raft.role == RoleKind::Leader) else {
             return Err(etcd_status(EtcdError::NotLeader));
@@ -177,7 +178,11 @@ impl Maintenance for MaintenanceService {
         }
     }
 
-    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
+    async fn downgrade(
+        &self,
+        request: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        let _admitted = self.check(request.metadata().as_ref(), Action::Maintain).await?;
         Err(Status::unimplemented(
             "the cluster's format version rises only when every member supports it, and older releases of the same format \
              can be started at any time",

@@ -17,7 +17,8 @@ impl From<ApiError> for Status {
             ApiError::NotServing(_) => Status::unavailable(error.to_string()),
             ApiError::NoRoom(_) => Status::resource_exhausted(error.to_string()),
             ApiError::Storage(_) => Status::data_loss(error.to_string()),
-            ApiError::Interrupted(_) => Status::internal(error.to_string()),
+            ApiError::NoSigningKey => Status::failed_precondition(error.to_string()),
+            ApiError::Interrupted(_) | ApiError::NoRandomness => Status::internal(error.to_string()),
         }
     }
 }
@@ -30,6 +31,8 @@ pub(super) fn etcd_status(error: EtcdError) -> Status {
 /// The status of a caller who may not.
 pub(super) fn denied_status(denied: &Denied) -> Status {
     let code = match denied {
+        Denied::Auth(refused) => return etcd_status((*refused).into()),
+        Denied::InvalidToken => return etcd_status(EtcdError::InvalidAuthToken),
         Denied::NoToken | Denied::WrongToken => Code::Unauthenticated,
         Denied::NoTokenFile { .. } => Code::PermissionDenied,
     };

@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use quorate_kv::KvError;
+use quorate_kv::{AuthError, KvError};
 use quorate_node::NodeError;
 use serde_json::json;
 
@@ -51,13 +51,26 @@ impl IntoResponse for ApiError {
 fn http_status(refused: &ApiError) -> StatusCode {
     match refused {
         ApiError::Kv(KvError::Compacted | KvError::FutureRevision) => StatusCode::GONE,
+        ApiError::Kv(KvError::NoSpace) => StatusCode::INSUFFICIENT_STORAGE,
+        ApiError::Kv(KvError::Auth(refused)) | ApiError::Denied(Denied::Auth(refused)) => auth_status(*refused),
         ApiError::Kv(_) | ApiError::Choice(_) => StatusCode::BAD_REQUEST,
         ApiError::Denied(Denied::NoTokenFile { .. }) => StatusCode::FORBIDDEN,
         ApiError::Denied(_) => StatusCode::UNAUTHORIZED,
         ApiError::Node(refused) => node_status(refused),
         ApiError::NotServing(_) => StatusCode::SERVICE_UNAVAILABLE,
         ApiError::NoRoom(_) => StatusCode::TOO_MANY_REQUESTS,
-        ApiError::Storage(_) | ApiError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ApiError::Storage(_) | ApiError::Interrupted(_) | ApiError::NoRandomness | ApiError::NoSigningKey => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+/// Who logs in, again or at all, may yet be let in.
+fn auth_status(refused: AuthError) -> StatusCode {
+    match refused {
+        AuthError::PermissionDenied => StatusCode::FORBIDDEN,
+        AuthError::UserEmpty | AuthError::OldRevision | AuthError::Failed => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::BAD_REQUEST,
     }
 }
 

@@ -6,11 +6,9 @@
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use quorate_kv::RangeRequest;
 use quorate_node::{Consistency, NodeError, ReadOptions};
 use quorate_wire::peer::NodeState;
 use serde_json::json;
-use tonic::codegen::http::HeaderMap;
 
 use super::query::decode_path;
 use super::{Shared, answer};
@@ -67,12 +65,10 @@ impl Check {
 }
 
 async fn try_read(api: &ClientApi, consistency: Consistency) -> Result<(), ApiError> {
-    let request = RangeRequest { key: "health".into(), limit: 1, keys_only: true, ..RangeRequest::default() };
     let options = ReadOptions { consistency, ..ReadOptions::default() };
-    let headers = HeaderMap::new();
-    let read = tokio::time::timeout(HEALTH_TIMEOUT, api.range(&headers, request, options));
+    let read = tokio::time::timeout(HEALTH_TIMEOUT, api.probe(options));
     match read.await {
-        Ok(read) => read.map(|_| ()),
+        Ok(read) => read,
         Err(_) => Err(ApiError::Node(NodeError::Timeout)),
     }
 }

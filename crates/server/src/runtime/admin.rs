@@ -6,6 +6,7 @@ use quorate_node::{InitRefused, ResetRefused};
 use quorate_raft::{LogIndex, Member, NodeId, Term};
 
 use super::status::FollowerView;
+use crate::auth::TokenOptionError;
 use crate::peer::IdentifyError;
 
 /// One voter of a wanted configuration.
@@ -77,6 +78,9 @@ pub enum StartError {
     /// The operating system refused a thread, a socket or randomness.
     #[error("{0}")]
     System(#[from] std::io::Error),
+    /// Tokens cannot be given as asked.
+    #[error(transparent)]
+    Tokens(#[from] TokenOptionError),
 }
 
 /// A bootstrap configuration was not accepted.

@@ -24,6 +24,7 @@ use super::engine::Engine;
 use super::images;
 use super::published::Seen;
 use super::status::StatusChange;
+use crate::auth::Tokens;
 use crate::metrics::Metrics;
 use crate::peer::{Dialer, Host, ImageSink, Links, Peer};
 
@@ -69,6 +70,8 @@ pub(crate) struct Core {
     pub(crate) me: Weak<Core>,
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<Metrics>,
+    /// Fed with the logins that are applied.
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) clock: Clock,
     pub(crate) dialer: Dialer,
     pub(crate) runtime: Handle,

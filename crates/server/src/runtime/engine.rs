@@ -246,6 +246,8 @@ impl LogReports for Reports {
 
 impl StateReports for Reports {
     fn applied(&self, summary: AppliedSummary) {
+        // Before the node answers: a client that was given a token uses it at once.
+        summary.results.iter().for_each(|result| self.core.tokens.observe(&result.outcome));
         self.engine.tell(Input::Applied(summary));
     }
 

@@ -55,6 +55,7 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
         me: me.clone(),
         settings,
         metrics,
+        tokens: Arc::default(),
         clock: Clock::start(),
         dialer: Dialer,
         runtime: tokio::runtime::Handle::current(),

@@ -17,6 +17,7 @@ use super::core::Core;
 use super::engine::Engine;
 use super::status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, Stamp, StatusChange};
 use super::{images, lifecycle, members, voters};
+use crate::auth::Tokens;
 use crate::peer::{Host as _, IdentifyError, identify};
 
 /// How long a transfer's caller waits to learn who leads now, beyond the transfer itself.
@@ -131,6 +132,11 @@ impl Replica {
     /// The applied state; `None` without a running node.
     pub fn view(&self) -> Option<StateView> {
         self.core.engine().map(|engine| engine.view.clone())
+    }
+
+    /// The logins this node knows.
+    pub(crate) fn tokens(&self) -> Arc<Tokens> {
+        Arc::clone(&self.core.tokens)
     }
 
     /// Who answers, and in which term: what every answer's header says. Costs no more than a few loads.

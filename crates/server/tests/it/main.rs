@@ -5,6 +5,7 @@
 mod admin_calls;
 mod client_limits;
 mod cluster;
+mod etcd_auth;
 mod etcd_kv;
 mod etcd_maintenance;
 mod http_api;

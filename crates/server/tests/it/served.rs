@@ -67,6 +67,7 @@ impl Served {
             client_listener,
             metrics_listener: Some(bind()),
             admin_token_file: token_file.map(Path::to_owned),
+            auth_token: quorate_server::TokenOption::default(),
             auto_compaction: None,
             limits: PortLimits::default(),
             answers: AnswerLimits::default(),

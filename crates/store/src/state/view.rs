@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use quorate_kv::{
-    ChunkSize, ClusterTime, Digest, DueLease, KeySpace, KeyValue, KvError, LeaseSummary, LeaseView, Pin, RangeRequest,
-    RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Row, Step, StreamEnd, TxnRequest,
-    TxnResponse,
+    AuthState, ChunkSize, ClusterTime, Digest, DueLease, KeySpace, KeyValue, KvError, LeaseSummary, LeaseView, Pin,
+    RangeRequest, RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Row, Step, StreamEnd,
+    TxnRequest, TxnResponse,
 };
 use quorate_raft::{LogIndex, Membership};
 
@@ -211,6 +211,11 @@ impl StateView {
     /// The configuration applied last, and where it was logged.
     pub fn membership(&self) -> (LogIndex, Arc<Membership>) {
         self.shared.read().rows.membership.clone()
+    }
+
+    /// Users, roles and the switch, as the newest applied entry left them.
+    pub fn auth(&self) -> Arc<AuthState> {
+        self.shared.read().key_space.auth().clone()
     }
 
     /// Keys in the index, deleted ones not yet removed included.
