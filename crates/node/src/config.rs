@@ -39,6 +39,8 @@ pub struct Limits {
     pub max_pending_writes: usize,
     /// Their bytes.
     pub max_pending_write_bytes: usize,
+    /// Past this many, no more are taken than this node saw done in the last second.
+    pub unpaced_writes: usize,
     /// On the leader: entries proposed, also for others, and not applied yet.
     pub max_unapplied_proposals: usize,
     /// Their bytes.
@@ -74,6 +76,7 @@ impl Default for Limits {
         Limits {
             max_pending_writes: 20_000,
             max_pending_write_bytes: 128 << 20,
+            unpaced_writes: 2048,
             max_unapplied_proposals: 40_000,
             max_unapplied_proposal_bytes: 256 << 20,
             max_apply_backlog_entries: 5_000,

@@ -22,6 +22,7 @@ mod held;
 mod input;
 mod lifecycle;
 mod node;
+mod pace;
 mod proposals;
 mod reads;
 mod retention;

@@ -32,6 +32,7 @@ use crate::forward::Intake;
 use crate::held::Held;
 use crate::input::{AppliedState, AppliedSummary, ClientOp, Input};
 use crate::lifecycle::Barred;
+use crate::pace::Pace;
 use crate::proposals::Proposals;
 use crate::reads::Reads;
 use crate::retention::LogSize;
@@ -78,6 +79,7 @@ pub struct Node {
     handed: LogIndex,
     held: Held,
     proposals: Proposals,
+    pace: Pace,
     intake: Intake,
     /// Proposals of this leader that are not applied yet: last index, count, bytes.
     unapplied: VecDeque<(LogIndex, usize, usize)>,
@@ -131,6 +133,7 @@ impl Node {
             handed: restored.applied.index,
             held: Held::default(),
             proposals: Proposals::new(restored.session),
+            pace: Pace::default(),
             intake: Intake::default(),
             unapplied: VecDeque::new(),
             unapplied_writes: 0,

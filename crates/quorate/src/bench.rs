@@ -9,6 +9,7 @@
 
 mod drive;
 mod options;
+mod overload;
 mod report;
 mod sample;
 mod transport;
@@ -52,6 +53,20 @@ pub(crate) enum BenchError {
         /// Writes that failed, whose outcome is not known.
         unknown: u64,
     },
+    /// `overload`: too little was left, or the leader changed.
+    #[error(
+        "{percent:.0} % of the peak were left (at least {least} are wanted), the term went from {before} to {after}"
+    )]
+    Overload {
+        /// Of the largest throughput.
+        percent: f64,
+        /// What is wanted.
+        least: f64,
+        /// Term before the first step.
+        before: u64,
+        /// Term after the last.
+        after: u64,
+    },
     /// The report could not be printed.
     #[error("cannot print the report: {0}")]
     Print(#[source] std::io::Error),
@@ -68,6 +83,9 @@ pub(crate) async fn run(args: BenchArgs) -> Result<(), BenchError> {
     let plan = args.into_plan()?;
     let output = plan.output;
     let check = plan.check_revision;
+    if plan.overload {
+        return tokio::task::spawn_blocking(move || overload::run(&plan)).await.expect("a load thread panicked");
+    }
     let driven = tokio::task::spawn_blocking(move || drive::drive(&plan)).await;
     let report: Report = driven.expect("a load thread panicked")?;
     report.print(output).map_err(BenchError::Print)?;

@@ -27,14 +27,15 @@ impl Node {
         }
     }
 
-    pub(super) fn admit_write(&self, command: &Command) -> Result<(), NodeError> {
+    pub(super) fn admit_write(&mut self, command: &Command) -> Result<(), NodeError> {
         match self.admit() {
             // A node that left passes on what its clients still send, as long as it knows to whom.
             Err(NodeError::NodeRemoved) if self.forward_to().is_some() => {}
             other => other?,
         }
         let limits = &self.config.limits;
-        if self.proposals.len() >= limits.max_pending_writes && !mutant!(QueueWithoutLimit) {
+        let most = limits.max_pending_writes.min(self.pace.most_waiting(self.now, limits.unpaced_writes));
+        if self.proposals.len() >= most && !mutant!(QueueWithoutLimit) {
             return Err(NodeError::TooManyRequests);
         }
         if self.is_leader() {

@@ -157,6 +157,7 @@ impl Node {
             if result.session == self.proposals.session()
                 && let Some(request) = self.proposals.applied(result.sequence)
             {
+                self.pace.done(self.now);
                 self.answer(request, Answer::Written(result.outcome));
             }
         } else if self.is_leader() && !self.membership().is_member(result.origin) {

@@ -20,6 +20,22 @@ fn pending_writes_are_limited_by_count() {
 }
 
 #[test]
+fn no_more_writes_wait_than_were_done_in_the_last_second() {
+    let mut cluster = Cluster::with_config(3, |config| config.limits.unpaced_writes = 2);
+    cluster.elect();
+    let mut done: Vec<_> = (0..2).map(|n| cluster.write(1, put(&format!("k{n}"), "v"))).collect();
+    cluster.run();
+    done.push(cluster.write(1, put("third", "v")));
+    cluster.run();
+    cluster.isolate(1, true);
+    let waiting: Vec<_> = (0..4).map(|n| cluster.write(1, put(&format!("w{n}"), "v"))).collect();
+    assert!(done.iter().all(|request| matches!(cluster.answer(*request), Answer::Written(_))));
+    let refused = Answer::Refused(NodeError::TooManyRequests);
+    let answers: Vec<_> = waiting.iter().map(|request| cluster.answers.get(request) == Some(&refused)).collect();
+    assert_eq!(answers, [false, false, false, true], "three were done, so three may wait");
+}
+
+#[test]
 fn pending_writes_are_limited_by_bytes() {
     let mut cluster = Cluster::with_config(3, |config| config.limits.max_pending_write_bytes = 1000);
     let large = "x".repeat(2000);

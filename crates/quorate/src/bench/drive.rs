@@ -18,8 +18,6 @@ use super::sample::{Recorded, Sample};
 use super::transport::{CallError, Caller, Connection, Rpc};
 use super::workload::{Generator, Operation};
 
-/// Between two tries of a client whose last one failed: a dead server must not turn the load into a busy loop.
-const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What all clients of a run share.
@@ -33,7 +31,7 @@ struct Shared {
 
 /// Runs the plan; blocks until the last client is done.
 pub(super) fn drive(plan: &Plan) -> Result<Report, BenchError> {
-    let before = read_revision(plan)?;
+    let (before, term_before) = read_revision(plan)?;
     let shared = Arc::new(Shared { plan: plan.clone(), sequence: AtomicU64::new(0), finished: AtomicU64::new(0) });
     let (connected, connections) = mpsc::channel();
     let (recorder, recordings) = mpsc::channel();
@@ -72,8 +70,8 @@ pub(super) fn drive(plan: &Plan) -> Result<Report, BenchError> {
     for thread in threads {
         thread.join().expect("a load thread panicked");
     }
-    let after = read_revision(plan)?;
-    Ok(Report::new(plan, recorded, elapsed, Revisions { before, after }))
+    let (after, term_after) = read_revision(plan)?;
+    Ok(Report::new(plan, recorded, elapsed, Revisions { before, after, term_before, term_after }))
 }
 
 /// Gathers what the threads recorded, with a line of progress a second.
@@ -244,7 +242,7 @@ impl Client {
             }
         };
         *recorded.errors.entry(text).or_default() += 1;
-        tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+        tokio::time::sleep(self.shared.plan.pause).await;
     }
 }
 
@@ -262,8 +260,8 @@ fn record(recorded: &mut Recorded, done: Done, sample: Sample) {
     }
 }
 
-/// The store's current revision, asked of the first endpoint that answers.
-fn read_revision(plan: &Plan) -> Result<i64, BenchError> {
+/// The store's current revision and term, asked of the first endpoint that answers.
+fn read_revision(plan: &Plan) -> Result<(i64, u64), BenchError> {
     let request = RangeRequest { key: "bench".into(), count_only: true, ..RangeRequest::default() };
     let mut failure = None;
     for endpoint in &plan.endpoints {
@@ -275,14 +273,14 @@ fn read_revision(plan: &Plan) -> Result<i64, BenchError> {
             let call = caller.call::<_, RangeResponse>(Rpc::Range, &request);
             let refused = |status| BenchError::Revision { endpoint: endpoint.clone(), status: Box::new(status) };
             match tokio::time::timeout(plan.timeout, call).await {
-                Ok(Ok(answer)) => Ok(answer.header.map_or(0, |header| header.revision)),
+                Ok(Ok(answer)) => Ok(answer.header.map_or((0, 0), |header| (header.revision, header.raft_term))),
                 Ok(Err(CallError::Refused(status))) => Err(refused(status)),
                 Ok(Err(CallError::Broken(text))) => Err(refused(tonic::Status::unavailable(text))),
                 Err(_) => Err(refused(tonic::Status::deadline_exceeded("no answer in time"))),
             }
         });
         match answer {
-            Ok(revision) => return Ok(revision),
+            Ok(found) => return Ok(found),
             Err(error) => failure = Some(error),
         }
     }

@@ -13,6 +13,8 @@ use super::workload::{Keys, Kind};
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 /// More connections than this gain nothing on one machine: an HTTP/2 connection carries any number of clients.
 const DEFAULT_CONNECTIONS_MAX: usize = 16;
+/// Between two tries of a client whose last one failed: a dead server must not turn the load into a busy loop.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
 /// Room for the key's number, so that every key of the key space is different.
 const KEY_SIZE_MIN: usize = 8;
 
@@ -49,6 +51,11 @@ enum WorkloadArgs {
         /// Share of reads
         #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
         read_percent: u8,
+    },
+    /// Put with ten times the clients that saturate the servers, and compare with the peak; --duration is that of a step
+    Overload {
+        #[command(flatten)]
+        load: LoadArgs,
     },
     /// Update keys as Kubernetes does: put if the key is unchanged, else read it
     Txn {
@@ -142,6 +149,10 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) check_revision: bool,
     pub(super) output: Output,
+    /// What a client waits after an error.
+    pub(super) pause: Duration,
+    /// The run is `overload`, which chooses the clients itself.
+    pub(super) overload: bool,
 }
 
 #[cfg(test)]
@@ -163,13 +174,21 @@ impl Plan {
             seed: 7,
             check_revision: false,
             output: Output::Text,
+            pause: PAUSE_AFTER_ERROR,
+            overload: false,
         }
     }
 }
 
 impl BenchArgs {
     pub(super) fn into_plan(self) -> Result<Plan, BenchError> {
+        let overload = matches!(self.workload, WorkloadArgs::Overload { .. });
         let (kind, load) = match self.workload {
+            WorkloadArgs::Overload { mut load } => {
+                load.connections.get_or_insert(DEFAULT_CONNECTIONS_MAX);
+                load.clients = load.clients.max(DEFAULT_CONNECTIONS_MAX);
+                (Kind::Put { sequential: false }, load)
+            }
             WorkloadArgs::Put { load, sequential } => (Kind::Put { sequential }, load),
             WorkloadArgs::Range { load, consistency } => (Kind::Range { consistency }, load),
             WorkloadArgs::Mixed { load, consistency, read_percent } => {
@@ -177,7 +196,7 @@ impl BenchArgs {
             }
             WorkloadArgs::Txn { load } => (Kind::Txn, load),
         };
-        load.into_plan(kind)
+        Ok(Plan { overload, ..load.into_plan(kind)? })
     }
 }
 
@@ -221,6 +240,8 @@ impl LoadArgs {
             seed: self.seed,
             check_revision: self.check_revision,
             output: self.output,
+            pause: PAUSE_AFTER_ERROR,
+            overload: false,
         })
     }
 }

@@ -11,11 +11,13 @@ use super::BenchError;
 use super::options::{Output, Plan};
 use super::sample::{Recorded, Summary};
 
-/// The store's revision around the load.
+/// The store's revision and term around the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Revisions {
     pub(super) before: i64,
     pub(super) after: i64,
+    pub(super) term_before: u64,
+    pub(super) term_after: u64,
 }
 
 /// What a run showed.
@@ -78,7 +80,17 @@ impl Report {
         count as f64 / self.elapsed.as_secs_f64()
     }
 
-    fn json(&self) -> Value {
+    /// Acknowledged writes a second.
+    pub(super) fn write_throughput(&self) -> f64 {
+        self.writes.map_or(0.0, |summary| self.throughput(summary.count))
+    }
+
+    /// The term before and after.
+    pub(super) fn terms(&self) -> (u64, u64) {
+        (self.revisions.term_before, self.revisions.term_after)
+    }
+
+    pub(super) fn json(&self) -> Value {
         let class = |summary: &Option<Summary>| {
             summary.map(|summary| {
                 json!({
