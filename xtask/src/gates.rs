@@ -7,11 +7,14 @@ use std::time::Instant;
 use crate::alerts;
 use crate::e2e::{self, E2eArgs};
 use crate::failure::Failure;
+use crate::fuzz::FuzzArgs;
 use crate::manifests::{self, ManifestsArgs};
 use crate::process::{cargo, run};
 
 /// Seeds of the slice of simulation that `ci` runs.
 const CI_SEEDS: &str = "1..20";
+/// Time of each fuzz target in `ci`; two run at a time.
+const CI_FUZZ_SECONDS: f64 = 120.0;
 
 /// Options of `sim`, handed on to the simulator as they are.
 #[derive(clap::Args)]
@@ -52,6 +55,7 @@ pub(crate) fn ci() -> Result<(), Failure> {
     step("check", check)?;
     step("test", test)?;
     step("sim", || simulate(&seeds))?;
+    step("fuzz", || crate::fuzz::run_targets(&FuzzArgs::slice(CI_FUZZ_SECONDS)))?;
     step("alerts", alerts::test)?;
     step("manifests", || manifests::run(&ManifestsArgs { check: true }))?;
     step("e2e", || e2e::run(&E2eArgs::core()))

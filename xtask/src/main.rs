@@ -9,6 +9,7 @@ mod codegen;
 mod differential;
 mod e2e;
 mod failure;
+mod fuzz;
 mod gates;
 mod image;
 mod manifests;
@@ -34,6 +35,8 @@ enum Command {
     Test,
     /// Run the simulator, for example `sim --seed 7 --trace-hash` or `sim --seeds 1..100`
     Sim(gates::SimArgs),
+    /// Feed hostile input to every parser
+    Fuzz(fuzz::FuzzArgs),
     /// Everything a change has to pass: check, test, a slice of simulation, the operator, the core end-to-end tests
     Ci,
     /// Generate the wire types from proto/
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Check => gates::check(),
         Command::Test => gates::test(),
         Command::Sim(args) => gates::sim(&args),
+        Command::Fuzz(args) => fuzz::run_targets(&args),
         Command::Ci => gates::ci(),
         Command::Codegen(args) => codegen::run(&args),
         Command::Tools => tools::build(),

@@ -5,7 +5,6 @@
 mod answer;
 mod health;
 mod kv;
-pub(crate) mod query;
 
 use std::sync::Arc;
 

@@ -19,6 +19,7 @@ pub mod metrics;
 mod node_state;
 mod peer;
 mod placed;
+pub mod query;
 mod read_choice;
 mod relay;
 pub mod runtime;

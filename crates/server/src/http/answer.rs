@@ -6,9 +6,9 @@ use quorate_kv::{AuthError, KvError};
 use quorate_node::NodeError;
 use serde_json::json;
 
-use super::query::QueryError;
 use crate::access::Denied;
 use crate::client_api::ApiError;
+use crate::query::QueryError;
 
 /// `{"error": text}`.
 pub(super) fn error(status: StatusCode, text: &str) -> Response {

@@ -10,10 +10,10 @@ use quorate_node::{Consistency, NodeError, ReadOptions};
 use quorate_wire::peer::NodeState;
 use serde_json::json;
 
-use super::query::decode_path;
 use super::{Shared, answer};
 use crate::client_api::{ApiError, ClientApi, HEALTH_TIMEOUT};
 use crate::node_state::why_not_serving;
+use crate::query::decode_path;
 
 /// One thing `/readyz` looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,9 +18,9 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::answer::{bad_request, error};
-use super::query::{Query, decode_path};
 use crate::client_api::{ApiError, Served};
 use crate::duration::parse_duration;
+use crate::query::{Query, decode_path};
 use crate::read_choice::{BadChoice, ReadChoice, mode_name, parse_on_stale, parse_revision};
 
 const READ_PARAMETERS: &[&str] = &[
@@ -149,7 +149,7 @@ fn missing_key() -> Response {
 }
 
 /// The rest of the path after `/v1/kv/`, decoded.
-fn key_of(uri: &Uri) -> Result<Bytes, super::query::QueryError> {
+fn key_of(uri: &Uri) -> Result<Bytes, crate::query::QueryError> {
     let rest = uri.path().strip_prefix("/v1/kv").unwrap_or_default();
     Ok(decode_path(rest.strip_prefix('/').unwrap_or(rest))?.into())
 }

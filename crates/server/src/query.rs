@@ -5,7 +5,7 @@
 
 /// A query or a path that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum QueryError {
+pub enum QueryError {
     /// `%` without two hexadecimal digits.
     #[error("`{0}` has a % that is not followed by two hexadecimal digits")]
     BadEscape(String),
@@ -27,7 +27,7 @@ pub(crate) enum QueryError {
 
 /// The parameters of one request, decoded.
 #[derive(Debug, Default)]
-pub(crate) struct Query {
+pub struct Query {
     pairs: Vec<(String, String)>,
 }
 
@@ -36,7 +36,7 @@ impl Query {
     ///
     /// # Errors
     /// [`QueryError`].
-    pub(crate) fn parse(text: &str, known: &[&str]) -> Result<Self, QueryError> {
+    pub fn parse(text: &str, known: &[&str]) -> Result<Self, QueryError> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for part in text.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -54,12 +54,12 @@ impl Query {
     }
 
     /// The value of `name`, empty if it has none; `None` if it is absent.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
     /// Whether the parameter is there, whatever its value: `?stale`, `?raw`.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 }
@@ -68,7 +68,7 @@ impl Query {
 ///
 /// # Errors
 /// [`QueryError::BadEscape`].
-pub(crate) fn decode_path(text: &str) -> Result<Vec<u8>, QueryError> {
+pub fn decode_path(text: &str) -> Result<Vec<u8>, QueryError> {
     let bad = || QueryError::BadEscape(text.to_string());
     let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
     let mut bytes = text.bytes();

@@ -1,0 +1,366 @@
+//! The parsers, what sound input for each looks like, and what must hold for whatever they read.
+//!
+//! A target returns what it did with the input, in words: two inputs with the same words are alike to the fuzzer.
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_kv::{Actor, Command, KvError, Record, RecordKey, Row, Table, validate, validate_range, validate_stream};
+use quorate_proto::etcdserverpb as etcd;
+use quorate_proto::quorate::log::v1 as log;
+use quorate_proto::quorate::peer::v1 as peer;
+use quorate_raft::{Incarnation, LogIndex, NodeId};
+use quorate_server::auto_compaction::AutoCompaction;
+use quorate_server::duration::parse_duration;
+use quorate_server::query::{Query, decode_path};
+use quorate_wire::peer::{Hello, PeerIdentity, from_frame};
+use quorate_wire::record::{Place, seal};
+use quorate_wire::snapshot::ImageDecoder;
+use quorate_wire::{
+    Envelope, decode_entry, decode_envelope, decode_hard_state, decode_membership, decode_peer, encode_entry,
+    encode_envelope, encode_hard_state, encode_membership, encode_peer, identity,
+};
+
+use crate::random::Random;
+
+/// One parser, or a few of a kind.
+pub(crate) struct Target {
+    /// On the command line, and the folder of its corpus.
+    pub(crate) name: &'static str,
+    /// Sound inputs to begin with.
+    pub(crate) samples: fn(&mut Random) -> Vec<Vec<u8>>,
+    /// Panics if the input shows a bug.
+    pub(crate) run: fn(&[u8]) -> String,
+}
+
+/// Every target.
+pub(crate) const TARGETS: &[Target] = &[
+    Target { name: "requests", samples: request_samples, run: requests },
+    Target { name: "peer", samples: peer_samples, run: peer_messages },
+    Target { name: "snapshot", samples: snapshot_samples, run: snapshot },
+    Target { name: "records", samples: record_samples, run: records },
+    Target { name: "envelope", samples: envelope_samples, run: envelope },
+    Target { name: "rows", samples: row_samples, run: rows },
+    Target { name: "query", samples: query_samples, run: query },
+    Target { name: "settings", samples: setting_samples, run: settings },
+];
+
+/// A refusal without its numbers: one kind of refusal, not one a value.
+fn kind<T, E: std::fmt::Display>(result: &Result<T, E>) -> String {
+    match result {
+        Ok(_) => "sound".to_string(),
+        Err(error) => error.to_string().chars().filter(|character| !character.is_ascii_digit()).take(60).collect(),
+    }
+}
+
+fn as_command(command: Result<Command, KvError>) -> String {
+    let command = match command {
+        Ok(command) => command,
+        Err(refused) => return format!("{refused:?}"),
+    };
+    let checked = validate(&command, &quorate_kv::Limits::default());
+    if checked.is_ok() {
+        round_trip_envelope(command);
+    }
+    kind(&checked)
+}
+
+fn round_trip_envelope(command: Command) {
+    let envelope =
+        Envelope { origin: NodeId(7), incarnation: Incarnation(9), sequence: 3, actor: Actor::Node, command };
+    let read = decode_envelope(&encode_envelope(&envelope)).expect("what was written can be read");
+    assert_eq!(read, envelope, "a command changes on its way through the log");
+}
+
+/// The first byte chooses the request.
+fn requests(input: &[u8]) -> String {
+    let Some((first, rest)) = input.split_first() else { return "empty".to_string() };
+    match first % 5 {
+        0 => match etcd::PutRequest::decode(rest) {
+            Ok(put) => as_command(Ok(Command::Put(quorate_wire::etcd::decode_put(put)))),
+            Err(_) => "no put".to_string(),
+        },
+        1 => match etcd::DeleteRangeRequest::decode(rest) {
+            Ok(delete) => as_command(Ok(Command::DeleteRange(quorate_wire::etcd::decode_delete_range(delete)))),
+            Err(_) => "no deletion".to_string(),
+        },
+        2 => match etcd::TxnRequest::decode(rest) {
+            Ok(txn) => format!("txn {}", as_command(quorate_wire::etcd::decode_txn(txn).map(Command::Txn))),
+            Err(_) => "no transaction".to_string(),
+        },
+        3 => match etcd::RangeRequest::decode(rest) {
+            Ok(range) => match quorate_wire::etcd::decode_range(range) {
+                Ok(range) => format!("range {} {}", kind(&validate_range(&range)), kind(&validate_stream(&range))),
+                Err(refused) => format!("range {refused:?}"),
+            },
+            Err(_) => "no range".to_string(),
+        },
+        _ => match etcd::CompactionRequest::decode(rest) {
+            Ok(compact) => as_command(Ok(Command::Compact(quorate_wire::etcd::decode_compaction(compact)))),
+            Err(_) => "no compaction".to_string(),
+        },
+    }
+}
+
+fn request_samples(random: &mut Random) -> Vec<Vec<u8>> {
+    let key = |random: &mut Random| Bytes::from(random.bytes(12));
+    let put = etcd::PutRequest { key: key(random), value: key(random), lease: 5, ..Default::default() };
+    let range = etcd::RangeRequest { key: key(random), range_end: key(random), limit: 3, ..Default::default() };
+    let delete = etcd::DeleteRangeRequest { key: key(random), prev_kv: true, ..Default::default() };
+    let op = |request| etcd::RequestOp { request: Some(request) };
+    let inner = etcd::TxnRequest {
+        compare: vec![etcd::Compare {
+            key: key(random),
+            target_union: Some(etcd::compare::TargetUnion::Version(1)),
+            ..Default::default()
+        }],
+        success: vec![op(etcd::request_op::Request::RequestPut(put.clone()))],
+        failure: vec![op(etcd::request_op::Request::RequestRange(range.clone()))],
+    };
+    let outer = etcd::TxnRequest {
+        success: vec![
+            op(etcd::request_op::Request::RequestTxn(inner)),
+            op(etcd::request_op::Request::RequestDeleteRange(delete.clone())),
+        ],
+        ..Default::default()
+    };
+    let compact = etcd::CompactionRequest { revision: 7, physical: true };
+    let with = |first: u8, message: Vec<u8>| [&[first][..], &message].concat();
+    vec![
+        with(0, put.encode_to_vec()),
+        with(1, delete.encode_to_vec()),
+        with(2, outer.encode_to_vec()),
+        with(3, range.encode_to_vec()),
+        with(4, compact.encode_to_vec()),
+    ]
+}
+
+fn peer_messages(input: &[u8]) -> String {
+    let bytes = Bytes::copy_from_slice(input);
+    let message = decode_peer(bytes.clone());
+    if let Ok(message) = &message {
+        let again = decode_peer(encode_peer(message)).expect("what was written can be read");
+        assert_eq!(&again, message, "a message changes on its way");
+    }
+    let frame = peer::Frame::decode(bytes.clone()).map(|frame| {
+        let hello = frame.hello.clone().map(Hello::from_wire);
+        format!("{:?} {}", hello.map(|hello| kind(&hello)), kind(&from_frame(frame)))
+    });
+    let identity = peer::IdentifyResponse::decode(bytes).map(|answer| kind(&PeerIdentity::from_wire(answer)));
+    format!("{} {} {}", kind(&message), frame.unwrap_or_default(), identity.unwrap_or_default())
+}
+
+fn peer_samples(random: &mut Random) -> Vec<Vec<u8>> {
+    use quorate_wire::peer::{Forward, PeerMessage};
+    let forward = Forward {
+        term: quorate_raft::Term(3),
+        session: Incarnation(random.next().into()),
+        settled_below: 4,
+        writes: vec![(4, Bytes::from(random.bytes(20))), (5, Bytes::new())],
+    };
+    let digest = PeerMessage::Digest { index: LogIndex(9), digest: quorate_kv::Digest(random.next().into()) };
+    let messages = [PeerMessage::Forward(forward), digest].map(|message| encode_peer(&message).to_vec());
+    let frame = peer::Frame::default().encode_to_vec();
+    // Every number of a message kind with an empty body, to begin somewhere.
+    let shells = (1..32_u8).map(|number| vec![number << 3 | 2, 0]);
+    messages.into_iter().chain([frame]).chain(shells).collect()
+}
+
+/// The first byte says in how many bytes at a time the rest comes.
+fn snapshot(input: &[u8]) -> String {
+    let Some((step, rest)) = input.split_first() else { return "empty".to_string() };
+    let mut image = ImageDecoder::new();
+    let mut parts = 0;
+    for chunk in rest.chunks(1 + usize::from(*step)) {
+        if let Err(error) = image.push(chunk) {
+            return format!("{parts} {error}");
+        }
+        loop {
+            match image.next_part() {
+                Ok(Some(_)) => parts += 1,
+                Ok(None) => break,
+                error => return format!("{parts} {}", kind(&error)),
+            }
+        }
+    }
+    format!("{parts} parts, ended {}", image.ended())
+}
+
+fn snapshot_samples(random: &mut Random) -> Vec<Vec<u8>> {
+    // A sound image needs a store; frames with sound checksums are what mutation cannot make.
+    let frame = |kind: u8, body: &[u8]| {
+        let mut bytes = vec![kind];
+        bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&xxhash_rust::xxh3::xxh3_64(body).to_le_bytes());
+        bytes.extend_from_slice(body);
+        bytes
+    };
+    let membership = log::Membership::default();
+    let header = log::SnapshotHeader {
+        format_version: 1,
+        cluster_id: vec![1; 16].into(),
+        digest: vec![2; 16].into(),
+        membership: Some(membership),
+        ..Default::default()
+    };
+    let rows = log::SnapshotRows {
+        rows: vec![log::SnapshotRow { table: 2, key: random.bytes(8).into(), value: random.bytes(20).into() }],
+    };
+    let start = [&[200_u8][..], b"QUORSNAP"].concat();
+    let headed = [start.clone(), frame(1, &header.encode_to_vec())].concat();
+    let with_rows = [headed.clone(), frame(4, &rows.encode_to_vec())].concat();
+    let with_records = [with_rows.clone(), frame(2, &random.bytes(40))].concat();
+    let ended = [with_rows.clone(), frame(3, &[])].concat();
+    vec![start, headed, with_rows, with_records, ended]
+}
+
+/// Records of the log file, as they are and behind a sound checksum.
+fn records(input: &[u8]) -> String {
+    let raw = Bytes::copy_from_slice(input);
+    let mut seen = vec![kind(&decode_entry(LogIndex(1), raw.clone())), kind(&decode_hard_state(raw))];
+    for place in [Place::Entry(1), Place::HardState, Place::Membership(1), Place::Bootstrap, Place::Identity] {
+        let mut record = Vec::new();
+        seal(place, &mut record, |body| body.extend_from_slice(input));
+        let record = Bytes::from(record);
+        seen.push(match place {
+            Place::Entry(_) => {
+                let entry = decode_entry(LogIndex(1), record);
+                if let Ok(entry) = &entry {
+                    let again = decode_entry(LogIndex(1), encoded(entry).into());
+                    assert_eq!(again.as_ref(), Ok(entry), "an entry changes on its way through the log");
+                }
+                kind(&entry)
+            }
+            Place::HardState => {
+                let state = decode_hard_state(record);
+                if let Ok(state) = &state {
+                    assert_eq!(decode_hard_state(encode_hard_state(state).into()).as_ref(), Ok(state));
+                }
+                kind(&state)
+            }
+            Place::Membership(_) => {
+                let membership = decode_membership(LogIndex(1), record);
+                if let Ok(membership) = &membership {
+                    let again = decode_membership(LogIndex(1), encode_membership(LogIndex(1), membership).into());
+                    assert_eq!(again.as_ref(), Ok(membership), "a configuration changes on its way through the log");
+                }
+                kind(&membership)
+            }
+            Place::Bootstrap => kind(&identity::decode_bootstrap(record)),
+            Place::Identity => kind(&identity::decode_identity(record)),
+        });
+    }
+    seen.join("|")
+}
+
+fn encoded(entry: &quorate_raft::Entry) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_entry(entry, &mut out);
+    out
+}
+
+fn record_samples(random: &mut Random) -> Vec<Vec<u8>> {
+    let entry = quorate_raft::Entry {
+        index: LogIndex(1),
+        term: quorate_raft::Term(2),
+        payload: quorate_raft::Payload::Command(Bytes::from(random.bytes(30))),
+    };
+    let hard_state =
+        quorate_raft::HardState { term: quorate_raft::Term(4), vote: Some(NodeId(3)), commit: LogIndex(2) };
+    let membership = quorate_raft::Membership::default();
+    // Without the head: the target puts a sound one before them.
+    let body = |record: Vec<u8>| record[9..].to_vec();
+    vec![body(encoded(&entry)), body(encode_hard_state(&hard_state)), body(encode_membership(LogIndex(1), &membership))]
+}
+
+fn envelope(input: &[u8]) -> String {
+    let envelope = decode_envelope(&Bytes::copy_from_slice(input));
+    if let Ok(envelope) = &envelope {
+        let again = decode_envelope(&encode_envelope(envelope)).expect("what was written can be read");
+        assert_eq!(&again, envelope, "an envelope changes on its way");
+    }
+    let what = envelope.as_ref().map(|envelope| std::mem::discriminant(&envelope.command));
+    format!("{} {:?}", kind(&envelope), what.ok())
+}
+
+fn envelope_samples(random: &mut Random) -> Vec<Vec<u8>> {
+    let requests = request_samples(random);
+    let commands = requests.iter().filter_map(|request| match request[0] {
+        0 => etcd::PutRequest::decode(&request[1..]).ok().map(|put| Command::Put(quorate_wire::etcd::decode_put(put))),
+        2 => quorate_wire::etcd::decode_txn(etcd::TxnRequest::decode(&request[1..]).ok()?).ok().map(Command::Txn),
+        _ => None,
+    });
+    let envelope =
+        |command| Envelope { origin: NodeId(1), incarnation: Incarnation(2), sequence: 3, actor: Actor::Node, command };
+    commands.map(|command| encode_envelope(&envelope(command)).to_vec()).collect()
+}
+
+/// Records and rows of the state file.
+fn rows(input: &[u8]) -> String {
+    let bytes = Bytes::copy_from_slice(input);
+    let record = Record::decode(&bytes);
+    if let Ok(record) = &record {
+        let mut again = Vec::new();
+        record.encode(&mut again);
+        assert_eq!(Record::decode(&Bytes::from(again)).as_ref(), Ok(record), "a record changes on its way");
+        assert!(record.key.len() + record.value.len() <= input.len(), "a record is larger than its bytes");
+    }
+    let table = input.first().and_then(|number| Table::from_number(*number));
+    let row = table.map(|table| Row { table, key: Bytes::new(), value: bytes.clone() });
+    format!("{} {:?} {:?}", kind(&record), row.map(|row| row.table), RecordKey::ENCODED_LEN.cmp(&input.len()))
+}
+
+fn row_samples(random: &mut Random) -> Vec<Vec<u8>> {
+    let put = Record {
+        key: Bytes::from(random.bytes(10)),
+        value: Bytes::from(random.bytes(30)),
+        create_revision: 3,
+        version: 2,
+        lease: 7,
+        tombstone: false,
+    };
+    [put, Record::tombstone(Bytes::from_static(b"gone"))]
+        .map(|record| {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            bytes
+        })
+        .to_vec()
+}
+
+/// Paths and queries of the HTTP API.
+fn query(input: &[u8]) -> String {
+    let text = String::from_utf8_lossy(input);
+    let path = decode_path(&text);
+    if let Ok(path) = &path {
+        assert!(path.len() <= text.len(), "a decoded path is longer than the encoded one");
+    }
+    let known = ["stale", "consistent", "max_staleness", "separator", "raw"];
+    let query = Query::parse(&text, &known);
+    if let Ok(query) = &query {
+        assert!(known.iter().any(|name| query.has(name)) || text.split('&').all(str::is_empty));
+    }
+    let what =
+        |error: &dyn std::fmt::Debug| format!("{error:?}").split(['(', ' ']).next().unwrap_or_default().to_string();
+    format!("{:?} {:?}", path.as_ref().err().map(|error| what(error)), query.as_ref().err().map(|error| what(error)))
+}
+
+fn query_samples(_: &mut Random) -> Vec<Vec<u8>> {
+    ["stale&max_staleness=500ms", "raw&separator=%2F", "a%2Fb+c%FF", "consistent=1&raw", "%zz&stale=%"]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec()
+}
+
+/// Durations and retentions as flags and headers carry them.
+fn settings(input: &[u8]) -> String {
+    let text = String::from_utf8_lossy(input);
+    let (mode, retention) = text.split_once(' ').unwrap_or((&text, ""));
+    let duration = parse_duration(&text).is_some();
+    // The refusal repeats the input: only that there is one is a kind of its own.
+    format!("{duration} {}", AutoCompaction::parse(mode, retention).is_ok())
+}
+
+fn setting_samples(_: &mut Random) -> Vec<Vec<u8>> {
+    ["500ms", "1.5s", "2h", "periodic 1", "periodic 30m", "revision 1000", "periodic 1e400h", "99999999999999999999h"]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec()
+}
