@@ -18,7 +18,7 @@ use crate::admin::{Admin, AdminError, Target};
 use crate::build::{self, Built, Defaults};
 use crate::crd::QuorateCluster;
 use crate::names::{FINALIZER, MANAGER, Names, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
-use crate::observe::Sighting;
+use crate::observe::{Sighting, VolumeView};
 use crate::plan::{ClusterId, Incarnation, NodeId, Ordinal, Step, Voter};
 use crate::quantity::is_more;
 
@@ -65,6 +65,7 @@ impl<A: Admin> Hands<'_, A> {
             | Step::AbandonRecovery => Ok(()),
             Step::StartRecovery => self.start_recovery(sighting).await,
             Step::ApplyObjects { replicas } | Step::ScaleSet { replicas } => self.apply(sighting, *replicas).await,
+            Step::GrowVolumes => self.grow_volumes(sighting).await,
             Step::SetServing { ordinal, serving } => self.set_serving(sighting, *ordinal, *serving).await,
             Step::RestartPod(ordinal) => self.restart(sighting, *ordinal).await,
             Step::DeleteVolume(ordinal) => self.delete_volume(sighting, *ordinal).await,
@@ -93,13 +94,8 @@ impl<A: Admin> Hands<'_, A> {
             self.tell_retired(cluster).await?;
         }
         let live = sighting.kubernetes.set.as_ref();
-        self.grow_volumes(sighting).await?;
-        if live.is_some_and(|set| is_more(&cluster.spec.storage.size, &set.volume_size)) {
-            // Its claim template cannot be changed; it is made again at the next look, and takes its pods back.
-            return orphan_set(self.client, sighting).await;
-        }
         let size = live.map_or(cluster.spec.storage.size.as_str(), |set| set.volume_size.as_str());
-        let mut objects = build::companions(cluster, replicas);
+        let mut objects = build::companions(cluster, replicas, sighting.spare());
         let mut set = build::stateful_set(cluster, self.defaults, replicas, size);
         if let Some(larger) = live.filter(|set| set.replicas > replicas) {
             // Pods go: only if nobody, an operator that is ahead of this one, has changed the set since.
@@ -120,9 +116,15 @@ impl<A: Admin> Hands<'_, A> {
         let names = Names::of(&sighting.cluster);
         let size = &sighting.cluster.spec.storage.size;
         let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &names.namespace);
-        for (ordinal, _) in sighting.kubernetes.volumes.iter().filter(|(_, volume)| is_more(size, &volume.size)) {
+        let small = |volume: &VolumeView| !volume.state.terminating && is_more(size, &volume.size);
+        for (ordinal, _) in sighting.kubernetes.volumes.iter().filter(|(_, volume)| small(volume)) {
             let patch = json!({ "spec": { "resources": { "requests": { "storage": size } } } });
             api.patch(&names.claim(*ordinal), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        }
+        let live = sighting.kubernetes.set.as_ref();
+        if live.is_some_and(|set| is_more(size, &set.volume_size)) {
+            // Its claim template cannot be changed; it is made again at the next look, and takes its pods back.
+            return orphan_set(self.client, sighting).await;
         }
         Ok(())
     }

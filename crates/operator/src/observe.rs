@@ -16,7 +16,7 @@ use crate::admin::{Admin, Target};
 use crate::build::{self, Defaults};
 use crate::crd::QuorateCluster;
 use crate::names::Names;
-use crate::plan::{Observed, Ordinal, SetState};
+use crate::plan::{ClusterView, Latched, Observed, Ordinal, SetState};
 use crate::quantity::is_more;
 
 pub use cluster::{id_of_bytes, report};
@@ -36,6 +36,11 @@ pub struct Sighting {
 }
 
 impl Sighting {
+    /// Pods that a drain may take away at once.
+    pub fn spare(&self) -> u32 {
+        spare(self.observed.cluster.as_ref(), self.observed.latched)
+    }
+
     /// How to reach the node at `ordinal`, if it can be reached at all.
     pub fn target(&self, ordinal: Ordinal) -> Option<Target> {
         let token = self.kubernetes.token.clone()?;
@@ -67,18 +72,21 @@ fn combine(
 ) -> Sighting {
     let names = Names::of(&cluster);
     let latched = wish::latched(&cluster);
+    let view = latched.cluster_id.and_then(|id| cluster::view(&names, id, &answers));
+    let spare = spare(view.as_ref(), latched);
     let observed = Observed {
         wanted: wish::wanted(&cluster),
         latched,
         set: kubernetes.set.as_ref().map(|set| SetState {
             replicas: set.replicas,
             settled: set.settled,
-            outdated: outdated(defaults, &cluster, &kubernetes),
+            outdated: outdated(defaults, &cluster, &kubernetes, spare),
+            small: small(&cluster, &kubernetes),
         }),
         pods: kubernetes.pods.iter().map(|(ordinal, pod)| (*ordinal, pod.state.clone())).collect(),
         volumes: kubernetes.volumes.iter().map(|(ordinal, volume)| (*ordinal, volume.state.clone())).collect(),
         nodes: answers.iter().filter_map(|(ordinal, answer)| Some((*ordinal, report(answer)?))).collect(),
-        cluster: latched.cluster_id.and_then(|id| cluster::view(&names, id, &answers)),
+        cluster: view,
         quorum_may_run: latched.cluster_id.is_some_and(|id| {
             let known = cluster.status.as_ref();
             cluster::quorum_may_run(&names, id, &answers, &kubernetes.pods, known)
@@ -89,14 +97,22 @@ fn combine(
     Sighting { cluster, observed, kubernetes, answers }
 }
 
-/// Whether an object is not as the resource says, with the number of pods left as it is, or a volume is smaller.
-fn outdated(defaults: &Defaults, cluster: &QuorateCluster, kubernetes: &KubernetesView) -> bool {
+/// Pods that a drain may take away at once. While nobody tells of the members, one.
+fn spare(view: Option<&ClusterView>, latched: Latched) -> u32 {
+    view.zip(latched.target_replicas).map_or(1, |(view, target)| view.spare(target))
+}
+
+/// Whether an object is not as the resource says, with the number of pods left as it is.
+fn outdated(defaults: &Defaults, cluster: &QuorateCluster, kubernetes: &KubernetesView, spare: u32) -> bool {
     let Some(set) = &kubernetes.set else { return false };
-    let mut built = build::companions(cluster, set.replicas);
+    let mut built = build::companions(cluster, set.replicas, spare);
     built.push(build::stateful_set(cluster, defaults, set.replicas, &set.volume_size));
-    let size = &cluster.spec.storage.size;
-    let sizes = kubernetes.volumes.values().map(|volume| &volume.size).chain([&set.volume_size]);
     built.iter().any(|object| !object.matches(kubernetes.live(object)))
         || kubernetes.retired != build::retired_text(cluster)
-        || sizes.into_iter().any(|live| is_more(size, live))
+}
+
+fn small(cluster: &QuorateCluster, kubernetes: &KubernetesView) -> bool {
+    let Some(set) = &kubernetes.set else { return false };
+    let live = kubernetes.volumes.values().filter(|volume| !volume.state.terminating).map(|volume| &volume.size);
+    live.chain([&set.volume_size]).any(|live| is_more(&cluster.spec.storage.size, live))
 }

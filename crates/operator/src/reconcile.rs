@@ -34,6 +34,8 @@ const WHILE_WAITING: Duration = Duration::from_secs(1);
 const PATIENT_LOOKS: u32 = 30;
 /// The next look at a cluster that is as it should be: who leads is not reported by any watch.
 const AT_REST: Duration = Duration::from_secs(20);
+/// Characters of an event's note; the API server takes a thousand bytes.
+const LONGEST_NOTE: usize = 240;
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -164,7 +166,10 @@ async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result
         let work = reason(&decided.finding);
         let hands = Hands { client: &context.client, admin: &context.admin, defaults: &context.defaults };
         tracing::info!(namespace = names.namespace, name = names.cluster, work, ?step, "taking a step");
-        hands.act(&sighting, step).await.map_err(|source| ReconcileError::Act { work, source })?;
+        if let Err(source) = hands.act(&sighting, step).await {
+            publish_failure(context, &sighting, work, &source).await;
+            return Err(ReconcileError::Act { work, source });
+        }
         context.metrics.stepped(work);
     }
     let waits = match (&decided.step, &decided.finding) {
@@ -223,6 +228,26 @@ async fn report<A: Admin>(context: &Context<A>, sighting: &Sighting, decided: &P
         type_,
         reason: reason(&decided.finding).to_string(),
         note: Some(note.to_string()),
+        action: "Reconcile".to_string(),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &sighting.cluster.object_ref(&())).await {
+        tracing::warn!(%error, "an event could not be written");
+    }
+}
+
+/// A refusal of the API server, such as a storage class whose volumes cannot grow, is for the user to see. Nodes refuse and go
+/// away all the time, and are asked again.
+async fn publish_failure<A: Admin>(context: &Context<A>, sighting: &Sighting, work: &str, error: &ActError) {
+    let ActError::Kubernetes(kube::Error::Api(status)) = error else { return };
+    if status.is_conflict() {
+        return;
+    }
+    let note: String = error.to_string().chars().take(LONGEST_NOTE).collect();
+    let event = Event {
+        type_: EventType::Warning,
+        reason: format!("{work}Failed"),
+        note: Some(note),
         action: "Reconcile".to_string(),
         secondary: None,
     };

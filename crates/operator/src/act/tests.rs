@@ -294,12 +294,16 @@ async fn only_the_own_finalizer_is_removed_and_only_from_what_was_seen() {
 async fn a_volume_that_should_be_larger_is_patched_and_its_set_made_again() {
     let mut small = sighting(3);
     small.cluster.spec.storage.size = "12Gi".to_string();
-    let (_, calls) = take(&small, Step::ApplyObjects { replicas: 3 }, &Nodes::default(), None).await;
+    let (result, calls) = take(&small, Step::GrowVolumes, &Nodes::default(), None).await;
+    result.expect("grown");
     let grown = calls.iter().filter(|(method, path, body)| {
         method == "PATCH"
             && path.contains("persistentvolumeclaims")
             && body["spec"]["resources"]["requests"]["storage"] == "12Gi"
     });
     let patched = grown.count();
-    assert!(patched >= 1, "{calls:?}");
+    assert_eq!(patched, 3, "{calls:?}");
+    let (method, path, body) = calls.last().expect("a call");
+    assert!(method == "DELETE" && path.ends_with("/statefulsets/db"), "{calls:?}");
+    assert_eq!((&body["propagationPolicy"], &body["preconditions"]["uid"]), (&json!("Orphan"), &json!("set")));
 }

@@ -77,12 +77,12 @@ impl Built {
     }
 }
 
-/// Everything beside the StatefulSet, in the order in which it is applied.
-pub fn companions(cluster: &QuorateCluster, replicas: u32) -> Vec<Built> {
+/// Everything beside the StatefulSet, in the order in which it is applied. A drain may take `spare` of its pods away at once.
+pub fn companions(cluster: &QuorateCluster, replicas: u32, spare: u32) -> Vec<Built> {
     vec![
         Built::of(services::peers(cluster)),
         Built::of(services::clients(cluster)),
-        budget::budget(cluster, replicas),
+        budget::budget(cluster, replicas, spare),
         pod_monitor::pod_monitor(cluster),
     ]
 }
@@ -150,6 +150,16 @@ mod tests {
     }
 
     #[test]
+    fn the_budget_keeps_all_but_what_the_voters_can_spare() {
+        let keep = |replicas, spare| {
+            let built = companions(&cluster(json!({})), replicas, spare);
+            let budget = built.into_iter().find(|object| object.resource.kind == "PodDisruptionBudget");
+            budget.and_then(|budget| budget.body).expect("a body")["spec"]["minAvailable"].clone()
+        };
+        assert_eq!((keep(3, 1), keep(5, 2), keep(5, 1)), (json!(2), json!(3), json!(4)));
+    }
+
+    #[test]
     fn a_field_that_is_not_wanted_any_more_is_noticed() {
         let live = set(json!({ "nodeSelector": { "disk": "fast" } }), 3).body;
         assert!(!set(json!({}), 3).matches(live.as_ref()));
@@ -165,7 +175,7 @@ mod tests {
 
     #[test]
     fn every_object_is_owned_by_the_resource() {
-        let built = companions(&cluster(json!({ "monitoring": { "podMonitor": true } })), 3);
+        let built = companions(&cluster(json!({ "monitoring": { "podMonitor": true } })), 3, 1);
         for body in built.iter().filter_map(|object| object.body.as_ref()) {
             assert_eq!(body["metadata"]["ownerReferences"][0]["uid"], "u-1", "{body}");
         }

@@ -98,7 +98,7 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
     if let Some(recovery) = super::wish::latched(cluster).recovery {
         view.recovery_job = recovery_job(client, &names, recovery.cluster_id).await?;
     }
-    for object in build::companions(cluster, 0) {
+    for object in build::companions(cluster, 0, 0) {
         if let Some(live) = get(client, &names, &object).await? {
             view.objects.insert((object.resource.kind, object.name), live);
         }

@@ -42,7 +42,11 @@ pub fn plan(observed: &Observed) -> Plan {
         return plan;
     }
     let Some(cluster_id) = observed.latched.cluster_id else { return latch_cluster_id(observed, target) };
-    let Some(cluster) = &observed.cluster else { return without_quorum(observed, cluster_id, target) };
+    let Some(cluster) = &observed.cluster else {
+        let plan = without_quorum(observed, cluster_id, target);
+        // A volume that is full may be what keeps the quorum away.
+        return if plan.step.is_none() && set.small { grow_volumes() } else { plan };
+    };
     let duties = [
         take_back,
         add_pods,
@@ -57,6 +61,8 @@ pub fn plan(observed: &Observed) -> Plan {
         follow_edit,
         restart_broken,
         roll,
+        grow,
+        await_approval,
     ];
     duties
         .iter()
@@ -301,6 +307,15 @@ fn restart_broken(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<
     Some(Plan::act(Work::RestartingBrokenPod, Step::RestartPod(*broken.0)))
 }
 
+/// Late, since a storage class may refuse it: that must not hold up what the cluster needs. The pods run on.
+fn grow(observed: &Observed, _: &ClusterView, _: u32) -> Option<Plan> {
+    observed.set.as_ref().filter(|set| set.small).map(|_| grow_volumes())
+}
+
+fn grow_volumes() -> Plan {
+    Plan::act(Work::GrowingVolumes, Step::GrowVolumes)
+}
+
 /// Healthy outdated pods: one at a time, when all others take part; the leader last, after it handed over.
 fn roll(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
     let outdated: Vec<(Ordinal, NodeId)> = observed
@@ -309,11 +324,8 @@ fn roll(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
         .filter(|(_, pod)| pod.outdated)
         .filter_map(|(ordinal, _)| cluster.member_at(*ordinal).map(|(id, _)| (*ordinal, id)))
         .collect();
-    if outdated.is_empty() {
+    if outdated.is_empty() || !observed.wanted.roll_unsupervised {
         return None;
-    }
-    if !observed.wanted.roll_unsupervised {
-        return Some(Plan::wait(Finding::RollAwaitsApproval));
     }
     let everybody_takes_part = cluster.members.keys().all(|id| cluster.caught_up.contains(id))
         && observed.pods.values().all(|pod| !pod.terminating)
@@ -329,6 +341,12 @@ fn roll(observed: &Observed, cluster: &ClusterView, _: u32) -> Option<Plan> {
         }
     };
     Some(Plan::act(Work::RollingUpdate, step))
+}
+
+/// Pods are outdated still, and nobody said that they may be restarted.
+fn await_approval(observed: &Observed, _: &ClusterView, _: u32) -> Option<Plan> {
+    let outdated = observed.pods.values().any(|pod| pod.outdated);
+    (outdated && !observed.wanted.roll_unsupervised).then(|| Plan::wait(Finding::RollAwaitsApproval))
 }
 
 fn latch_target(replicas: u32) -> Plan {

@@ -101,8 +101,10 @@ pub struct SetState {
     pub replicas: u32,
     /// The controller has seen its newest specification.
     pub settled: bool,
-    /// It, an object beside it or the size of a volume differs from what the resource says.
+    /// It, or an object beside it, differs from what the resource says.
     pub outdated: bool,
+    /// A volume, or what it makes for new ones, is smaller than the resource says.
+    pub small: bool,
 }
 
 /// One pod.
@@ -229,6 +231,13 @@ impl ClusterView {
         self.members.iter().filter(|(_, member)| member.voter).map(|(id, _)| *id).collect()
     }
 
+    /// How many pods may be taken away at once, on the way to `target` voters: not more than the smaller configuration of the two
+    /// can spare, and one while a change is under way, when both must agree.
+    pub fn spare(&self, target: u32) -> u32 {
+        let voters = u32::try_from(self.voters().len()).unwrap_or(u32::MAX);
+        if self.change == Change::None { voters.min(target).saturating_sub(1) / 2 } else { 1 }
+    }
+
     /// Whether a quorum of the voters is caught up without counting `victim`: then its pod may be taken down.
     pub fn can_spare(&self, victim: NodeId) -> bool {
         let voters = self.voters();
@@ -260,4 +269,27 @@ pub struct Observed {
     pub retired: BTreeSet<ClusterId>,
     /// The job of the recovery under way.
     pub recovery_job: JobState,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BTreeMap, BTreeSet, Change, ClusterView, Incarnation, MemberView, NodeId, Ordinal};
+
+    fn view(voters: u32, learners: u32, change: Change) -> ClusterView {
+        let member = |ordinal: u32| {
+            let view = MemberView { ordinal: Ordinal(ordinal), incarnation: Incarnation(0), voter: ordinal < voters };
+            (NodeId(u64::from(ordinal) + 1), view)
+        };
+        let members: BTreeMap<NodeId, MemberView> = (0..voters + learners).map(member).collect();
+        ClusterView { config_index: 1, change, members, leader: NodeId(1), caught_up: BTreeSet::new() }
+    }
+
+    #[test]
+    fn a_drain_takes_no_more_than_the_smaller_configuration_can_spare() {
+        assert_eq!(view(3, 0, Change::None).spare(3), 1);
+        assert_eq!(view(5, 0, Change::None).spare(5), 2);
+        assert_eq!(view(3, 2, Change::CatchingUp).spare(5), 1);
+        assert_eq!(view(5, 0, Change::Joint).spare(5), 1);
+        assert_eq!(view(5, 0, Change::None).spare(3), 1, "two of the three that stay would be too many");
+    }
 }

@@ -19,6 +19,8 @@ pub enum Step {
         /// Number of pods.
         replicas: u32,
     },
+    /// Ask for larger volumes, and make the StatefulSet again so that it makes larger ones too.
+    GrowVolumes,
     /// Write this number of voters into the status as the one to work towards.
     LatchTarget {
         /// Number of voters.
@@ -175,6 +177,8 @@ pub enum Work {
     RollingUpdate,
     /// A survivor's data becomes a new cluster, on a human's word.
     Recovering,
+    /// The resource asks for larger ones.
+    GrowingVolumes,
     /// A node runs data of a cluster that was replaced by a recovered one.
     RetiringNode,
 }
@@ -199,6 +203,7 @@ impl Work {
             Work::ScalingDown => "ScalingDown",
             Work::RestartingBrokenPod => "RestartingBrokenPod",
             Work::RollingUpdate => "RollingUpdate",
+            Work::GrowingVolumes => "GrowingVolumes",
             Work::Recovering => "Recovering",
             Work::RetiringNode => "RetiringNode",
         }
@@ -223,6 +228,7 @@ impl Work {
             Work::ScalingDown => "members are being removed",
             Work::RestartingBrokenPod => "a broken pod is being started again with the new template",
             Work::RollingUpdate => "the new template is being rolled out",
+            Work::GrowingVolumes => "larger volumes are being asked for",
             Work::Recovering => "the cluster is being recovered from one survivor, as a human asked",
             Work::RetiringNode => "a node with data of a retired cluster is being started again, to set it aside",
         }

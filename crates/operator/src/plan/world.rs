@@ -80,6 +80,9 @@ struct World {
     told_retired: BTreeSet<ClusterId>,
     /// The job of a recovery, and how it stands.
     job: Option<(Recovery, JobState)>,
+    /// The volumes are smaller than what is asked for, and cannot grow.
+    small: bool,
+    refuses_growth: bool,
     /// Somebody scaled the set by hand while data of a retired cluster could start.
     meddled: bool,
 }
@@ -106,6 +109,8 @@ impl World {
             retired: BTreeSet::new(),
             told_retired: BTreeSet::new(),
             job: None,
+            small: false,
+            refuses_growth: seed.is_multiple_of(2),
             meddled: false,
         }
     }
@@ -172,6 +177,7 @@ impl World {
                 replicas,
                 settled: true,
                 outdated: self.applied_template != self.template || self.told_retired != self.retired,
+                small: self.small,
             }),
             pods: self.pods.iter().map(|(o, pod)| (*o, pod_state(pod))).collect(),
             volumes: self.volumes.iter().map(|(o, v)| (*o, VolumeState { terminating: v.terminating })).collect(),
@@ -192,7 +198,8 @@ impl World {
     /// What happens without the operator.
     fn live(&mut self) {
         let replicas = self.set.unwrap_or(0);
-        self.pods.retain(|ordinal, _| ordinal.0 < replicas);
+        // Pods outlive a set that is made again.
+        self.pods.retain(|ordinal, _| self.set.is_none() || ordinal.0 < replicas);
         let pods = &self.pods;
         self.volumes.retain(|ordinal, volume| !volume.terminating || pods.contains_key(ordinal));
         for ordinal in (0..replicas).map(Ordinal) {
@@ -328,7 +335,12 @@ impl World {
                 self.retired.extend(self.latched.cluster_id.replace(recovery.cluster_id));
             }
             Step::AbandonRecovery => self.latched.recovery = None,
-            Step::ReleaseFinalizer => {}
+            // The set is made again around its pods.
+            Step::GrowVolumes if !self.refuses_growth => {
+                self.small = false;
+                self.set = None;
+            }
+            Step::GrowVolumes | Step::ReleaseFinalizer => {}
         }
     }
 
@@ -349,7 +361,7 @@ impl World {
             | Step::LatchNewClusterId
             | Step::AdoptClusterId(_)
             | Step::LatchRecovery { .. } => false,
-            Step::LatchRecovered | Step::AbandonRecovery | Step::ReleaseFinalizer => false,
+            Step::LatchRecovered | Step::AbandonRecovery | Step::ReleaseFinalizer | Step::GrowVolumes => false,
             Step::RestartPod(ordinal) | Step::SetServing { ordinal, .. } => same_pod(ordinal),
             Step::ResetNode(ordinal) => same_data(ordinal),
             Step::DeleteVolume(ordinal) => {

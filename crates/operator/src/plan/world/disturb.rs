@@ -51,7 +51,8 @@ impl World {
         let all_others_up = self.members.keys().all(|other| Some(*other) == id || self.is_up(*other));
         let newcomer = id.is_some_and(|id| !self.members[&id].voter);
         let losable = newcomer || self.target.is_none() && self.members.len() > 2 && all_others_up;
-        match self.random.below(13) {
+        match self.random.below(14) {
+            13 => self.small = true,
             9 if self.running.is_some() && self.latched.recovery.is_none() && self.target.is_none() => {
                 self.lose_quorum()
             }

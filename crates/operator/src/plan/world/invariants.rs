@@ -56,6 +56,7 @@ impl World {
             && self.volumes.len() == expected.len()
             && self.members.keys().all(|id| self.is_up(*id))
             && self.pods.values().all(|pod| pod.template == self.template && pod.serving)
+            && self.small <= self.refuses_growth
             && self.latched.recovery.is_none()
             && self.latched.cluster_id == self.running
     }

@@ -31,7 +31,11 @@ fn run(seed: u64, faults: usize) -> usize {
         assert!(!observed.wanted.paused || decided.step.is_none(), "seed {seed}: a paused cluster is touched");
         let crashed_before_it = world.random.one_in(8);
         if let Some(step) = decided.step.filter(|_| !crashed_before_it) {
+            let only_refused = left == 0 && step == Step::GrowVolumes && world.refuses_growth;
             world.act(step, &observed);
+            if only_refused && world.is_as_wanted() {
+                break;
+            }
         } else if left == 0 && decided.finding == Finding::Reconciled {
             break;
         }
@@ -124,6 +128,8 @@ impl Story {
         story.world.wanted.replicas = 5;
         story.goes_on(3);
         story.world.wanted.replicas = 3;
+        story.goes_on(end);
+        story.world.small = true;
         story.goes_on(end);
         story.world.set = Some(1);
         story.goes_on(end);
