@@ -28,6 +28,7 @@ mod reads;
 mod retention;
 mod snapshots;
 mod status;
+pub mod watch;
 
 pub use config::{Limits, NodeConfig, Retention};
 pub use effect::{Answer, Effect, Lease, LeaseFence, ReadGrant};

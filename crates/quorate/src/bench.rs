@@ -13,6 +13,7 @@ mod overload;
 mod report;
 mod sample;
 mod transport;
+mod watch;
 mod workload;
 
 pub(crate) use self::options::BenchArgs;
@@ -67,6 +68,9 @@ pub(crate) enum BenchError {
         /// Term after the last.
         after: u64,
     },
+    /// Watchers were not told what they should have been.
+    #[error("watch: {0}")]
+    Watch(String),
     /// The report could not be printed.
     #[error("cannot print the report: {0}")]
     Print(#[source] std::io::Error),
@@ -80,6 +84,10 @@ pub(crate) enum BenchError {
 /// # Panics
 /// If a load thread panicked.
 pub(crate) async fn run(args: BenchArgs) -> Result<(), BenchError> {
+    let args = match args.into_watch() {
+        Ok(watch) => return watch::run(watch).await,
+        Err(load) => *load,
+    };
     let plan = args.into_plan()?;
     let output = plan.output;
     let check = plan.check_revision;

@@ -11,6 +11,7 @@ mod output;
 mod reset;
 mod snapshot;
 mod status;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -54,6 +55,8 @@ enum CtlCommand {
     Put(keys::PutArgs),
     /// Deletes a key, or all keys with a prefix.
     Del(keys::DelArgs),
+    /// Prints changes of a key, or of all keys with a prefix, as they happen.
+    Watch(watch::WatchArgs),
     /// Saves, verifies or restores an image of the whole state.
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
@@ -88,6 +91,7 @@ pub(crate) async fn run(args: CtlArgs) -> Result<(), Failure> {
         CtlCommand::Get(args) => keys::get(&context, args).await,
         CtlCommand::Put(args) => keys::put(&context, args).await,
         CtlCommand::Del(args) => keys::del(&context, args).await,
+        CtlCommand::Watch(args) => watch::run(&context, args).await,
         CtlCommand::Snapshot(command) => snapshot::run(&context, command).await,
         CtlCommand::Reset(args) => reset::run(&context, &args).await,
     }

@@ -16,6 +16,8 @@ use crate::failure::Failure;
 
 /// An election timeout of fewer heartbeats than this would expire while the leader is well (etcd's rule).
 const LEAST_HEARTBEATS: u64 = 5;
+/// Idle watches are told the revision no more often than this, as etcd has it.
+const LEAST_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// The quota of a node that names none.
 const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
 
@@ -110,6 +112,8 @@ impl NodeFlags {
         config.election_timeout = Duration::from_millis(self.election_timeout);
         config.snapshot_count = self.snapshot_count;
         config.max_request_bytes = self.max_request_bytes;
+        let progress = quorate_server::duration::parse_duration(&self.watch_progress_notify_interval);
+        config.watch_progress_interval = progress.expect("checked at the start").max(LEAST_PROGRESS_INTERVAL);
         config.quota_bytes = match self.quota_backend_bytes {
             0 => DEFAULT_QUOTA_BYTES,
             bytes => u64::try_from(bytes).unwrap_or(0),

@@ -33,7 +33,6 @@ pub(crate) enum Action<'a> {
     /// Anything that goes into the log, locks and elections too, by the commands they are made of.
     Write(&'a Command),
     /// Watches an interval.
-    #[expect(dead_code, reason = "no watches are served yet")]
     Watch {
         /// First key.
         key: &'a [u8],

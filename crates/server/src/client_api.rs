@@ -3,6 +3,8 @@
 //!
 //! Never sees bytes of a protocol, and never decides about consensus: how fresh a read is, is the replica's word.
 
+mod watches;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use quorate_store::{RationedReadError, ReadError, StateStream, StateView};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::http::HeaderMap;
 
+pub(crate) use self::watches::Watches;
 use crate::access::{Access, Action, Denied};
 use crate::answers::{AnswerBudget, AnswerLimits, Claim, HeldAnswer, NoRoom};
 use crate::metrics::{Metrics, ReadOutcome};

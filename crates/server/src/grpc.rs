@@ -1,7 +1,7 @@
 //! The gRPC services of the client port: etcd's and `quorate.v1.Admin`, with health and reflection.
 //!
 //! Each method decodes, hands over to [`crate::client_api::ClientApi`] or the replica, and encodes. What etcd has and this
-//! server has not yet (watches, leases, locks, elections) is not registered: clients get `Unimplemented` with its name.
+//! server has not yet (leases, locks, elections) is not registered: clients get `Unimplemented` with its name.
 
 mod admin;
 mod auth;
@@ -11,6 +11,7 @@ mod kv;
 mod maintenance;
 mod metadata;
 mod status;
+mod watch;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use self::auth::AuthService;
 use self::cluster::ClusterService;
 pub(crate) use self::kv::KvService;
 use self::maintenance::MaintenanceService;
+use self::watch::WatchService;
 use crate::client_api::ClientApi;
 
 /// The etcd version whose behaviour is offered. Clients choose features by it, so it has to be one they know.
@@ -54,6 +56,7 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
         .register_encoded_file_descriptor_set(quorate_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(<KvServer<KvService> as NamedService>::NAME)
+        .with_service_name(<WatchService as NamedService>::NAME)
         .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
         .with_service_name(<MaintenanceServer<MaintenanceService> as NamedService>::NAME)
         .with_service_name(<AuthServer<AuthService> as NamedService>::NAME)
@@ -66,6 +69,7 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
     let auth = AuthService::new(Arc::clone(api));
     let admin = AdminService::new(Arc::clone(api));
     let routes = Routes::new(ClusterServer::new(cluster).max_decoding_message_size(max_message_bytes))
+        .add_service(WatchService::new(Arc::clone(api)))
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(max_message_bytes))
         .add_service(AuthServer::new(auth).max_decoding_message_size(max_message_bytes))
         .add_service(AdminServer::new(admin).max_decoding_message_size(max_message_bytes))

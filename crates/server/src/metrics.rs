@@ -14,6 +14,7 @@ mod raft;
 mod reads;
 mod status;
 mod storage;
+mod watches;
 
 use prometheus::{Encoder, Registry, TextEncoder};
 
@@ -22,6 +23,7 @@ pub use self::network::NetworkMetrics;
 pub use self::raft::RaftMetrics;
 pub use self::reads::{ReadMetrics, ReadOutcome, RequestMetrics};
 pub use self::storage::StorageMetrics;
+pub use self::watches::WatchMetrics;
 
 /// All metrics of one node. `quorate dev` has one of these for each of its nodes.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Metrics {
     pub network: NetworkMetrics,
     /// Calls by gRPC method.
     pub grpc: GrpcMetrics,
+    /// Watches.
+    pub watches: WatchMetrics,
     registry: Registry,
 }
 
@@ -56,6 +60,7 @@ impl Metrics {
             requests: RequestMetrics::new(&make),
             network: NetworkMetrics::new(&make),
             grpc: GrpcMetrics::new(&make),
+            watches: WatchMetrics::new(&make),
             registry,
         };
         let process = prometheus::process_collector::ProcessCollector::for_self();

@@ -120,6 +120,8 @@ impl Server {
     pub async fn stop(mut self) {
         self.health.set_service_status("", ServingStatus::NotServing).await;
         self.helpers.shutdown().await;
+        // Streams of watches have no end of their own.
+        self.replica.end_watches(true);
         self.orders.send_replace(PortOrder::Stop);
         while self.ports.join_next().await.is_some() {}
         self.replica.stop().await;
@@ -135,6 +137,7 @@ async fn take_leave_when_removed(replica: Replica, orders: Arc<watch::Sender<Por
     while changes.wait_for(has_left).await.is_ok() {
         times += 1;
         relay.open(&client_addresses_of_members(&replica));
+        replica.end_watches(false);
         orders.send_replace(PortOrder::Reconnect(times));
         // A reset may make a member of it again.
         let back = tokio::time::timeout(RELAY_TIME, is_removed_no_more(&mut changes)).await;

@@ -7,6 +7,7 @@
 mod error;
 mod request;
 mod response;
+mod watch;
 
 pub use error::{Code, EtcdError};
 pub use request::{decode_compaction, decode_delete_range, decode_put, decode_range, decode_txn};
@@ -14,4 +15,8 @@ pub use request::{encode_compaction, encode_delete_range, encode_put, encode_ran
 pub use response::{
     Header, compaction_response, delete_range_response, key_value, put_response, range_response, stream_response,
     txn_response,
+};
+pub use watch::{
+    WATCH_HEAD_BYTES, WatchCreate, WatchRequest, decode_events, decode_watch, encode_event, encode_watch_events,
+    encode_watch_head,
 };

@@ -7,4 +7,5 @@ mod lifecycle;
 mod membership;
 mod reads;
 mod standing;
+mod watches;
 mod writes;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::BenchError;
+use super::watch::WatchArgs;
 use super::workload::{Keys, Kind};
 
 /// Load used when neither `--total` nor `--duration` is given.
@@ -62,6 +63,8 @@ enum WorkloadArgs {
         #[command(flatten)]
         load: LoadArgs,
     },
+    /// Tell many watchers of the changes of one key
+    Watch(WatchArgs),
 }
 
 /// How fresh a read must be. The first two are etcd's, the others are asked for in request metadata only Quorate reads.
@@ -181,6 +184,14 @@ impl Plan {
 }
 
 impl BenchArgs {
+    /// The flags of the one workload that is no load of requests; otherwise itself.
+    pub(super) fn into_watch(self) -> Result<WatchArgs, Box<BenchArgs>> {
+        match self.workload {
+            WorkloadArgs::Watch(watch) => Ok(watch),
+            workload => Err(Box::new(BenchArgs { workload })),
+        }
+    }
+
     pub(super) fn into_plan(self) -> Result<Plan, BenchError> {
         let overload = matches!(self.workload, WorkloadArgs::Overload { .. });
         let (kind, load) = match self.workload {
@@ -195,6 +206,7 @@ impl BenchArgs {
                 (Kind::Mixed { consistency, read_percent }, load)
             }
             WorkloadArgs::Txn { load } => (Kind::Txn, load),
+            WorkloadArgs::Watch(_) => unreachable!("a watch is no load of requests"),
         };
         Ok(Plan { overload, ..load.into_plan(kind)? })
     }

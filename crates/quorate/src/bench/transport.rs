@@ -9,7 +9,8 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use h2::client::SendRequest;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
 use http::{Method, Request, StatusCode, Uri};
 use prost::Message;
@@ -18,7 +19,7 @@ use tokio::sync::Mutex;
 use tonic::{Code, Status};
 
 /// Compression flag and length before each message.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 /// Large enough that a stream never waits for the window in a benchmark of single keys.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -75,18 +76,14 @@ impl Connection {
         endpoints: &[String],
         extra: Option<(&'static str, &'static str)>,
     ) -> io::Result<Arc<Connection>> {
-        let plain = |endpoint: &String| endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        let addresses: Vec<String> = endpoints.iter().map(plain).collect();
+        let addresses: Vec<String> = endpoints.iter().map(|endpoint| plain(endpoint)).collect();
         let address = &addresses[0];
         let uri = |method: &str| {
             Uri::try_from(format!("http://{address}/etcdserverpb.KV/{method}"))
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
         };
         let (range, put, txn) = (uri("Range")?, uri("Put")?, uri("Txn")?);
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(USER_AGENT, HeaderValue::from_static("quorate-bench"));
+        let mut headers = call_headers();
         if let Some((name, value)) = extra {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
@@ -166,6 +163,32 @@ impl Caller {
     }
 }
 
+/// HOST:PORT of an endpoint.
+fn plain(endpoint: &str) -> String {
+    endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned()
+}
+
+fn call_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    headers.insert(USER_AGENT, HeaderValue::from_static("quorate-bench"));
+    headers
+}
+
+/// Opens a connection of its own for one stream of requests and answers. `method` is `package.Service/Method`.
+pub(super) async fn open_stream(endpoint: &str, method: &str) -> io::Result<(SendStream<Bytes>, ResponseFuture)> {
+    let address = plain(endpoint);
+    let uri = Uri::try_from(format!("http://{address}/{method}"));
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    *request.headers_mut() = call_headers();
+    let mut send = dial(&address).await?.ready().await.map_err(io::Error::other)?;
+    let (response, requests) = send.send_request(request, false).map_err(io::Error::other)?;
+    Ok((requests, response))
+}
+
 async fn dial(address: &str) -> io::Result<SendRequest<Bytes>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
@@ -180,7 +203,8 @@ async fn dial(address: &str) -> io::Result<SendRequest<Bytes>> {
     Ok(send)
 }
 
-fn frame(message: &impl Message) -> Bytes {
+/// `message` as it goes on the wire.
+pub(super) fn frame(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(PREFIX + length);
     frame.extend_from_slice(&[0]);

@@ -143,12 +143,12 @@ fn value_name(value: impl ValueEnum) -> String {
 }
 
 /// First key of an interval: an empty prefix begins at the first key there can be.
-fn prefix_start(key: &str, prefix: bool) -> Bytes {
+pub(super) fn prefix_start(key: &str, prefix: bool) -> Bytes {
     if prefix && key.is_empty() { Bytes::from_static(b"\0") } else { Bytes::copy_from_slice(key.as_bytes()) }
 }
 
 /// The first key after all that begin with `prefix`; `"\0"` (no end) if there is none.
-fn prefix_end(prefix: &[u8]) -> Bytes {
+pub(super) fn prefix_end(prefix: &[u8]) -> Bytes {
     let kept = prefix.iter().rposition(|byte| *byte != 0xff);
     let Some(last) = kept else { return Bytes::from_static(b"\0") };
     let mut end = prefix[..=last].to_vec();
@@ -197,7 +197,8 @@ fn range_text(range: &RangeResponse) -> String {
     table(&["KEY", "REVISION", "VALUE"], &rows)
 }
 
-fn text(bytes: &[u8]) -> String {
+/// Bytes as people see them.
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

@@ -20,6 +20,7 @@ impl Metrics {
             self.raft.state.with_label_values(&[name]).set((status.state == state).into());
         }
         self.observe_storage(status);
+        self.watches.observe(&status.watches);
         self.raft.peer_match_index.reset();
         self.raft.peer_lag_entries.reset();
         if let Some(raft) = &status.raft {

@@ -43,6 +43,8 @@ pub struct ReplicaConfig {
     pub request_timeout: Duration,
     /// Clusters that must never run again: data of one is set aside at the start.
     pub retired_clusters: BTreeSet<u128>,
+    /// A watch that wants reports of progress gets one after this long without events.
+    pub watch_progress_interval: Duration,
     /// Where the replica records what it does.
     pub metrics: Arc<Metrics>,
 }
@@ -68,6 +70,7 @@ impl ReplicaConfig {
             max_pending_requests: 16 * 1024,
             request_timeout: Duration::from_secs(5),
             retired_clusters: BTreeSet::new(),
+            watch_progress_interval: Duration::from_secs(600),
             metrics: Arc::new(Metrics::new()),
         }
     }

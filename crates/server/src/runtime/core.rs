@@ -52,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) state_cache_bytes: usize,
     pub(crate) max_pending_requests: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) max_request_bytes: usize,
+    pub(crate) watch_progress_interval: Duration,
 }
 
 /// With or without a running node.
@@ -202,6 +204,7 @@ impl Core {
     pub(crate) fn node_failed(&self, engine: &Engine, error: String) {
         tracing::error!("the node stops: {error}");
         engine.halt();
+        engine.watching.stop();
         engine.published.set(None, engine.published.commit());
         self.bar(NodeState::Damaged, error.clone());
         self.failed.send_if_modified(|failed| {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use quorate_node::watch::{Batch, WatchLimits};
 use quorate_node::{
     Answer, AppliedState, AppliedSummary, ClientOp, Effect, Input, Node, NodeConfig, NodeError, Restored,
 };
@@ -24,10 +25,13 @@ use super::log_writer::{self, LogJob, LogReports};
 use super::mailbox::Mailbox;
 use super::published::{Published, Seen};
 use super::state_writer::{self, StateJob, StateReports};
+use super::watching::{WatchThread, Watching};
 use crate::metrics::Metrics;
 
 /// Time a stop allows beyond two election timeouts before it ends the node without a farewell.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// A fragment of events may be larger than the largest request by this, as etcd's may.
+const WATCH_FRAGMENT_MARGIN: usize = 512 * 1024;
 
 /// See the module documentation.
 pub(crate) struct Engine {
@@ -36,6 +40,7 @@ pub(crate) struct Engine {
     pub(crate) state_jobs: Arc<Mailbox<StateJob>>,
     pub(crate) published: Arc<Published>,
     pub(crate) view: StateView,
+    pub(crate) watching: Arc<Watching>,
     pub(crate) log_reader: LogReader,
     /// The configuration in force, committed or not.
     pub(crate) membership: RwLock<Arc<Membership>>,
@@ -53,6 +58,7 @@ struct Threads {
     alarm: JoinHandle<()>,
     log: JoinHandle<LogStore>,
     state: JoinHandle<Option<StateStore>>,
+    watch: JoinHandle<()>,
 }
 
 /// The files and the memory an engine starts from.
@@ -89,6 +95,7 @@ impl Engine {
             state_jobs: Arc::new(Mailbox::new()),
             published: Arc::clone(&published),
             view: state.view(),
+            watching: Arc::new(Watching::new()),
             log_reader: log.reader(),
             membership: RwLock::new(membership),
             receiving: Arc::new(Semaphore::new(1)),
@@ -109,6 +116,19 @@ impl Engine {
             metrics: Arc::clone(&core.metrics),
             progress: Progress::default(),
         };
+        let watch_thread = WatchThread {
+            watching: Arc::clone(&engine.watching),
+            view: engine.view.clone(),
+            published: Arc::clone(&engine.published),
+            clock,
+            jitter: Jitter::new()?,
+            limits: WatchLimits {
+                fragment_bytes: core.settings.max_request_bytes + WATCH_FRAGMENT_MARGIN,
+                progress_interval: core.settings.watch_progress_interval,
+                ..WatchLimits::default()
+            },
+            election_timeout,
+        };
         let (log_jobs, state_jobs) = (Arc::clone(&engine.log_jobs), Arc::clone(&engine.state_jobs));
         let threads = Threads {
             log: spawn(core, &engine, "log-writer", move |reports, metrics| {
@@ -116,6 +136,11 @@ impl Engine {
             })?,
             state: spawn(core, &engine, "state-writer", move |reports, metrics| {
                 state_writer::run(state, &state_jobs, reports, metrics)
+            })?,
+            watch: spawn(core, &engine, "watches", move |reports, _| {
+                if let Err(error) = watch_thread.run() {
+                    reports.core.node_failed(&reports.engine, error.to_string());
+                }
             })?,
             alarm: {
                 let driver = Arc::clone(&engine.driver);
@@ -154,6 +179,8 @@ impl Engine {
         // A closed log writer means that the node ends; the cluster says it again after its next start.
         let _ = self.log_jobs.send(LogJob::Mark(mark));
         core.bar(state, reason);
+        // Its clients find a node that follows the cluster.
+        self.watching.end_all();
     }
 
     /// Ends the threads and closes the state file. With `farewell` leadership is handed over and pending requests are
@@ -167,6 +194,7 @@ impl Engine {
             }
         }
         self.halt();
+        self.watching.close();
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(threads) = threads else { return };
         let driver = Arc::clone(&self.driver);
@@ -180,13 +208,14 @@ impl Engine {
             state_jobs.close();
             let log = threads.log.join();
             let state = threads.state.join();
+            let watch = threads.watch.join();
             if let Ok(Some(state)) = state
                 && farewell
                 && let Err(error) = state.close()
             {
                 tracing::warn!("the state was not made durable, the log has it: {error}");
             }
-            alarm.is_ok() && log.is_ok()
+            alarm.is_ok() && log.is_ok() && watch.is_ok()
         });
         if !joined.await.unwrap_or(false) {
             tracing::error!("a thread of the node panicked");
@@ -198,6 +227,7 @@ impl Engine {
         self.halt();
         self.log_jobs.close();
         self.state_jobs.close();
+        self.watching.close();
     }
 
     /// Ends the node at once; the writers end when [`Engine::end`] joins them.
@@ -245,6 +275,14 @@ impl LogReports for Reports {
 }
 
 impl StateReports for Reports {
+    fn is_watched(&self) -> bool {
+        self.engine.watching.is_on()
+    }
+
+    fn changed(&self, batch: Batch) {
+        self.engine.watching.publish(batch);
+    }
+
     fn applied(&self, summary: AppliedSummary) {
         // Before the node answers: a client that was given a token uses it at once.
         summary.results.iter().for_each(|result| self.core.tokens.observe(&result.outcome));

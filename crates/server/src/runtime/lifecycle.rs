@@ -50,6 +50,8 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
         state_cache_bytes: config.state_cache_bytes,
         max_pending_requests: config.max_pending_requests,
         request_timeout: config.request_timeout,
+        max_request_bytes: config.max_request_bytes,
+        watch_progress_interval: config.watch_progress_interval,
     };
     let core = Arc::new_cyclic(|me| Core {
         me: me.clone(),

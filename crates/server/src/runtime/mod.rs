@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The driver is no thread but a turn that whoever brings an event takes ([`driver`]). The two writers are threads, because
-//! disks block. All three take their whole backlog at once, so that load makes batches and not queues. The runtime moves
+//! disks block; a fourth, which tells clients what changed (`watching`), keeps slow ones from holding these up. All take their whole backlog at once, so that load makes batches and not queues. The runtime moves
 //! effects to where they are carried out and completions back; it decides nothing about consensus.
 //!
 //! Invariants:
@@ -35,6 +35,8 @@ mod set_aside;
 mod state_writer;
 mod status;
 mod voters;
+mod watch_queue;
+mod watching;
 
 pub use crate::peer::IdentifyError;
 pub use admin::{
@@ -42,4 +44,6 @@ pub use admin::{
 };
 pub use config::ReplicaConfig;
 pub use replica::Replica;
-pub use status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, Stamp, StatusChange};
+pub use status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, Stamp, StatusChange, WatchView};
+pub(crate) use watch_queue::WatchStream;
+pub(crate) use watching::NotOpened;

@@ -16,6 +16,8 @@ use super::config::ReplicaConfig;
 use super::core::Core;
 use super::engine::Engine;
 use super::status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, Stamp, StatusChange};
+use super::watch_queue::WatchStream;
+use super::watching::NotOpened;
 use super::{images, lifecycle, members, voters};
 use crate::auth::Tokens;
 use crate::peer::{Host as _, IdentifyError, identify};
@@ -139,6 +141,18 @@ impl Replica {
         Arc::clone(&self.core.tokens)
     }
 
+    /// Begins a stream of watches. One that `needs_leader` ends when for long none was known.
+    pub(crate) fn watch(&self, needs_leader: bool) -> Option<Result<WatchStream, NotOpened>> {
+        self.core.engine().map(|engine| engine.watching.open(needs_leader))
+    }
+
+    /// Ends all streams of watches: their clients find another node. With `stop` no further ones are begun.
+    pub(crate) fn end_watches(&self, stop: bool) {
+        if let Some(engine) = self.core.engine() {
+            if stop { engine.watching.stop() } else { engine.watching.end_all() }
+        }
+    }
+
     /// Who answers, and in which term: what every answer's header says. Costs no more than a few loads.
     pub fn stamp(&self) -> Stamp {
         self.core.engine().map_or_else(Stamp::default, |engine| Stamp {
@@ -168,6 +182,7 @@ impl Replica {
             raft: engine.as_deref().map(|engine| self.raft_view(engine)),
             space: engine.as_deref().map(space_view).unwrap_or_default(),
             disk: engine.as_deref().map(|engine| disk_view(core, engine)).unwrap_or_default(),
+            watches: engine.as_deref().map(|engine| engine.watching.view()).unwrap_or_default(),
             no_space: core.change.borrow().no_space,
             quota_bytes: core.settings.quota_bytes,
         }
@@ -205,6 +220,11 @@ impl Replica {
     /// Changes of state, role, leader and configuration.
     pub fn watch_status(&self) -> watch::Receiver<StatusChange> {
         self.core.change.subscribe()
+    }
+
+    /// State, role, leader and configuration now.
+    pub(crate) fn standing(&self) -> StatusChange {
+        self.core.change.borrow().clone()
     }
 
     /// Resolves with the reason when the node has ended by itself for good, because a disk failed.

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use quorate_kv::Revision;
+use quorate_node::watch::Batch;
 use quorate_node::{AppliedResult, AppliedState, AppliedSummary};
 use quorate_raft::{Entry, LogIndex, SnapshotMeta};
 use quorate_store::{ReceivedSnapshot, SnapshotSink, StateStore, StateView, WriteError};
@@ -48,6 +50,10 @@ pub(crate) enum StateJob {
 
 /// What the state writer reports.
 pub(crate) trait StateReports: Send + 'static {
+    /// Whether anybody wants to know what changed. Asked after it is visible to readers.
+    fn is_watched(&self) -> bool;
+    /// This changed, and readers see it.
+    fn changed(&self, batch: Batch);
     /// A batch was applied.
     fn applied(&self, summary: AppliedSummary);
     /// The state is durable up to `index`.
@@ -141,13 +147,20 @@ impl<R: StateReports> Writer<'_, R> {
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), String> {
         let begun = Instant::now();
-        let applied = self.store.apply(entries).map_err(|error| error.to_string())?;
+        let before = self.view.revision();
+        let mut applied = self.store.apply(entries).map_err(|error| error.to_string())?;
         let storage = &self.metrics.storage;
         storage.apply_seconds.observe(begun.elapsed().as_secs_f64());
         storage.apply_batch_entries.observe(entries.len() as f64);
         self.dirty = true;
         self.dirty_bytes += entries.iter().map(Entry::size).sum::<usize>();
         self.compacting |= self.view.pruned() < self.view.compact_revision();
+        if self.reports.is_watched() {
+            // Before the requests are answered: a watch created after its client's write begins after it.
+            let outcomes = applied.results.iter_mut().filter_map(|entry| entry.outcome.as_mut());
+            let changes = outcomes.flat_map(|outcome| std::mem::take(&mut outcome.changes)).collect();
+            self.reports.changed(Batch { changes, ..self.unknown_changes(before) });
+        }
         let results = applied.results.into_iter().filter_map(|entry| {
             let (origin, session, sequence) = entry.origin?;
             Some(AppliedResult { index: entry.index, origin, session, sequence, outcome: entry.outcome? })
@@ -155,6 +168,12 @@ impl<R: StateReports> Writer<'_, R> {
         let summary = AppliedSummary { results: results.collect(), state: self.applied_state() };
         self.reports.applied(summary);
         Ok(())
+    }
+
+    /// What is to be read back if somebody wants to know it.
+    fn unknown_changes(&self, before: Revision) -> Batch {
+        let (through, compacted) = (self.view.revision(), self.view.compact_revision());
+        Batch { before, through, compacted, changes: Vec::new() }
     }
 
     /// Where the state stands, as the node counts it.
@@ -172,6 +191,9 @@ impl<R: StateReports> Writer<'_, R> {
     fn install(&mut self, meta: &SnapshotMeta, installed: &mpsc::Sender<AppliedState>) -> Result<(), String> {
         let (image, _) = self.kept.take().ok_or("an image is to be installed that was never received")?;
         self.store.install(*image).map_err(|error| error.to_string())?;
+        if self.reports.is_watched() {
+            self.reports.changed(self.unknown_changes(self.view.revision()));
+        }
         let state = self.applied_state();
         assert_eq!(state.index, meta.index, "the installed image is the one consensus knows");
         self.dirty = false;

@@ -33,6 +33,8 @@ pub struct ReplicaStatus {
     pub space: SpaceView,
     /// Figures of both data files.
     pub disk: DiskView,
+    /// Figures of watches; zero without a running node.
+    pub watches: WatchView,
     /// Writes are refused: live bytes passed the quota, or the disk is full.
     pub no_space: bool,
     /// The quota of [`super::ReplicaConfig::quota_bytes`].
@@ -120,6 +122,23 @@ pub struct DiskView {
     pub log_in_use: u64,
     /// The applied index that survives a crash without the log.
     pub durable_applied: LogIndex,
+}
+
+/// Watches of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WatchView {
+    /// Open streams.
+    pub streams: usize,
+    /// Watches of all streams.
+    pub watches: usize,
+    /// Watches that read back what they missed.
+    pub behind: usize,
+    /// Events told, once for each watch that was told.
+    pub events_told: u64,
+    /// Answers that wait for clients.
+    pub queued_answers: usize,
+    /// Their bytes.
+    pub queued_bytes: usize,
 }
 
 /// What readiness and waiting callers watch; a new value is published when any field changes.

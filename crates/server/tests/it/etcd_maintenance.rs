@@ -3,11 +3,12 @@
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use quorate_proto::etcdserverpb::watch_client::WatchClient;
 use quorate_proto::etcdserverpb::{
     AlarmRequest, DefragmentRequest, HashKvRequest, MemberAddRequest, MemberListRequest, MoveLeaderRequest,
-    StatusRequest, WatchRequest,
+    StatusRequest,
 };
+use quorate_proto::v3lockpb::LockRequest;
+use quorate_proto::v3lockpb::lock_client::LockClient;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -109,10 +110,9 @@ async fn members_are_listed_with_urls_and_changed_elsewhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn services_that_are_not_there_yet_are_unimplemented() {
     let served = Served::alone().await;
-    let requests = tokio_stream::iter([WatchRequest::default()]);
-    let refused = WatchClient::new(served.channel()).watch(requests).await.expect_err("not offered");
+    let refused = LockClient::new(served.channel()).lock(LockRequest::default()).await.expect_err("not offered");
     assert_eq!(refused.code(), Code::Unimplemented);
-    assert!(refused.message().starts_with("etcdserverpb.Watch/Watch is not offered"), "{refused}");
+    assert!(refused.message().starts_with("v3lockpb.Lock/Lock is not offered"), "{refused}");
     served.server.stop().await;
 }
 
@@ -144,6 +144,7 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
         "etcdserverpb.Cluster",
         "etcdserverpb.KV",
         "etcdserverpb.Maintenance",
+        "etcdserverpb.Watch",
         "grpc.health.v1.Health",
         "quorate.v1.Admin",
     ];

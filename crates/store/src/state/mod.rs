@@ -8,6 +8,7 @@
 //!    log may be cut;
 //! 3. after a failed write or sync nothing more is written.
 
+mod history;
 mod index_image;
 mod rationed;
 mod records;
@@ -22,6 +23,7 @@ use quorate_kv::{KeySpace, Outcome, Step};
 use quorate_raft::{Entry, Incarnation, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term};
 use quorate_wire::Envelope;
 
+pub use history::{Forgotten, History};
 pub use records::RecordTotals;
 pub use view::{StateStream, StateView, StreamChunk};
 
