@@ -11,10 +11,12 @@ use crate::fuzz::FuzzArgs;
 use crate::manifests::{self, ManifestsArgs};
 use crate::process::{cargo, run};
 
-/// Seeds of the slice of simulation that `ci` runs.
+/// Seeds of the slice of simulation that `ci` runs, the same each time.
 const CI_SEEDS: &str = "1..20";
 /// Time of each fuzz target in `ci`; two run at a time.
 const CI_FUZZ_SECONDS: f64 = 120.0;
+/// How long it runs seeds that nobody ran before; the simulator prints where they begin.
+const CI_SECONDS: &str = "60";
 
 /// Options of `sim`, handed on to the simulator as they are.
 #[derive(clap::Args)]
@@ -46,25 +48,33 @@ pub(crate) fn test() -> Result<(), Failure> {
 }
 
 pub(crate) fn sim(args: &SimArgs) -> Result<(), Failure> {
-    simulate(&args.args)
+    simulate(&[], &args.args)
+}
+
+/// The hunt of the known bugs, all of them or those named, in a build of its own.
+pub(crate) fn mutants(args: &SimArgs) -> Result<(), Failure> {
+    let hunt = ["--mutants".to_owned()];
+    simulate(&["--features", "mutants"], &[&hunt, args.args.as_slice()].concat())
 }
 
 /// Everything, in the order in which mistakes are cheapest to find.
 pub(crate) fn ci() -> Result<(), Failure> {
-    let seeds = ["--seeds".to_owned(), CI_SEEDS.to_owned()];
+    let fixed = ["--seeds".to_owned(), CI_SEEDS.to_owned()];
+    let fresh = ["--seconds".to_owned(), CI_SECONDS.to_owned()];
     step("check", check)?;
     step("test", test)?;
-    step("sim", || simulate(&seeds))?;
+    step("sim", || simulate(&[], &fixed))?;
+    step("sim of fresh seeds", || simulate(&[], &fresh))?;
     step("fuzz", || crate::fuzz::run_targets(&FuzzArgs::slice(CI_FUZZ_SECONDS)))?;
     step("alerts", alerts::test)?;
     step("manifests", || manifests::run(&ManifestsArgs { check: true }))?;
     step("e2e", || e2e::run(&E2eArgs::core()))
 }
 
-fn simulate(args: &[String]) -> Result<(), Failure> {
+fn simulate(features: &[&str], args: &[String]) -> Result<(), Failure> {
     let mut sim = cargo();
-    sim.args(["run", "--quiet", "--profile", "sim", "--package", "quorate-sim", "--"]);
-    run(sim.args(args))
+    sim.args(["run", "--quiet", "--profile", "sim", "--package", "quorate-sim"]).args(features);
+    run(sim.arg("--").args(args))
 }
 
 /// What cannot run on this machine holds nothing up, and is not passed over in silence.

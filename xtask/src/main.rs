@@ -37,6 +37,8 @@ enum Command {
     Sim(gates::SimArgs),
     /// Feed hostile input to every parser
     Fuzz(fuzz::FuzzArgs),
+    /// Put the known bugs back one by one, and let the simulator find each; last line `N of M killed`
+    Mutants(gates::SimArgs),
     /// Everything a change has to pass: check, test, a slice of simulation, the operator, the core end-to-end tests
     Ci,
     /// Generate the wire types from proto/
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Test => gates::test(),
         Command::Sim(args) => gates::sim(&args),
         Command::Fuzz(args) => fuzz::run_targets(&args),
+        Command::Mutants(args) => gates::mutants(&args),
         Command::Ci => gates::ci(),
         Command::Codegen(args) => codegen::run(&args),
         Command::Tools => tools::build(),

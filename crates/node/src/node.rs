@@ -366,6 +366,11 @@ impl Node {
         (reading.clock, reading.at)
     }
 
+    /// The term this node leads, if it does.
+    pub fn leads(&self) -> Option<Term> {
+        self.is_leader().then_some(self.term)
+    }
+
     /// Committed up to here, as far as this node knows.
     pub fn commit(&self) -> LogIndex {
         self.raft.commit()

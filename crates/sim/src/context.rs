@@ -72,6 +72,11 @@ pub(crate) enum Event<T: Tier> {
         /// Changes left.
         left: u32,
     },
+    /// A host loses all its links.
+    CutOff {
+        /// Which.
+        host: HostId,
+    },
     /// A full disk has room again.
     SpaceBack {
         /// Whose.

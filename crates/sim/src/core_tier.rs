@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_raft::{
-    Entry, Incarnation, Input, LogIndex, Membership, Message, NodeId, Raft, ReadId, RequestId, Restored, Status, Term,
-    Time, WriteSeq,
+    Entry, Incarnation, Input, LogIndex, Membership, Message, NodeId, Raft, ReadId, RequestId, Restored, RoleKind,
+    Status, Term, Time, WriteSeq,
 };
 
 use crate::context::Context;
@@ -200,6 +200,10 @@ impl Tier for CoreTier {
 
     fn deadline(process: &Process) -> Time {
         process.raft.next_deadline()
+    }
+
+    fn leads(process: &Process) -> Option<Term> {
+        (process.raft.role() == RoleKind::Leader).then(|| process.raft.term())
     }
 
     fn status(process: &Process) -> Option<Status> {

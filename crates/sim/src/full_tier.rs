@@ -238,6 +238,10 @@ impl Tier for FullTier {
         process.node.as_ref().map_or(Time::NEVER, Node::next_deadline)
     }
 
+    fn leads(process: &Process) -> Option<Term> {
+        process.node.as_ref().and_then(Node::leads)
+    }
+
     fn status(process: &Process) -> Option<Status> {
         process.node.as_ref().map(|node| node.status(Time(0)).raft)
     }

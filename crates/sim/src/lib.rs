@@ -35,6 +35,7 @@ mod plan;
 mod queue;
 mod random;
 mod run;
+mod shrink;
 mod tier;
 mod trace;
 mod world;
@@ -44,6 +45,8 @@ pub use coverage::{Coverage, Handler, Reached, Struck};
 pub use cpu::thread_time;
 #[cfg(feature = "mutants")]
 pub use mutation::hunt;
-pub use run::{Failure, TierChoice, run_seed};
+pub use plan::Restriction;
+pub use run::{Failure, TierChoice, run_lasting, run_restricted, run_seed};
+pub use shrink::{Shrunk, shrink};
 pub use trace::TraceHash;
 pub use world::Verdict;

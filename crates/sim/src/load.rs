@@ -42,11 +42,13 @@ impl<T: Tier> World<T> {
         match load {
             Load::Write => {
                 if let Some(host) = self.some_host(800_000) {
+                    self.operations += 1;
                     self.ask(host, Ask::Write);
                 }
             }
             Load::Read => {
                 if let Some(host) = self.some_host(500_000) {
+                    self.operations += 1;
                     self.ask(host, Ask::Read);
                 }
             }
@@ -68,6 +70,9 @@ impl<T: Tier> World<T> {
                 let to = self.random.pick(&status.membership.members.keys().copied().collect::<Vec<_>>()).copied();
                 let to = if self.random.coin() { to } else { None };
                 self.ask(leader, Ask::Transfer { to });
+                if let Some(to) = to.filter(|_| self.random.chance(250_000)) {
+                    self.cut_off_soon(to);
+                }
             }
         }
     }
@@ -75,12 +80,22 @@ impl<T: Tier> World<T> {
     /// A running host: the leader's with this chance per million, else any.
     pub(crate) fn some_host(&mut self, leader: u32) -> Option<HostId> {
         if self.random.chance(leader)
-            && let Some((host, _)) = self.leader()
+            && let Some(host) = self.leading_host()
         {
             return Some(host);
         }
         let running = self.running();
         self.random.pick(&running).copied()
+    }
+
+    /// A node that has just been told to campaign raises the term and is heard by nobody.
+    fn cut_off_soon(&mut self, node: NodeId) {
+        let Some(&host) = self.context.cluster.directory.get(&node) else { return };
+        self.context.coverage.hit(Reached::SuccessorCutOff);
+        let network = &self.context.plan.network;
+        let round_trip = 2 * (network.delay_min_us + network.delay_mean_us) + self.context.plan.disk.write_mean_us;
+        let at = Instant(self.context.now().0 + self.random.below(round_trip + 1));
+        self.context.queue.at(at, Event::CutOff { host });
     }
 
     /// Something small that an administrator or the network does.

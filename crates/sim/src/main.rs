@@ -1,5 +1,9 @@
-//! The simulator's command: runs one seed, a range of seeds, or fresh ones for some minutes.
+//! The simulator's command: runs one seed, a range of seeds, or fresh ones for some time; measures its own speed; hunts
+//! known bugs.
 
+mod summary;
+
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -7,33 +11,55 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, ValueEnum};
-use quorate_sim::{Coverage, TierChoice, Verdict, run_seed};
+use quorate_sim::{
+    Failure, Restriction, TierChoice, Verdict, run_lasting, run_restricted, run_seed, shrink, thread_time,
+};
+
+use summary::Summary;
+
+/// Failures that are shrunk; the rest is most likely the same again.
+const SHRUNK: u64 = 2;
 
 /// Runs Quorate's consensus and replicas under seeded faults.
 #[derive(Debug, Parser)]
 #[command(name = "quorate-sim")]
 struct Arguments {
     /// Run this one seed.
-    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
+    #[arg(long, conflicts_with_all = ["seeds", "seconds", "minutes"])]
     seed: Option<u64>,
     /// Run the seeds A up to, and without, B.
-    #[arg(long, value_name = "A..B", value_parser = parse_range, conflicts_with = "minutes")]
+    #[arg(long, value_name = "A..B", value_parser = parse_range, conflicts_with_all = ["seconds", "minutes"])]
     seeds: Option<Range<u64>>,
     /// Run fresh seeds for this many minutes.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "seconds")]
     minutes: Option<u64>,
+    /// Run fresh seeds for this many seconds.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Print the hash of everything that happened.
     #[arg(long)]
     trace_hash: bool,
     /// Print every input and effect.
     #[arg(long)]
     verbose: bool,
+    /// With --seed: strike only the planned faults of these numbers, or `none`.
+    #[arg(long, value_name = "N,N,..", requires = "seed", value_parser = parse_numbers)]
+    only: Option<Numbers>,
+    /// With --seed: leave these rates of the plan out.
+    #[arg(long, value_name = "RATE", requires = "seed", value_parser = Restriction::RATES)]
+    without: Vec<String>,
+    /// Fail if something that can be met was not met.
+    #[arg(long)]
+    require_coverage: bool,
+    /// Run long seeds and print how fast; only those with enough load and faults count.
+    #[arg(long, conflicts_with_all = ["seed", "require_coverage"])]
+    speed: bool,
     /// What to run; all tiers if none is named.
     #[arg(long)]
     tier: Option<Tier>,
     /// Hunt the known bugs instead of running seeds; with a name, that one alone.
     #[cfg(feature = "mutants")]
-    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["seed", "seeds", "minutes"])]
+    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["seed", "seeds", "minutes", "seconds"])]
     mutants: Option<Vec<quorate_mutants::Mutant>>,
     /// Processor time that the hunt of one bug may take, in seconds.
     #[cfg(feature = "mutants")]
@@ -65,6 +91,18 @@ impl Tier {
     }
 }
 
+/// Numbers of planned faults.
+#[derive(Debug, Clone)]
+struct Numbers(BTreeSet<usize>);
+
+fn parse_numbers(text: &str) -> Result<Numbers, String> {
+    if text == "none" {
+        return Ok(Numbers(BTreeSet::new()));
+    }
+    let numbers = text.split(',').map(|number| number.parse().map_err(|error| format!("{number:?}: {error}")));
+    numbers.collect::<Result<_, _>>().map(Numbers)
+}
+
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
     let (from, to) = text.split_once("..").ok_or("a range is written A..B")?;
     let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text:?}: {error}"));
@@ -85,15 +123,17 @@ fn main() -> ExitCode {
     if let Some(seed) = arguments.seed {
         return run_one(seed, &tiers, &arguments);
     }
-    let (range, until) = match (&arguments.seeds, arguments.minutes) {
-        (Some(range), _) => (range.clone(), None),
-        (None, minutes) => {
+    let range = match &arguments.seeds {
+        Some(range) => range.clone(),
+        None => {
             let first = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) * 100_000;
-            let time = Duration::from_secs(60 * minutes.unwrap_or(1));
-            (first..u64::MAX, Some(Instant::now() + time))
+            println!("fresh seeds from {first} on");
+            first..u64::MAX
         }
     };
-    run_many(range, until, &tiers, arguments.jobs)
+    let seconds = arguments.seconds.unwrap_or(60 * arguments.minutes.unwrap_or(1));
+    let until = arguments.seeds.is_none().then(|| Instant::now() + Duration::from_secs(seconds));
+    run_many(range, until, &tiers, &arguments)
 }
 
 /// All known bugs if none is named.
@@ -106,12 +146,15 @@ fn hunt_mutants(named: &[quorate_mutants::Mutant], arguments: &Arguments) -> Exi
 }
 
 fn run_one(seed: u64, tiers: &[TierChoice], arguments: &Arguments) -> ExitCode {
+    let rates = Restriction::RATES.into_iter().filter(|rate| arguments.without.iter().any(|name| name == rate));
+    let restriction =
+        Restriction { only: arguments.only.as_ref().map(|Numbers(numbers)| numbers.clone()), without: rates.collect() };
     let mut traces = String::new();
     for &tier in tiers {
-        let verdict = match run_seed(seed, tier, arguments.verbose) {
+        let verdict = match run_restricted(seed, tier, &restriction, arguments.verbose) {
             Ok(verdict) => verdict,
             Err(failure) => {
-                println!("{failure}");
+                println!("{failure}{restriction}");
                 return ExitCode::FAILURE;
             }
         };
@@ -129,106 +172,54 @@ fn run_one(seed: u64, tiers: &[TierChoice], arguments: &Arguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What the runs of one tier came to.
-#[derive(Default)]
-struct TierSummary {
-    runs: u64,
-    coverage: Coverage,
-    simulated_seconds: f64,
-    events: u64,
-    wall_seconds: f64,
-    leader_after_percent: Vec<u64>,
-}
-
-impl TierSummary {
-    fn add(&mut self, verdict: &Verdict, wall: Duration) {
-        self.runs += 1;
-        self.coverage.merge(&verdict.coverage);
-        self.simulated_seconds += verdict.simulated.0 as f64 / 1e6;
-        self.events += verdict.events;
-        self.wall_seconds += wall.as_secs_f64();
-        self.leader_after_percent.push(verdict.leader_after_percent);
-    }
-
-    fn print(&mut self, tier: TierChoice) {
-        println!("{tier} tier, met by count:\n{}", self.coverage.table(tier));
-        self.leader_after_percent.sort_unstable();
-        let at = |percent: usize| {
-            let values = &self.leader_after_percent;
-            values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0)
-        };
-        println!(
-            "{tier} tier, first leader after healing, in hundredths of an election timeout: p50 {} p99 {} p100 {}",
-            at(50),
-            at(99),
-            at(100)
-        );
-        println!(
-            "{tier} tier: {} runs, {:.0} simulated seconds, {} events; {:.0} simulated seconds a second of one thread",
-            self.runs,
-            self.simulated_seconds,
-            self.events,
-            self.simulated_seconds / self.wall_seconds.max(1e-9)
-        );
-    }
-}
-
-/// What all runs came to. A seed passes if it passes in every tier.
-#[derive(Default)]
-struct Summary {
-    passed: u64,
-    failed: u64,
-    core: TierSummary,
-    full: TierSummary,
-}
-
-fn run_many(range: Range<u64>, until: Option<Instant>, tiers: &[TierChoice], jobs: usize) -> ExitCode {
+fn run_many(range: Range<u64>, until: Option<Instant>, tiers: &[TierChoice], arguments: &Arguments) -> ExitCode {
     let next = AtomicU64::new(range.start);
     let summary = Mutex::new(Summary::default());
     std::thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
+        for _ in 0..arguments.jobs.max(1) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= range.end || until.is_some_and(|until| Instant::now() >= until) {
                         return;
                     }
-                    let passed = tiers.iter().filter(|tier| run_counted(seed, **tier, &summary)).count() == tiers.len();
-                    let mut summary = summary.lock().expect("no run panics here");
-                    summary.passed += u64::from(passed);
-                    summary.failed += u64::from(!passed);
+                    run_in_tiers(seed, tiers, arguments, &summary);
                 }
             });
         }
     });
     let mut summary = summary.into_inner().expect("all threads ended");
-    for &tier in tiers {
-        match tier {
-            TierChoice::Core => summary.core.print(tier),
-            TierChoice::Full => summary.full.print(tier),
-        }
-    }
-    println!("{} passed, {} failed", summary.passed, summary.failed);
-    if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let covered = summary.print(tiers, arguments.speed, arguments.require_coverage);
+    if summary.failed == 0 && covered { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one seed in one tier and says whether it passed.
-fn run_counted(seed: u64, tier: TierChoice, summary: &Mutex<Summary>) -> bool {
-    let started = Instant::now();
-    let result = run_seed(seed, tier, false);
-    let mut summary = summary.lock().expect("no run panics here");
-    match result {
-        Ok(verdict) => {
-            let of_tier = match tier {
-                TierChoice::Core => &mut summary.core,
-                TierChoice::Full => &mut summary.full,
-            };
-            of_tier.add(&verdict, started.elapsed());
-            true
-        }
-        Err(failure) => {
-            println!("{failure}");
-            false
+/// Runs one seed in each tier. A seed passes if it passes in all of them.
+fn run_in_tiers(seed: u64, tiers: &[TierChoice], arguments: &Arguments, summary: &Mutex<Summary>) {
+    let mut failed = false;
+    for &tier in tiers {
+        let started = thread_time();
+        let result = run_counted(seed, tier, arguments.speed);
+        let cpu = thread_time() - started;
+        let failure = {
+            let mut summary = summary.lock().expect("no run panics here");
+            match result {
+                Ok(verdict) => {
+                    summary.add(tier, &verdict, cpu);
+                    continue;
+                }
+                Err(failure) => (failure, summary.failed + u64::from(failed)),
+            }
+        };
+        failed = true;
+        let (failure, before) = failure;
+        println!("{failure}");
+        if before < SHRUNK && !arguments.speed {
+            println!("{}", shrink(&failure));
         }
     }
+    summary.lock().expect("no run panics here").count(failed);
+}
+
+fn run_counted(seed: u64, tier: TierChoice, speed: bool) -> Result<Verdict, Failure> {
+    if speed { run_lasting(seed, tier, summary::MEASURED_LENGTH) } else { run_seed(seed, tier, false) }
 }

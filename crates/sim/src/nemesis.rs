@@ -18,7 +18,7 @@ use crate::world::World;
 impl<T: Tier> World<T> {
     /// Strikes the planned fault of this number.
     pub(crate) fn strike(&mut self, number: usize) {
-        if !self.context.faulty {
+        if !self.context.faulty || self.context.plan.silenced.contains(&number) {
             return;
         }
         let fault = self.context.plan.faults[number];

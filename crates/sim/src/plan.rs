@@ -4,6 +4,8 @@
 //! hides the bugs that need one of them to stay away. The schedule is a list, so that a failing seed can be run again
 //! with parts of it left out.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
 use quorate_raft::Config;
@@ -146,6 +148,46 @@ const FAULTS: [(FaultKind, u64); 25] = [
     (FaultKind::DiskFull, 2),
 ];
 
+/// A part of a plan: what a shrunk failure still needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restriction {
+    /// The planned faults that strike, by number; all of them if not given.
+    pub only: Option<BTreeSet<usize>>,
+    /// Rates that are 0.
+    pub without: BTreeSet<&'static str>,
+}
+
+impl Restriction {
+    /// Rates that can be left out.
+    pub const RATES: [&'static str; 12] = [
+        "loss",
+        "duplication",
+        "reordering",
+        "replay",
+        "bandwidth",
+        "kills-in-steps",
+        "stalls",
+        "late-reports",
+        "voters",
+        "transfers",
+        "upkeep",
+        "workloads",
+    ];
+}
+
+impl fmt::Display for Restriction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(only) = &self.only {
+            let numbers: Vec<String> = only.iter().map(ToString::to_string).collect();
+            write!(f, " --only {}", if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") })?;
+        }
+        for rate in &self.without {
+            write!(f, " --without {rate}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Everything that is decided before a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -171,6 +213,8 @@ pub(crate) struct Plan {
     pub(crate) clocks_bounded: bool,
     /// Faults in the order of their time.
     pub(crate) faults: Vec<Fault>,
+    /// Numbers of those that do not strike.
+    pub(crate) silenced: BTreeSet<usize>,
     /// How long faults go on.
     pub(crate) safety: Duration,
     /// After the faults, hosts beyond what a quorum needs may stay dead.
@@ -180,6 +224,11 @@ pub(crate) struct Plan {
 impl Plan {
     /// Draws the plan of `seed`.
     pub(crate) fn draw(seed: u64) -> Plan {
+        Plan::draw_lasting(seed, None)
+    }
+
+    /// The same with a length of its own, for measuring.
+    pub(crate) fn draw_lasting(seed: u64, length: Option<Duration>) -> Plan {
         let mut random = Random::new(seed);
         let initial_voters = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5]).expect("choices");
         let hosts = initial_voters + random.between(1, 3) as usize;
@@ -187,7 +236,8 @@ impl Plan {
         let timeout_us = raft.election_timeout.as_micros() as u64;
         // Long enough for a few changes and crashes; some long enough for what builds up slowly.
         let longest = if random.chance(250_000) { 180 } else { 100 };
-        let safety = Duration::from_secs(random.between(30, longest));
+        let drawn = Duration::from_secs(random.between(30, longest));
+        let safety = length.unwrap_or(drawn);
         let clocks_bounded = !random.chance(150_000);
         let mut faults = draw_faults(&mut random.fork(5), timeout_us, safety);
         if clocks_bounded {
@@ -210,9 +260,34 @@ impl Plan {
             },
             clocks_bounded,
             faults,
+            silenced: BTreeSet::new(),
             safety,
             leave_minority_dead: random.chance(300_000),
             raft,
+        }
+    }
+
+    /// Leaves out what `restriction` does not allow. Everything else is as it was drawn.
+    pub(crate) fn restrict(&mut self, restriction: &Restriction) {
+        if let Some(only) = &restriction.only {
+            self.silenced = (0..self.faults.len()).filter(|number| !only.contains(number)).collect();
+        }
+        for rate in &restriction.without {
+            match *rate {
+                "loss" => self.network.loss = 0,
+                "duplication" => self.network.duplication = 0,
+                "reordering" => self.network.reordering = 0,
+                "replay" => self.network.replay = 0,
+                "bandwidth" => self.network.bandwidth = 0,
+                "kills-in-steps" => self.kill_in_step = 0,
+                "stalls" => self.disk.stall = 0,
+                "late-reports" => self.disk.late_report = 0,
+                "voters" => self.load.membership_us = 0,
+                "transfers" => self.load.transfer_us = 0,
+                "upkeep" => self.load.upkeep_us = 0,
+                "workloads" => self.load.workload_us = 0,
+                other => unreachable!("{other} is no rate"),
+            }
         }
     }
 
@@ -223,8 +298,9 @@ impl Plan {
 }
 
 fn draw_raft(random: &mut Random) -> Config {
-    let timeout_ms = random.between(150, 1_000);
-    let heartbeat_ms = timeout_ms / random.between(3, 10);
+    // A heartbeat is an event a follower: many short ones would fill a run with the dullest of its messages.
+    let timeout_ms = random.between(300, 1_000);
+    let heartbeat_ms = timeout_ms / random.between(3, 6);
     let mut pick = |choices: &[u64]| *random.pick(choices).expect("choices");
     Config {
         election_timeout: Duration::from_millis(timeout_ms),
@@ -268,8 +344,8 @@ fn draw_load(random: &mut Random, timeout_us: u64) -> LoadPlan {
     let often = |random: &mut Random, low: u64, high: u64| timeout_us * random.between(low, high);
     LoadPlan {
         // A quiet cluster lets nodes that were cut off still win: their logs lack nothing.
-        write_us: *random.pick(&[10_000, 50_000, 100_000, 200_000, 3_000_000]).expect("choices"),
-        read_us: *random.pick(&[50_000, 200_000]).expect("choices"),
+        write_us: *random.pick(&[20_000, 50_000, 100_000, 200_000, 400_000, 3_000_000]).expect("choices"),
+        read_us: *random.pick(&[60_000, 200_000, 200_000]).expect("choices"),
         membership_us: if random.chance(250_000) { 0 } else { often(random, 2, 30) },
         transfer_us: if random.coin() { 0 } else { often(random, 3, 60) },
         upkeep_us: if random.chance(300_000) { 0 } else { often(random, 2, 40) },

@@ -6,10 +6,11 @@ use std::cell::RefCell;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+use std::time::Duration;
 
 use crate::core_tier::CoreTier;
 use crate::full_tier::FullTier;
-use crate::plan::Plan;
+use crate::plan::{Plan, Restriction};
 use crate::world::{Verdict, World};
 
 /// What is run.
@@ -42,6 +43,13 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// What was broken, without where: two failures of one rule are taken for the same.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        let line = self.what.lines().next().unwrap_or_default();
+        line.split_once([':', ' ']).map_or(line, |(rule, _)| rule)
+    }
+
     /// The first line of what was broken, short enough for a table.
     #[must_use]
     pub fn property(&self) -> &str {
@@ -78,9 +86,36 @@ fn keep_panics() {
 /// # Errors
 /// [`Failure`] if a checker or an assertion found a broken promise.
 pub fn run_seed(seed: u64, tier: TierChoice, verbose: bool) -> Result<Verdict, Failure> {
+    run_plan(Plan::draw(seed), tier, verbose)
+}
+
+/// Runs a part of a seed: what a shrunk failure still needs.
+///
+/// # Errors
+/// [`Failure`] as of [`run_seed`].
+pub fn run_restricted(
+    seed: u64,
+    tier: TierChoice,
+    restriction: &Restriction,
+    verbose: bool,
+) -> Result<Verdict, Failure> {
+    let mut plan = Plan::draw(seed);
+    plan.restrict(restriction);
+    run_plan(plan, tier, verbose)
+}
+
+/// Runs a seed with faults for so long, whatever length it would have drawn: for measuring.
+///
+/// # Errors
+/// [`Failure`] as of [`run_seed`].
+pub fn run_lasting(seed: u64, tier: TierChoice, length: Duration) -> Result<Verdict, Failure> {
+    run_plan(Plan::draw_lasting(seed, Some(length)), tier, false)
+}
+
+fn run_plan(plan: Plan, tier: TierChoice, verbose: bool) -> Result<Verdict, Failure> {
     keep_panics();
+    let seed = plan.seed;
     let run = AssertUnwindSafe(|| {
-        let plan = Plan::draw(seed);
         if verbose {
             eprintln!("{plan:#?}");
         }

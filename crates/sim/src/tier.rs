@@ -4,7 +4,7 @@
 //! what its disk holds. The core tier drives the consensus core on a model of a disk, the full tier the whole replica
 //! on its real stores.
 
-use quorate_raft::{Incarnation, LogIndex, Member, Membership, NodeId, Status, Time, VoterTarget};
+use quorate_raft::{Incarnation, LogIndex, Member, Membership, NodeId, Status, Term, Time, VoterTarget};
 
 use crate::context::Context;
 use crate::coverage::Handler;
@@ -135,6 +135,8 @@ pub(crate) trait Tier: Sized {
     fn describe(message: &Self::Message) -> (Handler, u64);
     /// When the process wants its next tick, on its own clock.
     fn deadline(process: &Self::Process) -> Time;
+    /// The term that the process leads, if it does.
+    fn leads(process: &Self::Process) -> Option<Term>;
     /// Status of the consensus core; none if no cluster has taken the process in yet.
     fn status(process: &Self::Process) -> Option<Status>;
     /// Checks a healed and quiet world: everything acknowledged is there, on every one of `nodes`.

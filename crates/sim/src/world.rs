@@ -64,6 +64,10 @@ pub struct Verdict {
     pub leader_after_percent: u64,
     /// Planned faults that struck.
     pub faults: u64,
+    /// Reads and writes that clients began.
+    pub operations: u64,
+    /// The election timeout, in microseconds.
+    pub election_timeout_us: u64,
 }
 
 /// One run.
@@ -77,6 +81,7 @@ pub(crate) struct World<T: Tier> {
     /// Voter sets asked for lately; a disk that one of them needs is not wiped.
     pub(crate) asked: Vec<(Instant, Vec<NodeId>)>,
     pub(crate) struck: u64,
+    pub(crate) operations: u64,
     pub(crate) leader_after_percent: u64,
     events: u64,
 }
@@ -113,6 +118,7 @@ impl<T: Tier> World<T> {
             dead: Vec::new(),
             asked: Vec::new(),
             struck: 0,
+            operations: 0,
             leader_after_percent: 0,
             events: 0,
         };
@@ -187,6 +193,8 @@ impl<T: Tier> World<T> {
             events: self.events,
             leader_after_percent: self.leader_after_percent,
             faults: self.struck,
+            operations: self.operations,
+            election_timeout_us: self.context.plan.timeout_us(),
         }
     }
 
@@ -216,6 +224,11 @@ impl<T: Tier> World<T> {
             Event::Fault(number) => self.strike(number),
             Event::Flap { one, other, left } => self.flap(one, other, left),
             Event::SpaceBack { host } => self.space_back(host),
+            Event::CutOff { host } => {
+                if self.context.faulty {
+                    crate::partition::isolate(&mut self.context.network, self.hosts.len(), host);
+                }
+            }
             Event::Load(load) => self.load(load),
             Event::Poll => self.poll(),
         }
@@ -421,17 +434,16 @@ impl<T: Tier> World<T> {
 
     /// The status of the running leader of the newest term, and its host.
     pub(crate) fn leader(&self) -> Option<(HostId, Status)> {
-        let mut newest: Option<(HostId, Status)> = None;
-        for (host, it) in self.hosts.iter().enumerate() {
-            let Some(process) = &it.process else { continue };
-            let Some(status) = T::status(process) else { continue };
-            if status.role == quorate_raft::RoleKind::Leader
-                && newest.as_ref().is_none_or(|(_, other)| other.term < status.term)
-            {
-                newest = Some((HostId(host), status));
-            }
-        }
-        newest
+        let host = self.leading_host()?;
+        let process = self.hosts[host.0].process.as_ref()?;
+        Some((host, T::status(process)?))
+    }
+
+    /// The host of the running leader of the newest term.
+    pub(crate) fn leading_host(&self) -> Option<HostId> {
+        let leads = |it: &Host<T>| it.process.as_ref().and_then(T::leads);
+        let leaders = self.hosts.iter().enumerate().filter_map(|(host, it)| Some((leads(it)?, host)));
+        leaders.max_by_key(|(term, host)| (*term, std::cmp::Reverse(*host))).map(|(_, host)| HostId(host))
     }
 
     /// Hosts whose process runs.

@@ -96,7 +96,8 @@ fn check_appended(view: &View<'_>, log: &LogImage, index: LogIndex, membership: 
         "I-22: leader {} enters a joint phase at {index} that does not start from the voters in force",
         view.node
     );
-    let oldest = membership.members.values().map(|member| member.max_version).min();
+    let started = membership.members.values().filter(|member| member.is_bound());
+    let oldest = started.map(|member| member.max_version).min();
     assert!(
         oldest.is_none_or(|oldest| membership.cluster_version <= oldest),
         "I-24: the cluster is to be of version {} at {index}, a member knows {oldest:?} at most",

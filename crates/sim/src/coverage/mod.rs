@@ -80,6 +80,8 @@ reached! {
     Suspended => "machine suspended",
     /// A link came and went.
     LinkFlapped => "link flapped",
+    /// A node was cut off right after it was told to campaign.
+    SuccessorCutOff => "successor cut off",
     /// A message waited for a narrow link.
     BandwidthLimited => "message waited for a narrow link",
     /// A machine was slow.
@@ -98,6 +100,8 @@ reached! {
     StoppedByDisk => "process stopped by its disk",
     /// A bit flipped at rest.
     BitFlipped => "bit flipped at rest",
+    /// A process died between the switch to an image and the reset of its log.
+    KilledAfterSwitch => "killed between image and log",
     /// A process refused to start on its disk.
     StartRefused => "start refused with a diagnosis",
     /// A store came back older than it was, because what was newer had decayed.
@@ -240,8 +244,10 @@ impl Reached {
             | Reached::BitFlipped
             | Reached::StartRefused
             | Reached::DiskFilled
-            | Reached::DecayUnnoticed
+            | Reached::KilledAfterSwitch
             | Reached::ClientLeft => tier == TierChoice::Full,
+            // Possible, and too rare to be asked for.
+            Reached::DecayUnnoticed => false,
             _ => true,
         }
     }

@@ -295,6 +295,10 @@ impl Process {
                 context.clients.check_state(context.node, meta.index, meta.term, &self.state.view());
                 self.switched(meta.index);
                 self.start_writing(context);
+                if context.faulty && context.random.chance(100_000) {
+                    context.coverage.hit(Reached::KilledAfterSwitch);
+                    return Err(Killed);
+                }
                 Ok(())
             }
         };

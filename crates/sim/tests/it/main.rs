@@ -3,7 +3,9 @@
 //! Without optimisation a simulated second costs many times what it should, so the sets are small; `cargo xtask sim` runs
 //! the rest.
 
-use quorate_sim::{Failure, Reached, TierChoice, Verdict, run_seed};
+use std::collections::BTreeSet;
+
+use quorate_sim::{Failure, Reached, Restriction, TierChoice, Verdict, run_restricted, run_seed};
 
 fn run(tier: TierChoice, seeds: impl IntoIterator<Item = u64>) -> Vec<Verdict> {
     let results: Result<Vec<Verdict>, Failure> = seeds.into_iter().map(|seed| run_seed(seed, tier, false)).collect();
@@ -32,6 +34,14 @@ fn follower_that_differs_at_the_leaders_base_gets_an_image() {
 #[test]
 fn checkpoint_of_an_image_comes_before_its_installation_is_reported() {
     run(TierChoice::Full, [0]);
+}
+
+#[test]
+fn restricted_seed_is_struck_by_nothing_else() {
+    let nothing = Restriction { only: Some(BTreeSet::new()), without: Restriction::RATES.into_iter().collect() };
+    let verdict = run_restricted(3, TierChoice::Core, &nothing, false).unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(verdict.faults, 0);
+    assert_eq!(verdict.coverage.count(Reached::Lost), 0);
 }
 
 #[test]
