@@ -156,10 +156,13 @@ impl Raft {
 
     fn append_membership(&mut self, next: Membership) -> LogIndex {
         next.check();
-        let unguarded = mutant!(ChangeBeforeOwnTermCommit)
-            || mutant!(TwoChangesAtOnce)
-            || mutant!(ChangeWhileJoint)
-            || mutant!(LeavesUncommittedJoint);
+        let bugs = [
+            mutant!(ChangeBeforeOwnTermCommit),
+            mutant!(TwoChangesAtOnce),
+            mutant!(ChangeWhileJoint),
+            mutant!(LeavesUncommittedJoint),
+        ];
+        let unguarded = bugs.contains(&true);
         assert!(self.own_term_committed() || unguarded, "a configuration before an entry of the own term is committed");
         let settled = self.log.membership().0 <= self.log.commit();
         assert!(settled || unguarded, "two configurations that are not committed");

@@ -2,45 +2,27 @@
 //!
 //! Events of one instant come out in the order they were scheduled, so the queue adds no chance of its own.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::clock::Instant;
 
-struct Scheduled<E> {
-    at: Instant,
-    number: u64,
-    event: E,
-}
-
-impl<E> PartialEq for Scheduled<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-impl<E> Eq for Scheduled<E> {}
-impl<E> PartialOrd for Scheduled<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl<E> Ord for Scheduled<E> {
-    // Reversed: the heap gives out its greatest, the queue its earliest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
-    }
-}
+/// Time, number, and where the event lies: the heap moves these, not the events, which are large.
+type Key = Reverse<(Instant, u64, usize)>;
 
 /// Events waiting for their time.
 pub(crate) struct Queue<E> {
-    heap: BinaryHeap<Scheduled<E>>,
+    heap: BinaryHeap<Key>,
+    events: Vec<Option<E>>,
+    free: Vec<usize>,
     now: Instant,
     scheduled: u64,
 }
 
 impl<E> Default for Queue<E> {
     fn default() -> Self {
-        Queue { heap: BinaryHeap::new(), now: Instant::default(), scheduled: 0 }
+        let now = Instant::default();
+        Queue { heap: BinaryHeap::new(), events: Vec::new(), free: Vec::new(), now, scheduled: 0 }
     }
 }
 
@@ -53,15 +35,21 @@ impl<E> Queue<E> {
     /// Schedules `event`; a time that has passed means now.
     pub(crate) fn at(&mut self, at: Instant, event: E) {
         self.scheduled += 1;
-        self.heap.push(Scheduled { at: at.max(self.now), number: self.scheduled, event });
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[place] = Some(event);
+        self.heap.push(Reverse((at.max(self.now), self.scheduled, place)));
     }
 
     /// Takes the next event and moves time to it.
     pub(crate) fn take(&mut self) -> Option<E> {
-        let next = self.heap.pop()?;
-        assert!(next.at >= self.now, "time ran back");
-        self.now = next.at;
-        Some(next.event)
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        assert!(at >= self.now, "time ran back");
+        self.now = at;
+        self.free.push(place);
+        self.events[place].take()
     }
 }
 
