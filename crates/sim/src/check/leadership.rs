@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_raft::{Membership, NodeId, RoleKind, Term};
+use quorate_raft::{LogIndex, Membership, NodeId, RoleKind, Term};
 
 use super::{Cluster, View};
 use crate::clock::Instant;
@@ -24,7 +24,9 @@ struct Watched {
     stepped: Instant,
     role: RoleKind,
     term: Term,
+    /// It leads, under the same configuration, since.
     leads_since: Instant,
+    configuration: LogIndex,
     transferring_since: Option<(NodeId, Instant)>,
 }
 
@@ -55,6 +57,7 @@ impl Leadership {
             role: status.role,
             term: status.term,
             leads_since: now,
+            configuration: status.membership_index,
             transferring_since: None,
         };
         let watched = self.nodes.entry(view.node).or_insert(fresh);
@@ -68,6 +71,11 @@ impl Leadership {
         if (before.role, before.term) != (status.role, status.term) {
             watched.leads_since = now;
             watched.transferring_since = None;
+        }
+        if before.configuration != status.membership_index {
+            // Who is new in it may not have been heard for long.
+            watched.configuration = status.membership_index;
+            watched.leads_since = now;
         }
         let watched = *watched;
         let margin = self.timeout * MARGIN_TIMEOUTS;

@@ -134,9 +134,10 @@ fn can_meet(struck: Struck, handler: Handler, tier: TierChoice) -> bool {
         (Struck::Killed, Group::Role) | (Struck::Paused, Group::Role) => true,
         // A reset and a truncation are asked for by effects of their own.
         (Struck::Killed, Group::Effect) => true,
-        (Struck::Killed, Group::Call) => {
+        (Struck::Killed, Group::Call) if tier == TierChoice::Full => {
             matches!(handler, Handler::LogWrite | Handler::LogTruncate | Handler::Checkpoint | Handler::Open)
         }
+        (Struck::Stalled, Group::Call) if tier == TierChoice::Core => handler == Handler::LogWrite,
         (Struck::Stalled, Group::Call) => {
             matches!(handler, Handler::LogWrite | Handler::LogReset | Handler::LogTruncate)
         }
