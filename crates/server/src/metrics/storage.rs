@@ -21,6 +21,12 @@ pub struct StorageMetrics {
     pub apply_batch_entries: Histogram,
     /// One durable commit (checkpoint) of the state file.
     pub state_commit_seconds: Histogram,
+    /// Times that both files were read through and found sound.
+    pub scrub_passes_total: IntCounter,
+    /// Bytes of records that were read to verify them.
+    pub scrubbed_bytes_total: IntCounter,
+    /// Records that failed their checksum; the node bars itself at the first.
+    pub damaged_total: IntCounter,
     /// Scrape. Applied index that survives a crash without the log.
     pub durable_applied_index: IntGauge,
     /// Scrape. Bytes the log file has allocated.
@@ -53,6 +59,10 @@ impl StorageMetrics {
             apply_seconds: make.seconds("quorate_apply_seconds", "Applying one batch."),
             apply_batch_entries: make.sizes("quorate_apply_batch_entries", "Entries in one applied batch."),
             state_commit_seconds: make.seconds("quorate_state_commit_seconds", "One durable commit of the state file."),
+            scrub_passes_total: make
+                .counter("quorate_scrub_passes_total", "Times that both files were read through and found sound."),
+            scrubbed_bytes_total: make.counter("quorate_scrubbed_bytes_total", "Bytes read to verify them."),
+            damaged_total: make.counter("quorate_damaged_records_total", "Records that failed their checksum."),
             durable_applied_index: make
                 .gauge("quorate_durable_applied_index", "Applied index that survives a crash without the log."),
             log_allocated_bytes: make.gauge("quorate_log_allocated_bytes", "Bytes the log file has allocated."),

@@ -216,6 +216,19 @@ impl Core {
         });
     }
 
+    /// Something in this node's files fails its checksum: it stops taking part, for good, and says so. The process stays up
+    /// to say it.
+    pub(crate) async fn node_damaged(&self, engine: &Arc<Engine>, reason: String) {
+        let _turn = self.transition.lock().await;
+        if !self.engine().is_some_and(|running| Arc::ptr_eq(&running, engine)) {
+            return;
+        }
+        engine.bar(self, NodeState::Damaged, reason);
+        engine.published.set(None, engine.published.commit());
+        self.set_phase(Phase::Down);
+        engine.end(false).await;
+    }
+
     /// Compares the live bytes with the quota and the free space with what the log needs.
     pub(crate) fn look_at_space(&self, engine: &Engine, store: &StateStore) {
         let quota = self.settings.quota_bytes;

@@ -12,7 +12,7 @@ use quorate_node::{
     Answer, AppliedState, AppliedSummary, ClientOp, Effect, Input, Node, NodeConfig, NodeError, Restored,
 };
 use quorate_raft::{LogIndex, Membership, NodeId, WriteSeq};
-use quorate_store::{LogReader, LogStore, NodeMark, StateStore, StateView};
+use quorate_store::{LogReader, LogStore, NodeMark, ReadError, StateStore, StateView};
 use quorate_wire::peer::NodeState;
 use quorate_wire::{Identity, PeerMessage};
 use tokio::sync::{Semaphore, oneshot};
@@ -24,6 +24,7 @@ use super::images;
 use super::log_writer::{self, LogJob, LogReports};
 use super::mailbox::Mailbox;
 use super::published::{Published, Seen};
+use super::scrub;
 use super::state_writer::{self, StateJob, StateReports};
 use super::watching::{WatchThread, Watching};
 use crate::metrics::Metrics;
@@ -150,6 +151,7 @@ impl Engine {
         *engine.threads.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
         engine.driver.begin(stepping);
         core.connect(&engine);
+        core.runtime.spawn(scrub::run(Arc::downgrade(core), Arc::downgrade(&engine)));
         Ok(engine)
     }
 
@@ -314,6 +316,10 @@ impl Outside for Reports {
                 let core = Arc::clone(&self.core);
                 self.core.runtime.spawn_blocking(move || match engine.log_reader.entries(from, max_bytes) {
                     Ok(entries) => engine.tell(Input::EntriesRead { to, from, entries }),
+                    Err(error @ ReadError::Damaged { .. }) => {
+                        let runtime = core.runtime.clone();
+                        runtime.spawn(async move { core.node_damaged(&engine, error.to_string()).await });
+                    }
                     Err(error) => core.node_failed(&engine, error.to_string()),
                 });
             }

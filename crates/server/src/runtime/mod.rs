@@ -31,6 +31,7 @@ mod pending;
 mod promises;
 mod published;
 mod replica;
+mod scrub;
 mod set_aside;
 mod state_writer;
 mod status;

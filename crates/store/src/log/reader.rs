@@ -41,6 +41,28 @@ impl LogReader {
         Ok(entries)
     }
 
+    /// Reads entries from `from` on until they were `max_bytes`, and verifies them. Gives the bytes read and where to go
+    /// on; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if a record fails its checksum.
+    pub fn verify(&self, from: LogIndex, max_bytes: usize) -> Result<(usize, Option<LogIndex>), ReadError> {
+        let failed = |error: redb::Error| ReadError::from_redb(LOG_FILE, error);
+        let transaction = self.database.read()?;
+        let table = transaction.open_table(ENTRIES).map_err(|error| failed(error.into()))?;
+        let mut bytes = 0;
+        for row in table.range(from.0..).map_err(|error| failed(error.into()))? {
+            let (index, record) = row.map_err(|error| failed(error.into()))?;
+            let index = LogIndex(index.value());
+            if bytes >= max_bytes {
+                return Ok((bytes, Some(index)));
+            }
+            bytes += record.value().len();
+            decode_entry(index, record.value()).map_err(|error| damage(index, error))?;
+        }
+        Ok((bytes, None))
+    }
+
     /// All entries of a range that begins within the log, in order, until `visit` says stop with `false`.
     ///
     /// # Errors
@@ -63,14 +85,18 @@ impl LogReader {
                 break;
             }
             expected = LogIndex(index.0 + 1);
-            let entry = decode_entry(index, record.value()).map_err(|error| match error {
-                EntryError::Damaged(detail) => ReadError::damaged(LOG_FILE, detail),
-                EntryError::Unknown(source) => ReadError::damaged(LOG_FILE, format!("entry {index}: {source}")),
-            })?;
+            let entry = decode_entry(index, record.value()).map_err(|error| damage(index, error))?;
             if !visit(entry) {
                 break;
             }
         }
         Ok(())
+    }
+}
+
+fn damage(index: LogIndex, error: EntryError) -> ReadError {
+    match error {
+        EntryError::Damaged(detail) => ReadError::damaged(LOG_FILE, detail),
+        EntryError::Unknown(source) => ReadError::damaged(LOG_FILE, format!("entry {index}: {source}")),
     }
 }

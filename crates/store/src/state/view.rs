@@ -18,7 +18,7 @@ use quorate_kv::{
 use quorate_raft::{LogIndex, Membership};
 
 use super::rationed::RationedReader;
-use super::records::{RecordReader, RecordTotals};
+use super::records::{RecordReader, RecordTotals, decode_record};
 use super::rows::StateRows;
 use super::tables::RowReader;
 use super::{index_image, revisions};
@@ -321,6 +321,25 @@ impl StateView {
     /// If the new file cannot be made.
     pub fn receive_snapshot(&self, expected: u128) -> Result<SnapshotSink, SnapshotError> {
         SnapshotSink::new(self.shared.disk.clone(), Some(expected), self.shared.cache_bytes)
+    }
+
+    /// Reads records from `from` on until they were `max_bytes`, and verifies them. Gives the bytes read and where to go on;
+    /// `None` at the end.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] for a record that fails its checksum.
+    pub fn verify(&self, from: RecordKey, max_bytes: usize) -> Result<(usize, Option<RecordKey>), ReadError> {
+        let records = self.shared.read().records()?;
+        let (mut bytes, mut next) = (0, None);
+        records.visit_stored(std::ops::Bound::Included(from.to_bytes()), |raw, sealed| {
+            if bytes >= max_bytes {
+                next = Some(RecordKey::from_bytes(raw));
+                return Ok(false);
+            }
+            bytes += sealed.len();
+            decode_record(&raw, sealed).map(|_| true)
+        })?;
+        Ok((bytes, next))
     }
 
     /// The record of one change, if it is still there: for watchers that fall behind.

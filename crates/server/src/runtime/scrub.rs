@@ -1,0 +1,97 @@
+//! Reads both data files through, slowly and again and again, and says what fails its checksum.
+//!
+//! A bit that decays in a record nobody reads would otherwise be found when it is needed most: at a restart, or while the
+//! only other copy is being replaced. Nothing is repaired here: the node bars itself, and whoever runs the cluster puts
+//! another in its place.
+//!
+//! What redb keeps in its caches is not read from the disk; a pass finds what lies on the disk alone, which in a small
+//! store is everything after a start and little later, and in a large one nearly everything.
+//!
+//! Never holds a view for longer than one step, and nothing while it pauses.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use quorate_kv::{RecordKey, Revision};
+use quorate_raft::LogIndex;
+use quorate_store::ReadError;
+
+use super::core::Core;
+use super::engine::Engine;
+use crate::metrics::Metrics;
+
+/// Bytes of records read at a time.
+const STEP_BYTES: usize = 256 * 1024;
+/// A pause after each step: at most 5 MiB/s, and about one part in twenty of a processor.
+const STEP_PAUSE: Duration = Duration::from_millis(50);
+/// From the start of the node to the first pass: recovery has the disk to itself.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two passes.
+const PASS_PAUSE: Duration = Duration::from_secs(3600);
+
+/// Where a pass stands.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    State(RecordKey),
+    Log(LogIndex),
+    Done,
+}
+
+/// Verifies until the node ends, or until something is damaged.
+pub(crate) async fn run(core: Weak<Core>, engine: Weak<Engine>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        tokio::time::sleep(pause).await;
+        let mut place = Place::State(RecordKey::first_of(Revision(0)));
+        loop {
+            let (Some(core), Some(engine)) = (core.upgrade(), engine.upgrade()) else { return };
+            if engine.driver.is_ended() {
+                return;
+            }
+            let metrics = Arc::clone(&core.metrics);
+            let step = {
+                let (engine, metrics) = (Arc::clone(&engine), Arc::clone(&metrics));
+                tokio::task::spawn_blocking(move || verify(&engine, place, &metrics)).await
+            };
+            match step {
+                Ok(Ok(Place::Done)) => {
+                    metrics.storage.scrub_passes_total.inc();
+                    break;
+                }
+                Ok(Ok(next)) => place = next,
+                Ok(Err(error @ ReadError::Damaged { .. })) => {
+                    tracing::error!("{error}");
+                    metrics.storage.damaged_total.inc();
+                    core.node_damaged(&engine, error.to_string()).await;
+                    return;
+                }
+                // The disk answers with errors, which whoever needs the data meets, too.
+                Ok(Err(error)) => {
+                    tracing::warn!("verifying the files: {error}");
+                    break;
+                }
+                // The runtime ends, and the node with it.
+                Err(_) => return,
+            }
+            drop((core, engine, metrics));
+            tokio::time::sleep(STEP_PAUSE).await;
+        }
+        pause = PASS_PAUSE;
+    }
+}
+
+fn verify(engine: &Engine, place: Place, metrics: &Metrics) -> Result<Place, ReadError> {
+    let (bytes, next) = match place {
+        Place::State(from) => {
+            let (bytes, next) = engine.view.verify(from, STEP_BYTES)?;
+            (bytes, next.map_or(Place::Log(LogIndex(0)), Place::State))
+        }
+        Place::Log(from) => {
+            let (bytes, next) = engine.log_reader.verify(from, STEP_BYTES)?;
+            (bytes, next.map_or(Place::Done, Place::Log))
+        }
+        Place::Done => (0, Place::Done),
+    };
+    metrics.storage.scrubbed_bytes_total.inc_by(bytes as u64);
+    Ok(next)
+}
