@@ -9,7 +9,7 @@ use quorate_tests::load::{Load, LoadConfig, Report, read};
 
 const KEYS: usize = 5;
 
-fn start_load(cluster: &Cluster) -> Load {
+pub(crate) fn start_load(cluster: &Cluster) -> Load {
     Load::start(&LoadConfig {
         endpoints: cluster.endpoints(),
         clients: 6,
@@ -21,7 +21,7 @@ fn start_load(cluster: &Cluster) -> Load {
 }
 
 /// Waits until the store, as the node at `position` serves it, is `count` revisions further than now.
-async fn wait_for_writes(cluster: &Cluster, position: usize, count: i64) {
+pub(crate) async fn wait_for_writes(cluster: &Cluster, position: usize, count: i64) {
     let mut goal = None;
     loop {
         let revision = wait_for("a linearizable read", || async {
@@ -40,7 +40,7 @@ async fn wait_for_writes(cluster: &Cluster, position: usize, count: i64) {
 }
 
 /// Reads every key on every node of the healed cluster, then checks all that was seen.
-async fn assert_holds(cluster: &Cluster, report: Report) {
+pub(crate) async fn assert_holds(cluster: &Cluster, report: Report) {
     let mut history = report.history;
     assert!(history.acknowledged() > 100, "too few writes to mean anything: {}", history.acknowledged());
     for position in 0..cluster.nodes.len() {

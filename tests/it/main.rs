@@ -1,7 +1,10 @@
 //! Faults done to the real binary over loopback; one module a kind of fault.
 
 mod bad_input;
+mod catalogue;
 mod disk_full;
 mod faults;
+mod network;
 mod resize;
+mod rot;
 mod versions;

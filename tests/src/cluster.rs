@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::node::{Node, NodeConfig};
+use crate::proxy::Network;
 
 /// How long a fact may take to become true before a test gives up. Generous: machines are slow, and no test asserts
 /// a time.
@@ -20,33 +21,65 @@ pub struct Cluster {
     /// The nodes, in the order they were started.
     pub nodes: Vec<Node>,
     root: TempDir,
+    network: Option<Network>,
 }
 
 impl Cluster {
     /// Starts `count` nodes with `extra` arguments each and initialises one cluster of them all.
     pub async fn start(count: usize, extra: &[&str]) -> Self {
-        let root = TempDir::new().expect("a temporary folder");
-        let mut cluster = Cluster { nodes: Vec::new(), root };
+        let mut cluster = Cluster::empty(None);
         for _ in 0..count {
             cluster.add_empty_node(extra);
         }
-        cluster.wait_until_reachable().await;
+        cluster.initialise().await;
+        cluster
+    }
+
+    /// The same with a network between the nodes that can be cut.
+    pub async fn start_behind_proxies(count: usize) -> Self {
+        let mut cluster = Cluster::empty(Some(Network::default()));
+        for _ in 0..count {
+            let mut config = cluster.next_config();
+            config.advertise_peer = Some(cluster.network().add(config.peer).await);
+            cluster.nodes.push(Node::start(config));
+        }
+        cluster.initialise().await;
+        cluster
+    }
+
+    fn empty(network: Option<Network>) -> Self {
+        Cluster { nodes: Vec::new(), root: TempDir::new().expect("a temporary folder"), network }
+    }
+
+    fn next_config(&self) -> NodeConfig {
+        NodeConfig::new(&format!("n{}", self.nodes.len() + 1), self.root.path())
+    }
+
+    /// The network between the nodes.
+    ///
+    /// # Panics
+    /// If the cluster was started without one.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("the cluster was started behind proxies")
+    }
+
+    async fn initialise(&mut self) {
+        self.wait_until_reachable().await;
         let voters: Vec<String> =
-            cluster.nodes.iter().map(|n| format!("{}={}", n.config.name, n.config.peer)).collect();
-        let output = cluster.nodes[0].ctl(&["init", "--voters", &voters.join(",")]);
+            self.nodes.iter().map(|n| format!("{}={}", n.config.name, n.config.advertised_peer())).collect();
+        let output = self.nodes[0].ctl(&["init", "--voters", &voters.join(",")]);
         assert!(
             output.status.success(),
             "init failed: {}{}",
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
-        cluster.leader().await;
-        cluster
+        self.leader().await;
     }
 
     /// Starts one more node, empty and waiting; returns its position.
     pub fn add_empty_node(&mut self, extra: &[&str]) -> usize {
-        let mut config = NodeConfig::new(&format!("n{}", self.nodes.len() + 1), self.root.path());
+        let mut config = self.next_config();
         config.extra = extra.iter().map(ToString::to_string).collect();
         self.nodes.push(Node::start(config));
         self.nodes.len() - 1

@@ -10,3 +10,4 @@ pub mod differential;
 pub mod history;
 pub mod load;
 pub mod node;
+pub mod proxy;

@@ -87,6 +87,8 @@ pub struct NodeConfig {
     pub client: SocketAddr,
     /// Where peers connect.
     pub peer: SocketAddr,
+    /// Where other nodes are told to connect, if not there.
+    pub advertise_peer: Option<SocketAddr>,
     /// Where metrics are scraped.
     pub metrics: SocketAddr,
     /// Further arguments, as typed.
@@ -103,10 +105,16 @@ impl NodeConfig {
             data_dir: root.join(name),
             client: free_address(),
             peer: free_address(),
+            advertise_peer: None,
             metrics: free_address(),
             extra: Vec::new(),
             build: Build::Current,
         }
+    }
+
+    /// Where other nodes connect.
+    pub fn advertised_peer(&self) -> SocketAddr {
+        self.advertise_peer.unwrap_or(self.peer)
     }
 }
 
@@ -143,7 +151,7 @@ impl Node {
             .args(["--listen-peer", &config.peer.to_string()])
             .args(["--listen-metrics", &config.metrics.to_string()])
             .args(["--advertise-client", &config.client.to_string()])
-            .args(["--advertise-peer", &config.peer.to_string()])
+            .args(["--advertise-peer", &config.advertised_peer().to_string()])
             .args(&config.extra)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file clones"))

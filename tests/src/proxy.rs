@@ -1,0 +1,190 @@
+//! A network between nodes that can be cut, slowed down and reset: a TCP proxy before the peer port of each node.
+//!
+//! A node advertises its proxy, so that all others reach it through that. Who is at the other end of a connection shows in
+//! the greeting, which carries the sender's own advertised address. A cut holds bytes back, as a network does that loses
+//! every packet: the connection stays, and what was sent arrives when the cut is healed, or never.
+//!
+//! Never looks further into what it passes on.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// A greeting is within the first bytes of a connection.
+const GREETING_BYTES: usize = 16 * 1024;
+
+/// What happens to bytes from one node to another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Link {
+    cut: bool,
+    delay: Duration,
+    /// Connections that were opened under another number are reset.
+    resets: u64,
+}
+
+/// Links by sender and receiver.
+type Links = BTreeMap<(usize, usize), Link>;
+
+/// The network of a cluster.
+#[derive(Debug)]
+pub struct Network {
+    links: watch::Sender<Links>,
+    /// Advertised addresses by node.
+    addresses: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network { links: watch::Sender::new(Links::new()), addresses: Arc::default() }
+    }
+}
+
+impl Network {
+    /// Puts a proxy before the next node, which listens at `behind`; gives the address to advertise.
+    pub async fn add(&self, behind: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let node = {
+            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            addresses.push(address);
+            addresses.len() - 1
+        };
+        let (links, addresses) = (self.links.subscribe(), Arc::clone(&self.addresses));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(carry(stream, behind, node, links.clone(), Arc::clone(&addresses)));
+            }
+        });
+        address
+    }
+
+    /// Nothing gets from `from` to `to` any more; the way back stays open.
+    pub fn cut(&self, from: usize, to: usize) {
+        self.change(from, to, |link| link.cut = true);
+    }
+
+    /// Nothing gets to or from `node` any more.
+    pub fn isolate(&self, node: usize) {
+        for other in self.others(node) {
+            self.cut(node, other);
+            self.cut(other, node);
+        }
+    }
+
+    /// Bytes take this much longer between `node` and the others, both ways.
+    pub fn delay(&self, node: usize, delay: Duration) {
+        for other in self.others(node) {
+            self.change(node, other, |link| link.delay = delay);
+            self.change(other, node, |link| link.delay = delay);
+        }
+    }
+
+    /// Ends every connection between `node` and the others, in the middle of whatever it carries.
+    pub fn reset(&self, node: usize) {
+        for other in self.others(node) {
+            self.change(node, other, |link| link.resets += 1);
+            self.change(other, node, |link| link.resets += 1);
+        }
+    }
+
+    /// All links are whole and fast again.
+    pub fn heal(&self) {
+        self.links.send_modify(|links| {
+            for link in links.values_mut() {
+                *link = Link { resets: link.resets, ..Link::default() };
+            }
+        });
+    }
+
+    fn others(&self, node: usize) -> impl Iterator<Item = usize> {
+        let count = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).len();
+        (0..count).filter(move |other| *other != node)
+    }
+
+    fn change(&self, from: usize, to: usize, change: impl FnOnce(&mut Link)) {
+        self.links.send_modify(|links| change(links.entry((from, to)).or_default()));
+    }
+}
+
+/// One connection to the node `to`, from its greeting to its end.
+async fn carry(
+    mut client: TcpStream,
+    behind: SocketAddr,
+    to: usize,
+    links: watch::Receiver<Links>,
+    addresses: Arc<Mutex<Vec<SocketAddr>>>,
+) {
+    let Ok(mut server) = TcpStream::connect(behind).await else { return };
+    let mut greeting = Vec::new();
+    let (from, held) = loop {
+        let (mut sent, mut answered) = ([0; 4096], [0; 4096]);
+        // Before the greeting both sides speak of nothing but the transport.
+        tokio::select! {
+            read = client.read(&mut sent) => {
+                let Ok(read @ 1..) = read else { return };
+                greeting.extend_from_slice(&sent[..read]);
+                if let Some(from) = sender_of(&greeting, to, &addresses) {
+                    break (from, sent[..read].to_vec());
+                }
+                if greeting.len() > GREETING_BYTES || server.write_all(&sent[..read]).await.is_err() {
+                    return;
+                }
+            }
+            read = server.read(&mut answered) => {
+                let Ok(read @ 1..) = read else { return };
+                if client.write_all(&answered[..read]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let resets = link(&links, from, to).resets;
+    let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
+    let mut watched = links.clone();
+    tokio::select! {
+        () = pump(held, client_in, server_out, links.clone(), (from, to)) => {}
+        () = pump(Vec::new(), server_in, client_out, links, (to, from)) => {}
+        _ = watched.wait_for(|links| links.get(&(from, to)).is_some_and(|link| link.resets != resets)) => {}
+    }
+}
+
+fn sender_of(greeting: &[u8], to: usize, addresses: &Mutex<Vec<SocketAddr>>) -> Option<usize> {
+    let addresses = addresses.lock().unwrap_or_else(PoisonError::into_inner);
+    addresses.iter().enumerate().filter(|(node, _)| *node != to).find_map(|(node, address)| {
+        let text = address.to_string();
+        greeting.windows(text.len()).any(|window| window == text.as_bytes()).then_some(node)
+    })
+}
+
+fn link(links: &watch::Receiver<Links>, from: usize, to: usize) -> Link {
+    links.borrow().get(&(from, to)).copied().unwrap_or_default()
+}
+
+/// Passes bytes on, one way, until one side ends; `held` came before.
+async fn pump(
+    mut held: Vec<u8>,
+    mut input: OwnedReadHalf,
+    mut output: OwnedWriteHalf,
+    mut links: watch::Receiver<Links>,
+    (from, to): (usize, usize),
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        if !held.is_empty() {
+            tokio::time::sleep(link(&links, from, to).delay).await;
+            let open = links.wait_for(|links| !links.get(&(from, to)).is_some_and(|link| link.cut)).await.is_ok();
+            if !open || output.write_all(&held).await.is_err() {
+                return;
+            }
+        }
+        let Ok(read @ 1..) = input.read(&mut buffer).await else { return };
+        held.clear();
+        held.extend_from_slice(&buffer[..read]);
+    }
+}
