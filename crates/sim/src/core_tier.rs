@@ -96,6 +96,7 @@ impl Tier for CoreTier {
     type Event = Event;
     type Message = Packet;
     type Clients = Clients;
+    const NEWEST_VERSION: u32 = 2;
 
     fn clients(_plan: &Plan) -> Clients {
         Clients::default()
@@ -279,7 +280,9 @@ impl Process {
             }
             Ask::Transfer { to } => self.step(context, disk, Input::TransferLeader { request, to }),
             Ask::UpdateMember { id, member } => self.step(context, disk, Input::UpdateMember { request, id, member }),
-            Ask::RaiseVersion => self.step(context, disk, Input::RaiseVersion { request, version: 2 }),
+            Ask::RaiseVersion => {
+                self.step(context, disk, Input::RaiseVersion { request, version: CoreTier::NEWEST_VERSION })
+            }
             Ask::StopCampaigning { yes } => self.step(context, disk, Input::StopCampaigning { yes }),
             Ask::PeerLost { id } => self.step(context, disk, Input::PeerUnreachable { id }),
             // A graceful stop is the replica's matter: of the core it asks to hand leadership over.

@@ -26,8 +26,8 @@ use quorate_raft::{
 };
 use quorate_store::testing::FaultyDisk;
 use quorate_store::{LogStore, ReceivedSnapshot, SnapshotSource, StateStore};
-use quorate_wire::derive_node_id;
 use quorate_wire::peer::Hello;
+use quorate_wire::{FORMAT_VERSION, derive_node_id};
 
 use crate::context::Context;
 use crate::coverage::{Handler, Reached, Struck};
@@ -66,6 +66,8 @@ pub(crate) struct Process {
     doubtful: bool,
     /// The log has no room.
     full: bool,
+    /// Writes of a batch that failed: they are on the disk or they are not.
+    in_doubt: usize,
     /// None until a cluster has taken this process in.
     node: Option<Node>,
     lifecycle: Lifecycle,
@@ -162,6 +164,7 @@ impl Tier for FullTier {
     type Event = Event;
     type Message = Packet;
     type Clients = Clients;
+    const NEWEST_VERSION: u32 = FORMAT_VERSION;
 
     fn clients(plan: &Plan) -> Clients {
         Clients::new(plan)

@@ -77,7 +77,7 @@ impl<T: Tier> World<T> {
                     return;
                 }
                 self.context.coverage.hit(Reached::Upgraded);
-                self.context.versions[host.0] = 2;
+                self.context.versions[host.0] = T::NEWEST_VERSION;
                 self.kill(host);
             }
             FaultKind::WriteError => self.do_harm(Harm::WriteError, Reached::WriteErrorPlanned, &mut random),

@@ -101,7 +101,7 @@ impl<T: Tier> World<T> {
         self.context.trace.line(now, || "heal".to_owned());
         self.context.faulty = false;
         // The rollout is finished: an old release could not join a cluster that has left its version behind.
-        self.context.versions.fill(2);
+        self.context.versions.fill(T::NEWEST_VERSION);
         self.context.network.heal(now);
         let mut order: Vec<HostId> = (0..self.hosts.len()).map(HostId).collect();
         self.random.shuffle(&mut order);

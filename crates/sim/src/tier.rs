@@ -99,6 +99,9 @@ pub(crate) trait Tier: Sized {
     type Event: Clone;
     /// What nodes send to each other.
     type Message: Clone;
+    /// The newest version that the next release knows. What is stored must be readable for the code that is run, so where there
+    /// are encoded bytes this is the version of the present one.
+    const NEWEST_VERSION: u32;
     /// Clients' memory, which no fault touches.
     type Clients;
 

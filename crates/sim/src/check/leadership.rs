@@ -1,5 +1,5 @@
 //! L-2: a leader that hears no quorum, or whose disk stands still, soon leads no more; a node that hears nobody raises no
-//! term. L-6: a transfer ends.
+//! term.
 //!
 //! Times are true ones with a margin of three election timeouts, more than what the worst clock of a run makes of two. A node
 //! that made no step for half a timeout stood still: what it owed meanwhile is not asked for, its count begins anew.
@@ -27,7 +27,6 @@ struct Watched {
     /// It leads, under the same configuration, since.
     leads_since: Instant,
     configuration: LogIndex,
-    transferring_since: Option<(NodeId, Instant)>,
 }
 
 /// Every running node.
@@ -58,19 +57,16 @@ impl Leadership {
             term: status.term,
             leads_since: now,
             configuration: status.membership_index,
-            transferring_since: None,
         };
         let watched = self.nodes.entry(view.node).or_insert(fresh);
         let before = *watched;
         if now.since(before.stepped) > self.timeout / 2 {
             watched.running_since = now;
-            watched.transferring_since = None;
         }
         watched.stepped = now;
         (watched.role, watched.term) = (status.role, status.term);
         if (before.role, before.term) != (status.role, status.term) {
             watched.leads_since = now;
-            watched.transferring_since = None;
         }
         if before.configuration != status.membership_index {
             // Who is new in it may not have been heard for long.
@@ -87,27 +83,7 @@ impl Leadership {
             if now.since(since) > margin {
                 check_leader(view, cluster, network, margin);
             }
-            self.check_transfer(view);
         }
-    }
-
-    fn check_transfer(&mut self, view: &View<'_>) {
-        let Some(watched) = self.nodes.get_mut(&view.node) else { return };
-        let Some(to) = view.status.transferring_to else {
-            watched.transferring_since = None;
-            return;
-        };
-        let (before, since) = *watched.transferring_since.get_or_insert((to, view.now));
-        if before != to {
-            watched.transferring_since = Some((to, view.now));
-            return;
-        }
-        assert!(
-            view.now.since(since) <= self.timeout * MARGIN_TIMEOUTS,
-            "L-6: node {} has been handing term {} over to {to} since {since}",
-            view.node,
-            view.status.term
-        );
     }
 }
 

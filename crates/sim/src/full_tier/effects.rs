@@ -207,7 +207,11 @@ impl Process {
                         jobs.for_each(|(seq, write)| self.log_jobs.push_front(LogJob::Write { seq, write }));
                         return self.log_full(context, reports);
                     }
-                    written => self.healthy(context, Handler::LogWrite, written)?,
+                    written => {
+                        self.in_doubt = seqs.len();
+                        self.healthy(context, Handler::LogWrite, written)?;
+                        self.in_doubt = 0;
+                    }
                 }
                 seqs.iter().for_each(|_| drop(context.sync_one()));
                 reports.extend(seqs.into_iter().map(|seq| Input::LogWritten { seq }));

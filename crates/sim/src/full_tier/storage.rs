@@ -93,6 +93,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         failures_before,
         doubtful: disk.doubtful,
         full: false,
+        in_doubt: 0,
         node: None,
         lifecycle,
         membership: Arc::clone(membership),
@@ -205,12 +206,15 @@ pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: O
             context.clients.lost(pending, now, &mut context.coverage);
         }
         context.clients.died(context.node);
+        if process.in_doubt > 0 {
+            disk.torn = Some(context.log().after(process.in_doubt));
+        }
         // After a failed sync what can be read is not what is on the medium.
         if disk.files.failures() > process.failures_before && choices.coin() {
             disk.doubtful = true;
         } else if choices.chance(300_000) {
             tear_checkpoint(context, disk, &mut process, &mut choices);
-        } else {
+        } else if process.in_doubt == 0 {
             tear_write(context, disk, &mut process, &mut choices);
         }
     }
