@@ -123,11 +123,11 @@ impl<Kv> Dispatch<Kv> {
 }
 
 /// Methods of `KV`.
-const KV_PATH: &str = "/etcdserverpb.KV/";
+pub(crate) const KV_PATH: &str = "/etcdserverpb.KV/";
 
 /// What a node that left still gets answered: the store's content. What it says of itself, it says itself.
 fn is_about_keys(path: &str) -> bool {
-    path.starts_with(KV_PATH) || path.starts_with("/v1/kv/")
+    path.starts_with(KV_PATH) || path.starts_with("/v1/kv/") || path.starts_with("/v3/kv/")
 }
 
 fn is_grpc(request: &http::Request<Incoming>) -> bool {

@@ -1,13 +1,16 @@
 //! The gRPC services of the client port: etcd's and `quorate.v1.Admin`, with health and reflection.
 //!
 //! Each method decodes, hands over to [`crate::client_api::ClientApi`] or the replica, and encodes. What etcd has and this
-//! server has not yet (leases, locks, elections) is not registered: clients get `Unimplemented` with its name.
+//! server has not yet (leases) is not registered: clients get `Unimplemented` with its name.
 
 mod admin;
 mod auth;
+mod claims;
 mod cluster;
+mod election;
 mod header;
 mod kv;
+mod lock;
 mod maintenance;
 mod metadata;
 mod status;
@@ -20,6 +23,8 @@ use quorate_proto::etcdserverpb::cluster_server::ClusterServer;
 use quorate_proto::etcdserverpb::kv_server::KvServer;
 use quorate_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use quorate_proto::quorate::v1::admin_server::AdminServer;
+use quorate_proto::v3electionpb::election_server::ElectionServer;
+use quorate_proto::v3lockpb::lock_server::LockServer;
 use tonic::Status;
 use tonic::codegen::http::{self, Uri};
 use tonic::server::NamedService;
@@ -29,10 +34,13 @@ use tonic_health::server::{HealthReporter, health_reporter};
 use self::admin::AdminService;
 use self::auth::AuthService;
 use self::cluster::ClusterService;
+use self::election::ElectionService;
 pub(crate) use self::kv::KvService;
+use self::lock::LockService;
 use self::maintenance::MaintenanceService;
 use self::watch::WatchService;
 use crate::client_api::ClientApi;
+use crate::inside::Inside;
 
 /// The etcd version whose behaviour is offered. Clients choose features by it, so it has to be one they know.
 pub(crate) const ETCD_VERSION: &str = "3.7.3";
@@ -61,6 +69,8 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
         .with_service_name(<MaintenanceServer<MaintenanceService> as NamedService>::NAME)
         .with_service_name(<AuthServer<AuthService> as NamedService>::NAME)
         .with_service_name(<AdminServer<AdminService> as NamedService>::NAME)
+        .with_service_name(<LockServer<LockService> as NamedService>::NAME)
+        .with_service_name(<ElectionServer<ElectionService> as NamedService>::NAME)
         .with_service_name("grpc.health.v1.Health")
         .build_v1()
         .expect("the descriptors are generated together with the code");
@@ -75,7 +85,18 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
         .add_service(AdminServer::new(admin).max_decoding_message_size(max_message_bytes))
         .add_service(health)
         .add_service(reflection);
-    (routes.prepare().into_axum_router().fallback(not_offered), reporter)
+    let services = routes.prepare().into_axum_router().fallback(not_offered);
+    (with_claims(api, services), reporter)
+}
+
+/// Locks and elections are made of calls of the other services.
+fn with_claims(api: &Arc<ClientApi>, services: axum::Router) -> axum::Router {
+    let inside = Inside::new(kv_service(api), services.clone());
+    let lock = LockServer::new(LockService::new(inside.clone()));
+    let election = ElectionServer::new(ElectionService::new(inside));
+    services
+        .route_service(&format!("/{}/{{*method}}", LockServer::<LockService>::NAME), lock)
+        .route_service(&format!("/{}/{{*method}}", ElectionServer::<ElectionService>::NAME), election)
 }
 
 /// The answer to a method that is not registered: an empty text would leave its caller guessing what it talks to.

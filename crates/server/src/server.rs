@@ -19,10 +19,11 @@ use crate::auth::{Authenticator, TokenOption};
 use crate::auto_compaction::{self, AutoCompaction};
 use crate::client_api::ClientApi;
 use crate::dispatch::Dispatch;
+use crate::inside::Inside;
 use crate::listen::{PortLimits, PortOrder, serve};
 use crate::relay::{RELAY_TIME, Relay};
 use crate::runtime::{Replica, ReplicaConfig, StartError, StatusChange};
-use crate::{grpc, http};
+use crate::{gateway, grpc, http};
 
 /// What one node is started with.
 #[derive(Debug)]
@@ -83,7 +84,9 @@ impl Server {
 
         let (other_services, health) = grpc::other_services(&api).await;
         let relay = Arc::new(Relay::default());
-        let (kv, http) = (grpc::kv_service(&api), http::client_router(&api));
+        let kv = grpc::kv_service(&api);
+        let inside = Inside::new(kv.clone(), other_services.clone());
+        let http = http::client_router(&api).merge(gateway::router(inside, max_request_bytes));
         let limits = config.limits;
         let dispatch =
             Dispatch::new(kv, other_services, http, Arc::clone(&metrics), Arc::clone(&relay), (&limits, &answers));

@@ -9,6 +9,7 @@ mod etcd_auth;
 mod etcd_kv;
 mod etcd_maintenance;
 mod etcd_watch;
+mod gateway;
 mod http_api;
 mod identity;
 mod limits;

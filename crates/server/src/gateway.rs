@@ -1,0 +1,135 @@
+//! etcd's API as JSON over HTTP, at the paths of etcd's own gateway.
+//!
+//! Every call is turned into the gRPC call it stands for by the descriptors of the messages, so no method and no field can
+//! be forgotten, and what a caller may do is decided where it always is. Owns paths, JSON and HTTP statuses; never looks
+//! at what a request means.
+
+mod call;
+mod json;
+mod paths;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use prost_reflect::{DescriptorPool, MethodDescriptor};
+use tonic::{Code, Status};
+
+use self::call::{Answers, call};
+use crate::inside::Inside;
+
+/// Base64 and JSON take more room than the message they stand for.
+const GROWTH: usize = 2;
+
+/// See the module documentation.
+#[derive(Debug, Clone)]
+struct Gateway {
+    inside: Inside,
+    pool: Arc<DescriptorPool>,
+    max_body_bytes: usize,
+}
+
+/// The paths below `/v3/`, and the older spelling of them. `max_message_bytes` bounds a request.
+pub(crate) fn router(inside: Inside, max_message_bytes: usize) -> Router {
+    let pool = DescriptorPool::decode(quorate_proto::FILE_DESCRIPTOR_SET)
+        .expect("the descriptors are generated together with the code");
+    let gateway = Gateway { inside, pool: Arc::new(pool), max_body_bytes: GROWTH * max_message_bytes };
+    let paths = axum::routing::any(serve);
+    Router::new().route("/v3/{*path}", paths.clone()).route("/v3beta/{*path}", paths).with_state(gateway)
+}
+
+async fn serve(State(gateway): State<Gateway>, request: Request) -> Response {
+    let mut response = match answer(&gateway, request).await {
+        Ok(response) => response,
+        Err(status) => refusal(&status, http_status(status.code())),
+    };
+    // As etcd's: a page of any origin may ask, since what it may do is a matter of its token.
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn answer(gateway: &Gateway, request: Request) -> Result<Response, Status> {
+    let path = request.uri().path();
+    let path = path.strip_prefix("/v3beta/").or_else(|| path.strip_prefix("/v3/")).unwrap_or(path);
+    let method = match request.method() {
+        &Method::OPTIONS => return Ok(Response::new(Body::empty())),
+        &Method::POST => paths::method(&gateway.pool, path).ok_or_else(|| Status::not_found("Not Found"))?,
+        _ => return Err(Status::unimplemented("Method Not Allowed")),
+    };
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, gateway.max_body_bytes)
+        .await
+        .map_err(|error| Status::invalid_argument(format!("the request cannot be read: {error}")))?;
+    let messages = json::decode(&method, &body).map_err(Status::invalid_argument)?;
+    let mut answers = call(gateway.inside.clone(), &method, messages, &parts.headers).await?;
+    let first = answers.next().await?;
+    if method.is_server_streaming() {
+        return Ok(Response::new(stream(method, first, answers)));
+    }
+    let message = first.ok_or_else(|| Status::internal("the call ended without an answer"))?;
+    // The status comes after the message.
+    let _ = answers.next().await?;
+    Ok(Response::new(Body::from(json::encode(method.output(), message)?)))
+}
+
+/// A line a message: `{"result": …}`, and `{"error": …}` where the stream is cut.
+fn stream(method: MethodDescriptor, first: Option<bytes::Bytes>, mut answers: Answers) -> Body {
+    let (lines, receiver) = tokio::sync::mpsc::channel::<Result<String, std::convert::Infallible>>(1);
+    tokio::spawn(async move {
+        let mut next = Ok(first);
+        loop {
+            let (line, is_last) = match next {
+                Ok(None) => return,
+                Ok(Some(message)) => match json::encode(method.output(), message) {
+                    Ok(text) => (format!("{{\"result\":{text}}}\n"), false),
+                    Err(status) => (format!("{{\"error\":{}}}\n", json::status(&status)), true),
+                },
+                Err(status) => (format!("{{\"error\":{}}}\n", json::status(&status)), true),
+            };
+            if lines.send(Ok(line)).await.is_err() || is_last {
+                return;
+            }
+            // A client that leaves ends a call that has nothing to say, too.
+            next = tokio::select! {
+                next = answers.next() => next,
+                () = lines.closed() => return,
+            };
+        }
+    });
+    Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
+}
+
+fn refusal(status: &Status, http: StatusCode) -> Response {
+    let mut response = Response::new(Body::from(json::status(status)));
+    *response.status_mut() = http;
+    response
+}
+
+/// The status that etcd's gateway gives for a code.
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::Cancelled => StatusCode::from_u16(499).expect("a status has three digits"),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
