@@ -7,4 +7,5 @@ mod faults;
 mod network;
 mod resize;
 mod rot;
+mod soak;
 mod versions;

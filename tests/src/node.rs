@@ -180,6 +180,14 @@ impl Node {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
+    /// The process id.
+    ///
+    /// # Panics
+    /// If it has not been started.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("a node with an id was started").id()
+    }
+
     /// Whether the process has not ended.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().expect("a child can be waited for").is_none())
@@ -212,7 +220,7 @@ impl Node {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.child.as_ref().expect("a node that is signalled was started").id();
+        let id = self.id();
         let status = Command::new("kill").args([format!("-{name}"), id.to_string()]).status().expect("kill runs");
         assert!(status.success(), "kill -{name} {id} failed");
     }

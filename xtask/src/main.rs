@@ -14,6 +14,7 @@ mod gates;
 mod image;
 mod manifests;
 mod process;
+mod soak;
 mod tools;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Command {
     Test,
     /// Run the simulator, for example `sim --seed 7 --trace-hash` or `sim --seeds 1..100`
     Sim(gates::SimArgs),
+    /// Minutes of load, resizes, restarts and backups on real processes
+    Soak(soak::SoakArgs),
     /// Feed hostile input to every parser
     Fuzz(fuzz::FuzzArgs),
     /// Put the known bugs back one by one, and let the simulator find each; last line `N of M killed`
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Check => gates::check(),
         Command::Test => gates::test(),
         Command::Sim(args) => gates::sim(&args),
+        Command::Soak(args) => soak::soak(&args),
         Command::Fuzz(args) => fuzz::run_targets(&args),
         Command::Mutants(args) => gates::mutants(&args),
         Command::Ci => gates::ci(),

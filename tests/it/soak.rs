@@ -1,0 +1,164 @@
+//! Minutes of everything that happens to a cluster in a year, under load: nothing is lost, and what it takes stays flat.
+//!
+//! Run by `cargo xtask soak`; too long for every test run.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use quorate_proto::etcdserverpb::StatusRequest;
+use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_tests::cluster::{Cluster, wait_for};
+use quorate_tests::load::{Load, LoadConfig};
+
+use crate::faults::{assert_holds, wait_for_writes};
+
+/// Names the length of the run in minutes.
+const MINUTES: &str = "QUORATE_SOAK_MINUTES";
+/// Voters that stay; their clients see everything that happens.
+const CORE: usize = 3;
+/// History is compacted by itself, or files would have to grow.
+const FLAGS: &[&str] =
+    &["--auto-compaction-mode", "revision", "--auto-compaction-retention", "1000", "--snapshot-count", "1000"];
+/// The last third may take this much more than the middle one, in percent, for memory that is freed late.
+const SLACK_PERCENT: u64 = 20;
+/// And this much, so that the smallest of clusters is not judged by its noise.
+const SLACK_BYTES: u64 = 8 << 20;
+
+/// What the nodes take at one moment: the most of any.
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    memory: u64,
+    log: u64,
+    state: u64,
+}
+
+impl Taken {
+    fn most(self, other: Taken) -> Taken {
+        Taken {
+            memory: self.memory.max(other.memory),
+            log: self.log.max(other.log),
+            state: self.state.max(other.state),
+        }
+    }
+}
+
+/// Allocated bytes of a file.
+fn file_bytes(path: PathBuf) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
+}
+
+fn taken(cluster: &Cluster) -> Taken {
+    let of = |position: usize| {
+        let node = &cluster.nodes[position];
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", node.id())).unwrap_or_default();
+        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        Taken {
+            memory: pages * 4096,
+            log: file_bytes(node.config.data_dir.join("log.redb")),
+            state: file_bytes(node.config.data_dir.join("state.redb")),
+        }
+    };
+    (0..CORE).map(of).fold(Taken::default(), Taken::most)
+}
+
+fn ctl(cluster: &Cluster, via: usize, arguments: &[&str]) {
+    let output = cluster.nodes[via].ctl(arguments);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ctl {arguments:?}: {text}\n{}", cluster.logs());
+}
+
+fn set_voters(cluster: &Cluster, count: usize) {
+    let voters: Vec<String> = cluster.nodes[..count].iter().map(|node| node.config.peer.to_string()).collect();
+    ctl(cluster, 0, &["set-voters", &voters.join(",")]);
+}
+
+/// One round of a year: a graceful restart, a kill, five voters and back to three, a backup.
+async fn round(cluster: &mut Cluster, number: usize) {
+    let restarted = number % CORE;
+    assert!(cluster.nodes[restarted].stop(), "{}", cluster.nodes[restarted].log_tail());
+    cluster.nodes[restarted].restart();
+    wait_for_writes(cluster, restarted, 20).await;
+    let killed = (number + 1) % CORE;
+    cluster.nodes[killed].kill();
+    cluster.nodes[killed].restart();
+    wait_for_writes(cluster, killed, 20).await;
+    for _ in 0..2 {
+        cluster.add_empty_node(FLAGS);
+    }
+    cluster.wait_until_reachable().await;
+    set_voters(cluster, CORE + 2);
+    set_voters(cluster, CORE);
+    for mut node in cluster.nodes.drain(CORE..) {
+        node.kill();
+        std::fs::remove_dir_all(&node.config.data_dir).expect("the folder of a node that left");
+    }
+    let backup = cluster.nodes[0].config.data_dir.with_extension("backup");
+    let file = backup.to_str().expect("a path in UTF-8");
+    ctl(cluster, killed, &["snapshot", "save", file]);
+    ctl(cluster, killed, &["snapshot", "inspect", file]);
+    std::fs::remove_file(&backup).expect("the backup is there");
+}
+
+/// All nodes hold the same state: their applied indexes meet, and nobody fenced itself.
+async fn wait_until_equal(cluster: &Cluster) {
+    wait_for("all nodes to have applied the same", || async {
+        let mut applied = Vec::new();
+        for position in 0..CORE {
+            let mut client = MaintenanceClient::new(cluster.channel(position));
+            let status = client.status(StatusRequest::default()).await.ok()?.into_inner();
+            if !status.errors.is_empty() {
+                return None;
+            }
+            applied.push(status.raft_applied_index);
+        }
+        applied.windows(2).all(|pair| pair[0] == pair[1]).then_some(())
+    })
+    .await;
+}
+
+fn assert_flat(what: &str, series: &[Taken], of: impl Fn(&Taken) -> u64) {
+    let third = series.len() / 3;
+    let most = |part: &[Taken]| part.iter().map(&of).max().unwrap_or(0);
+    let (middle, last) = (most(&series[third..2 * third]), most(&series[2 * third..]));
+    let allowed = middle + (middle * SLACK_PERCENT / 100).max(SLACK_BYTES);
+    println!("{what}: {middle} bytes at most in the middle third, {last} in the last");
+    assert!(last <= allowed, "{what} grows: {middle} bytes in the middle third, {last} in the last");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: cargo xtask soak"]
+async fn a_busy_cluster_loses_nothing_and_stays_as_small_as_it_is() {
+    let minutes: u64 = std::env::var(MINUTES).ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let mut cluster = Cluster::start(CORE, FLAGS).await;
+    let load = Load::start(&LoadConfig {
+        endpoints: cluster.endpoints(),
+        clients: 6,
+        keys: 5,
+        read_every: 3,
+        pace: Duration::from_millis(5),
+        move_on_failure: true,
+    });
+    let begun = Instant::now();
+    let mut series = Vec::new();
+    while begun.elapsed() < Duration::from_secs(60 * minutes) {
+        round(&mut cluster, series.len()).await;
+        let now = taken(&cluster);
+        println!(
+            "{:>5} s  round {:>3}  memory {:>10}  log {:>10}  state {:>10}",
+            begun.elapsed().as_secs(),
+            series.len() + 1,
+            now.memory,
+            now.log,
+            now.state
+        );
+        series.push(now);
+    }
+    let report = load.finish().await;
+    wait_until_equal(&cluster).await;
+    assert_holds(&cluster, report).await;
+    assert!(series.len() >= 3, "too few rounds to compare: {}", series.len());
+    assert_flat("memory", &series, |taken| taken.memory);
+    assert_flat("log file", &series, |taken| taken.log);
+    assert_flat("state file", &series, |taken| taken.state);
+}
