@@ -62,9 +62,9 @@ async fn serve(State(gateway): State<Gateway>, request: Request) -> Response {
 async fn answer(gateway: &Gateway, request: Request) -> Result<Response, Status> {
     let path = request.uri().path();
     let path = path.strip_prefix("/v3beta/").or_else(|| path.strip_prefix("/v3/")).unwrap_or(path);
-    let method = match request.method() {
-        &Method::OPTIONS => return Ok(Response::new(Body::empty())),
-        &Method::POST => paths::method(&gateway.pool, path).ok_or_else(|| Status::not_found("Not Found"))?,
+    let method = match *request.method() {
+        Method::OPTIONS => return Ok(Response::new(Body::empty())),
+        Method::POST => paths::method(&gateway.pool, path).ok_or_else(|| Status::not_found("Not Found"))?,
         _ => return Err(Status::unimplemented("Method Not Allowed")),
     };
     let (parts, body) = request.into_parts();

@@ -7,6 +7,7 @@ mod admin;
 mod auth;
 mod claims;
 mod cluster;
+mod downgrade;
 mod election;
 mod header;
 mod kv;

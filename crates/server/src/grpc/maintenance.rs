@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Request, Response, Status};
 
+use super::downgrade;
 use super::header::header;
 use super::status::{etcd_status, node_status};
 use super::{ETCD_STORAGE_VERSION, ETCD_VERSION};
@@ -183,10 +184,10 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
         let _admitted = self.check(request.metadata().as_ref(), Action::Maintain).await?;
-        Err(Status::unimplemented(
-            "the cluster's format version rises only when every member supports it, and older releases of the same format \
-             can be started at any time",
-        ))
+        let request = request.get_ref();
+        let version = downgrade::answer(request.action(), &request.version).map_err(etcd_status)?;
+        let header = self.header(self.api.replica().status().space.revision);
+        Ok(Response::new(pb::DowngradeResponse { header, version: version.to_string() }))
     }
 }
 

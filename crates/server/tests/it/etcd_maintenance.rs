@@ -7,8 +7,8 @@ use quorate_proto::etcdserverpb::{
     AlarmRequest, DefragmentRequest, HashKvRequest, MemberAddRequest, MemberListRequest, MoveLeaderRequest,
     StatusRequest,
 };
-use quorate_proto::v3lockpb::LockRequest;
-use quorate_proto::v3lockpb::lock_client::LockClient;
+use quorate_proto::quorate::peer::v1::IdentifyRequest;
+use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -101,18 +101,18 @@ async fn members_are_listed_with_urls_and_changed_elsewhere() {
         assert!(member.peer_ur_ls[0].starts_with("http://127.0.0.1:"));
         assert_eq!(list.header.expect("a header").revision, 0);
     }
-    let refused = cluster.member_add(MemberAddRequest::default()).await.expect_err("not offered");
-    assert_eq!(refused.code(), Code::Unimplemented);
-    assert!(refused.message().contains("set-voters"), "{refused}");
+    let refused = cluster.member_add(MemberAddRequest::default()).await.expect_err("no address");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.message(), "etcdserver: given member URLs are invalid");
     served.server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_that_are_not_there_yet_are_unimplemented() {
+async fn a_method_that_is_not_offered_is_named_in_the_refusal() {
     let served = Served::alone().await;
-    let refused = LockClient::new(served.channel()).lock(LockRequest::default()).await.expect_err("not offered");
+    let refused = PeerClient::new(served.channel()).identify(IdentifyRequest {}).await.expect_err("not on this port");
     assert_eq!(refused.code(), Code::Unimplemented);
-    assert!(refused.message().starts_with("v3lockpb.Lock/Lock is not offered"), "{refused}");
+    assert!(refused.message().starts_with("quorate.peer.v1.Peer/Identify is not offered"), "{refused}");
     served.server.stop().await;
 }
 
@@ -141,12 +141,15 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
     let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
     names.sort();
     let expected = [
+        "etcdserverpb.Auth",
         "etcdserverpb.Cluster",
         "etcdserverpb.KV",
         "etcdserverpb.Maintenance",
         "etcdserverpb.Watch",
         "grpc.health.v1.Health",
         "quorate.v1.Admin",
+        "v3electionpb.Election",
+        "v3lockpb.Lock",
     ];
     let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !name.contains("reflection")).collect();
     assert_eq!(names, expected);
