@@ -39,6 +39,8 @@ pub(crate) enum Action<'a> {
         /// End of the interval, as in a range.
         range_end: &'a [u8],
     },
+    /// Shows the keys attached to a lease.
+    LeaseKeys(i64),
     /// Asks for a token by name and password, or whether tokens are asked for.
     Login,
     /// Shows a user.
@@ -122,7 +124,8 @@ impl Access {
     /// # Errors
     /// [`Denied`], with what the caller has to do.
     pub(crate) async fn check(&self, headers: &HeaderMap, action: Action<'_>) -> Result<Permit, Denied> {
-        let state = self.replica.view().map(|view| view.auth()).unwrap_or_default();
+        let view = self.replica.view();
+        let state = view.as_ref().map(|view| view.auth()).unwrap_or_default();
         let judged_by = judged_by(&state);
         let free = Permit { actor: Actor::Anonymous, judged_by };
         match action {
@@ -141,7 +144,10 @@ impl Access {
             _ => {}
         }
         let actor = self.actor(headers, &state).await?;
-        judge(&state, &actor, action, &NoLeases)?;
+        match &view {
+            Some(view) => judge(&state, &actor, action, view)?,
+            None => judge(&state, &actor, action, &NoLeases)?,
+        }
         Ok(Permit { actor, judged_by })
     }
 
@@ -176,6 +182,7 @@ fn judge(state: &AuthState, actor: &Actor, action: Action<'_>, leases: &dyn Atta
         Action::Write(Command::Auth(AuthCommand::Login { .. })) => Err(AuthError::PermissionDenied),
         Action::Write(command) => admitted(&|caller| caller.may_submit(command, leases)),
         Action::Watch { key, range_end } => admitted(&|caller| caller.may(Right::Read, key, range_end)),
+        Action::LeaseKeys(id) => admitted(&|caller| caller.may_with_lease(Right::Read, id, leases)),
         Action::SeeUser(name) => admitted(&|caller| caller.may_see_user(name)),
         Action::SeeRole(name) => admitted(&|caller| caller.may_see_role(name)),
         Action::Observe => admitted(&|_| Ok(())),

@@ -3,6 +3,7 @@
 //!
 //! Never sees bytes of a protocol, and never decides about consensus: how fresh a read is, is the replica's word.
 
+mod leases;
 mod watches;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tonic::codegen::http::HeaderMap;
 pub(crate) use self::watches::Watches;
 use crate::access::{Access, Action, Denied};
 use crate::answers::{AnswerBudget, AnswerLimits, Claim, HeldAnswer, NoRoom};
+use crate::keep_alives::KeepAlives;
 use crate::metrics::{Metrics, ReadOutcome};
 use crate::node_state::why_not_serving;
 use crate::read_choice::BadChoice;
@@ -108,6 +110,7 @@ pub(crate) struct ClientApi {
     answer_limits: AnswerLimits,
     streams: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
+    keep_alives: Arc<KeepAlives>,
 }
 
 impl ClientApi {
@@ -129,6 +132,7 @@ impl ClientApi {
             answers: AnswerBudget::new(&answer_limits),
             streams: Arc::new(Semaphore::new(answer_limits.max_streams)),
             downloads: Arc::new(Semaphore::new(answer_limits.max_downloads)),
+            keep_alives: Arc::default(),
             answer_limits,
         }
     }

@@ -1,7 +1,6 @@
 //! The gRPC services of the client port: etcd's and `quorate.v1.Admin`, with health and reflection.
 //!
-//! Each method decodes, hands over to [`crate::client_api::ClientApi`] or the replica, and encodes. What etcd has and this
-//! server has not yet (leases) is not registered: clients get `Unimplemented` with its name.
+//! Each method decodes, hands over to [`crate::client_api::ClientApi`] or the replica, and encodes.
 
 mod admin;
 mod auth;
@@ -11,6 +10,7 @@ mod downgrade;
 mod election;
 mod header;
 mod kv;
+mod lease;
 mod lock;
 mod maintenance;
 mod metadata;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use quorate_proto::etcdserverpb::auth_server::AuthServer;
 use quorate_proto::etcdserverpb::cluster_server::ClusterServer;
 use quorate_proto::etcdserverpb::kv_server::KvServer;
+use quorate_proto::etcdserverpb::lease_server::LeaseServer;
 use quorate_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use quorate_proto::quorate::v1::admin_server::AdminServer;
 use quorate_proto::v3electionpb::election_server::ElectionServer;
@@ -37,6 +38,7 @@ use self::auth::AuthService;
 use self::cluster::ClusterService;
 use self::election::ElectionService;
 pub(crate) use self::kv::KvService;
+use self::lease::LeaseService;
 use self::lock::LockService;
 use self::maintenance::MaintenanceService;
 use self::watch::WatchService;
@@ -66,6 +68,7 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(<KvServer<KvService> as NamedService>::NAME)
         .with_service_name(<WatchService as NamedService>::NAME)
+        .with_service_name(<LeaseServer<LeaseService> as NamedService>::NAME)
         .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
         .with_service_name(<MaintenanceServer<MaintenanceService> as NamedService>::NAME)
         .with_service_name(<AuthServer<AuthService> as NamedService>::NAME)
@@ -76,11 +79,13 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
         .build_v1()
         .expect("the descriptors are generated together with the code");
     let cluster = ClusterService::new(Arc::clone(api));
+    let lease = LeaseService::new(Arc::clone(api));
     let maintenance = MaintenanceService::new(Arc::clone(api));
     let auth = AuthService::new(Arc::clone(api));
     let admin = AdminService::new(Arc::clone(api));
     let routes = Routes::new(ClusterServer::new(cluster).max_decoding_message_size(max_message_bytes))
         .add_service(WatchService::new(Arc::clone(api)))
+        .add_service(LeaseServer::new(lease).max_decoding_message_size(max_message_bytes))
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(max_message_bytes))
         .add_service(AuthServer::new(auth).max_decoding_message_size(max_message_bytes))
         .add_service(AdminServer::new(admin).max_decoding_message_size(max_message_bytes))

@@ -16,6 +16,7 @@ mod gateway;
 mod grpc;
 mod http;
 mod inside;
+mod keep_alives;
 pub mod listen;
 pub mod metrics;
 mod node_state;

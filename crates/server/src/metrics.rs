@@ -8,6 +8,7 @@
 
 mod alias;
 mod grpc;
+mod lease;
 mod make;
 mod network;
 mod raft;
@@ -19,6 +20,7 @@ mod watches;
 use prometheus::{Encoder, Registry, TextEncoder};
 
 pub use self::grpc::{GrpcMetrics, MethodCounters, MethodKind};
+pub use self::lease::LeaseMetrics;
 pub use self::network::NetworkMetrics;
 pub use self::raft::RaftMetrics;
 pub use self::reads::{ReadMetrics, ReadOutcome, RequestMetrics};
@@ -32,6 +34,8 @@ pub struct Metrics {
     pub raft: RaftMetrics,
     /// Log file and state file.
     pub storage: StorageMetrics,
+    /// Leases.
+    pub lease: LeaseMetrics,
     /// Reads by consistency and outcome.
     pub reads: ReadMetrics,
     /// Writes, forwards, queues and limits.
@@ -56,6 +60,7 @@ impl Metrics {
         let metrics = Metrics {
             raft: RaftMetrics::new(&make),
             storage: StorageMetrics::new(&make),
+            lease: LeaseMetrics::new(&make),
             reads: ReadMetrics::new(&make),
             requests: RequestMetrics::new(&make),
             network: NetworkMetrics::new(&make),

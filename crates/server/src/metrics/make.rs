@@ -53,6 +53,12 @@ impl<'a> Make<'a> {
         self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(disk_seconds()), labels))
     }
 
+    /// A histogram of long spans in seconds: 1 s doubling to half a year, etcd's buckets for times to live.
+    pub(super) fn spans(&self, name: &str, help: &str) -> Histogram {
+        let buckets = exponential_buckets(1.0, 2.0, 24).expect("positive start, factor above 1");
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
+    }
+
     /// A histogram of how many.
     pub(super) fn sizes(&self, name: &str, help: &str) -> Histogram {
         self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(counts())))

@@ -42,6 +42,7 @@ impl Metrics {
         storage.revision.set(status.space.revision);
         storage.compact_revision.set(status.space.compact_revision);
         storage.keys.set(as_i64(status.space.keys));
+        self.lease.live.set(as_i64(status.space.leases));
     }
 
     fn observe_raft(&self, raft: &RaftView) {

@@ -43,6 +43,7 @@ pub use crate::peer::IdentifyError;
 pub use admin::{
     InitError, ResetError, SetVotersError, SnapshotInfo, StartError, VoterPhase, VoterProgress, VoterSpec,
 };
+pub(crate) use clock::random_u128;
 pub use config::ReplicaConfig;
 pub use replica::Replica;
 pub use status::{DiskView, FollowerView, RaftView, ReplicaStatus, SpaceView, Stamp, StatusChange, WatchView};

@@ -79,7 +79,6 @@ impl Published {
     }
 
     /// What the cluster clock shows at `now`, as this node counts it.
-    #[expect(dead_code, reason = "for the time that a lease has left")]
     pub(crate) fn cluster_clock(&self, now: Time) -> ClusterTime {
         ClusterTime(now.0.wrapping_add_signed(self.clock_ahead.load(Ordering::Relaxed)) / 1000)
     }

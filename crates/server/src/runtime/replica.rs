@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_kv::{Actor, Command, Outcome};
+use quorate_kv::{Actor, ClusterTime, Command, Outcome};
 use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, NodeError, ReadGrant, ReadOptions};
 use quorate_raft::{Incarnation, LogIndex, Member, NodeId, Term};
 use quorate_store::StateView;
@@ -160,6 +160,17 @@ impl Replica {
             node_id: engine.identity.node_id.0,
             term: engine.published.term().0,
         })
+    }
+
+    /// What the cluster clock shows now, as this node counts it; its beginning without a running node.
+    pub fn cluster_clock(&self) -> ClusterTime {
+        let now = self.core.clock.now();
+        self.core.engine().map_or_else(ClusterTime::default, |engine| engine.published.cluster_clock(now))
+    }
+
+    /// How long a follower waits for a leader before it campaigns.
+    pub fn election_timeout(&self) -> Duration {
+        self.core.settings.raft.election_timeout
     }
 
     /// One look at everything. Asks no thread.
@@ -396,6 +407,7 @@ fn space_view(engine: &Engine) -> SpaceView {
         digest: view.digest().1.0,
         digest_index: view.digest().0,
         keys: view.key_count() as u64,
+        leases: view.lease_count() as u64,
     }
 }
 

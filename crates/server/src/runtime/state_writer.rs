@@ -163,7 +163,9 @@ impl<R: StateReports> Writer<'_, R> {
         }
         let results = applied.results.into_iter().filter_map(|entry| {
             let (origin, session, sequence) = entry.origin?;
-            Some(AppliedResult { index: entry.index, origin, session, sequence, outcome: entry.outcome? })
+            let outcome = entry.outcome?;
+            self.metrics.lease.applied(&outcome);
+            Some(AppliedResult { index: entry.index, origin, session, sequence, outcome })
         });
         let summary = AppliedSummary { results: results.collect(), state: self.applied_state() };
         self.reports.applied(summary);

@@ -107,6 +107,8 @@ pub struct SpaceView {
     pub digest_index: LogIndex,
     /// Live keys.
     pub keys: u64,
+    /// Leases.
+    pub leases: u64,
 }
 
 /// The disk side of a [`ReplicaStatus`], in bytes.

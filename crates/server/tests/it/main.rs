@@ -7,6 +7,7 @@ mod client_limits;
 mod cluster;
 mod etcd_auth;
 mod etcd_kv;
+mod etcd_lease;
 mod etcd_maintenance;
 mod etcd_watch;
 mod gateway;

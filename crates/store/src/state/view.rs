@@ -10,6 +10,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use quorate_kv::auth::AttachedKeys;
 use quorate_kv::{
     AuthState, ChunkSize, ClusterTime, Digest, DueLease, KeySpace, KeyValue, KvError, LeaseSummary, LeaseView, Pin,
     RangeRequest, RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Row, Step, StreamEnd,
@@ -365,6 +366,12 @@ impl StateView {
     /// The disk's. The state is not harmed: without an image the next start takes longer.
     pub fn write_index_image(&self) -> std::io::Result<()> {
         index_image::write(&*self.shared.disk, &self.shared)
+    }
+}
+
+impl AttachedKeys for StateView {
+    fn all_attached(&self, lease: i64, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.shared.read().key_space.all_attached(lease, test)
     }
 }
 

@@ -1,0 +1,158 @@
+//! What clients ask of leases, the same for all protocols.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_kv::{Command, KvError, LeaseGrantRequest, LeaseGrantResponse, Response, Revision};
+use quorate_node::{Consistency, NodeError, ReadOptions};
+use tokio::sync::oneshot;
+use tonic::codegen::http::HeaderMap;
+
+use super::{ApiError, ClientApi};
+use crate::access::Action;
+use crate::keep_alives::{KeepAliveError, Renewed};
+
+/// Ids drawn for one grant before it is given up: two that are taken in a row say that something else is wrong.
+const MAX_DRAWS: usize = 4;
+
+/// What a lease has left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TimeToLive {
+    /// Whole seconds left; -1 if there is no such lease.
+    pub(crate) ttl_seconds: i64,
+    /// What it was granted; 0 if there is no such lease.
+    pub(crate) granted_seconds: i64,
+    /// Its keys, if they were asked for.
+    pub(crate) keys: Vec<Arc<[u8]>>,
+    /// The store's revision.
+    pub(crate) revision: Revision,
+}
+
+impl From<KeepAliveError> for ApiError {
+    fn from(error: KeepAliveError) -> ApiError {
+        match error {
+            KeepAliveError::Node(refused) => refused.into(),
+            KeepAliveError::Kv(refused) => refused.into(),
+        }
+    }
+}
+
+impl ClientApi {
+    /// Grants a lease of at least the shortest time to live; with id 0, one of this node's choice.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn grant_lease(
+        &self,
+        headers: &HeaderMap,
+        id: i64,
+        ttl_seconds: i64,
+    ) -> Result<(LeaseGrantResponse, Revision), ApiError> {
+        let ttl_seconds = ttl_seconds.max(self.shortest_ttl_seconds());
+        for _ in 0..MAX_DRAWS {
+            let drawn = if id == 0 { draw_id()? } else { id };
+            let command = Command::LeaseGrant(LeaseGrantRequest { id: drawn, ttl_seconds });
+            let outcome = self.write(headers, command, 0).await?;
+            match outcome.result {
+                Ok(Response::LeaseGrant(granted)) => return Ok((granted, outcome.revision)),
+                Ok(other) => unreachable!("a grant is answered by {other:?}"),
+                Err(KvError::LeaseExists) if id == 0 => {}
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+        Err(KvError::LeaseExists.into())
+    }
+
+    /// Ends a lease and deletes its keys.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn revoke_lease(&self, headers: &HeaderMap, id: i64) -> Result<Revision, ApiError> {
+        let outcome = self.write(headers, Command::LeaseRevoke { id }, 0).await?;
+        outcome.result?;
+        Ok(outcome.revision)
+    }
+
+    /// Queues the renewal of a lease; the answer comes when it is committed and applied here.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn keep_alive(
+        &self,
+        headers: &HeaderMap,
+        id: i64,
+    ) -> Result<oneshot::Receiver<Renewed>, ApiError> {
+        let _permit = self.access.check(headers, Action::Write(&Command::LeaseRenew { ids: vec![id] })).await?;
+        Ok(self.keep_alives.queue(&self.replica, id)?)
+    }
+
+    /// What a lease has left, by the cluster clock as this node counts it.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn time_to_live(
+        &self,
+        headers: &HeaderMap,
+        id: i64,
+        with_keys: bool,
+    ) -> Result<TimeToLive, ApiError> {
+        let action = if with_keys { Action::LeaseKeys(id) } else { Action::Observe };
+        let permit = self.access.check(headers, action).await?;
+        self.confirm(confirmed()).await?;
+        let view = self.view()?;
+        let revision = view.revision();
+        let lease = view.lease(id);
+        if with_keys {
+            // Keys may have been attached since.
+            let _permit = self.access.check(headers, action).await?;
+        }
+        self.access.recheck(&permit)?;
+        Ok(match lease {
+            None => TimeToLive { ttl_seconds: -1, granted_seconds: 0, keys: Vec::new(), revision },
+            Some(lease) => {
+                let left = self.replica.cluster_clock().until(lease.deadline);
+                // The clock may not be told yet on a node that has just started: no lease has more than its whole time.
+                let left = left.min(Duration::from_secs(lease.ttl_seconds.cast_unsigned()));
+                TimeToLive {
+                    ttl_seconds: left.as_secs().cast_signed(),
+                    granted_seconds: lease.ttl_seconds,
+                    keys: if with_keys { lease.keys } else { Vec::new() },
+                    revision,
+                }
+            }
+        })
+    }
+
+    /// Ids of all leases, those first that run out first, and the store's revision.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn leases(&self, headers: &HeaderMap) -> Result<(Vec<i64>, Revision), ApiError> {
+        let permit = self.access.check(headers, Action::Observe).await?;
+        self.confirm(confirmed()).await?;
+        let view = self.view()?;
+        self.access.recheck(&permit)?;
+        Ok((view.leases_by_deadline(), view.revision()))
+    }
+
+    /// etcd's least time to live: long enough to outlast an election.
+    fn shortest_ttl_seconds(&self) -> i64 {
+        let millis = self.replica.election_timeout().as_millis() as u64;
+        (millis * 3).div_ceil(2000).max(1).cast_signed()
+    }
+}
+
+fn confirmed() -> ReadOptions {
+    ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() }
+}
+
+/// A random positive id.
+fn draw_id() -> Result<i64, ApiError> {
+    loop {
+        let random = crate::runtime::random_u128().map_err(|_| NodeError::NoState)?;
+        let id = (random as u64 >> 1).cast_signed();
+        if id != 0 {
+            return Ok(id);
+        }
+    }
+}
