@@ -13,7 +13,7 @@ use super::datastore::{Absence, Datastore};
 use super::images::{IMAGE, TAGS};
 use super::kubectl::Kubectl;
 use super::toolchain::Toolchain;
-use super::volumes;
+use super::volumes::{self, VOLUMES_A_TEST};
 use crate::failure::Failure;
 use crate::process::root;
 
@@ -66,7 +66,7 @@ impl Suite {
             "metadata": { "name": scene.namespace, "labels": labels },
         });
         self.kubectl.apply(&namespace.to_string())?;
-        volumes::make(&self.kubectl, case.name)?;
+        volumes::make(&self.kubectl, case.name, 0..VOLUMES_A_TEST)?;
         if case.needs_operator {
             install_operator(&self.kubectl)?;
         }
@@ -168,6 +168,12 @@ impl Scene<'_> {
     /// The cluster's status.
     pub(super) fn status(&self) -> Result<Value, Failure> {
         Ok(self.get(&["quoratecluster", "db"])?["status"].clone())
+    }
+
+    /// More volumes, for a test that uses up many: the `round`th few of them.
+    pub(super) fn add_volumes(&self, round: usize) -> Result<(), Failure> {
+        let first = round * VOLUMES_A_TEST;
+        volumes::make(self.kubectl, &self.namespace.replace('-', "_"), first..first + VOLUMES_A_TEST)
     }
 
     /// Waits until the resource says that it is as specified, with this many members.

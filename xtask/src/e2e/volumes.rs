@@ -1,6 +1,7 @@
 //! Volumes: a storage class without a provisioner, and folders of this machine handed out as PersistentVolumes.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::chown;
 
 use serde_json::json;
@@ -11,8 +12,8 @@ use crate::failure::Failure;
 
 /// User and group of the image: the kubelet does not change the owner of a folder of its machine.
 const USER: u32 = 65_532;
-/// More than any test uses at once, since a released volume is not handed out again.
-const VOLUMES_A_TEST: usize = 9;
+/// More than most tests use in all, since a released volume is not handed out again.
+pub(super) const VOLUMES_A_TEST: usize = 9;
 
 /// The default storage class.
 pub(super) fn make_class(kubectl: &Kubectl) -> Result<(), Failure> {
@@ -28,8 +29,8 @@ pub(super) fn make_class(kubectl: &Kubectl) -> Result<(), Failure> {
     kubectl.apply(&class.to_string()).map(drop)
 }
 
-/// Fresh empty volumes for one test.
-pub(super) fn make(kubectl: &Kubectl, test: &str) -> Result<(), Failure> {
+/// Fresh empty volumes with these numbers for one test.
+pub(super) fn make(kubectl: &Kubectl, test: &str, numbers: Range<usize>) -> Result<(), Failure> {
     let volume = |number: usize| -> Result<serde_json::Value, Failure> {
         let name = format!("{}-{number}", test.replace('_', "-"));
         let folder = place::path(&format!("volumes/{name}"));
@@ -44,7 +45,7 @@ pub(super) fn make(kubectl: &Kubectl, test: &str) -> Result<(), Failure> {
             },
         }))
     };
-    let volumes = (0..VOLUMES_A_TEST).map(volume).collect::<Result<Vec<_>, _>>()?;
+    let volumes = numbers.map(volume).collect::<Result<Vec<_>, _>>()?;
     kubectl.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": volumes }).to_string()).map(drop)
 }
 

@@ -21,6 +21,7 @@ pub(super) fn a_resize_survives_a_kill_after_any_write(scene: &Scene<'_>) -> Res
     let before = scene.pods()?;
     let writer = Writer::start(scene.service()?, "killed");
     for writes in 1..MOST_WRITES {
+        scene.add_volumes(writes)?;
         let mut interrupted = false;
         for size in [5, 3] {
             interrupted |= resize_with_kill_after(scene, size, writes)?;
