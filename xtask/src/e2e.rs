@@ -112,7 +112,8 @@ pub(crate) fn run(args: &E2eArgs) -> Result<(), Failure> {
         None => image::binaries(&args.profile)?,
     };
     teardown::tear_down()?;
-    let result = start(args, &tools, &binaries).and_then(|()| test(args, &tools, &binaries));
+    let started = start(args, &tools, &binaries).inspect_err(|_| daemon::print_logs());
+    let result = started.and_then(|()| test(args, &tools, &binaries));
     if args.keep {
         eprintln!("xtask: left running; KUBECONFIG={}", place::text("admin.kubeconfig"));
     } else {

@@ -11,7 +11,7 @@ use super::place::{self, API_PORT, HOST, SERVICE_RANGE, text};
 use super::toolchain::Toolchain;
 use crate::failure::Failure;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Who may log in. The token is the name: nothing but this machine reaches the API server.
 const USERS: [(&str, &str, &str); 5] = [

@@ -13,6 +13,7 @@ use super::place;
 use crate::failure::Failure;
 
 const POLL: Duration = Duration::from_millis(100);
+const LINES_SHOWN: usize = 20;
 const PATIENCE_TO_END: Duration = Duration::from_secs(15);
 
 /// Starts `binary` in the background. Its output is added to `logs/NAME.log`.
@@ -37,6 +38,16 @@ pub(super) fn await_ready(what: &str, patience: Duration, mut ready: impl FnMut(
         sleep(POLL);
     }
     Ok(())
+}
+
+/// Shows the end of what every program printed, since the logs go with the run.
+pub(super) fn print_logs() {
+    for entry in fs::read_dir(place::path("logs")).into_iter().flatten().flatten() {
+        let log = fs::read_to_string(entry.path()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        eprintln!("---- {}", entry.path().display());
+        lines[lines.len().saturating_sub(LINES_SHOWN)..].iter().for_each(|line| eprintln!("{line}"));
+    }
 }
 
 /// Ends the program `name` if it runs, at first politely.

@@ -14,7 +14,7 @@ use super::writer::request_once;
 use crate::failure::Failure;
 use crate::process;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How long a killed node stays away: more than an election takes.
 const ABSENCE: Duration = Duration::from_secs(10);
 /// Below the range from which systems take the ports of outgoing connections: a node that comes back finds its port free.

@@ -12,7 +12,7 @@ use super::toolchain::Toolchain;
 use crate::failure::Failure;
 use crate::process;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Name of the image that holds a pod's namespaces open.
 pub(super) const PAUSE_IMAGE: &str = "localhost/quorate-e2e-pause:1";
 
