@@ -60,7 +60,7 @@ pub(crate) struct NodeFlags {
     /// File with the token that calls of the admin service need; it may be replaced at any time.
     #[arg(long, value_name = "FILE")]
     pub(crate) admin_token_file: Option<PathBuf>,
-    /// Tokens of users: simple, or jwt,sign-method=METHOD,priv-key=FILE[,pub-key=FILE][,ttl=5m].
+    /// Tokens of users: `simple`, or `jwt,sign-method=METHOD,priv-key=FILE`, with `pub-key=FILE` and `ttl=5m` where wanted.
     #[arg(long, value_name = "KIND", default_value = "simple")]
     pub(crate) auth_token: TokenOption,
 }

@@ -144,6 +144,7 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
         "etcdserverpb.Auth",
         "etcdserverpb.Cluster",
         "etcdserverpb.KV",
+        "etcdserverpb.Lease",
         "etcdserverpb.Maintenance",
         "etcdserverpb.Watch",
         "grpc.health.v1.Health",
