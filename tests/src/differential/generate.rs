@@ -39,7 +39,7 @@ impl Generator {
             0..=13 => Action::Range(self.range()),
             14..=23 => Action::Put(self.put()),
             24..=27 => Action::DeleteRange(self.delete_range()),
-            28..=37 => Action::Txn(self.txn(MAX_DEPTH)),
+            28..=37 => Action::Txn(survivable(self.txn(MAX_DEPTH))),
             38 => Action::Compact(self.compaction()),
             _ => Action::RangeStream(self.streamed_range()),
         }
@@ -199,6 +199,36 @@ impl Generator {
             compare: (0..compares).map(|_| self.compare()).collect(),
             success: self.operations(depth, only_reads),
             failure: self.operations(depth, only_reads),
+        }
+    }
+}
+
+/// Puts that keep a field are made whole where the transaction has an open-ended deletion. etcd looks for such a put's key
+/// before the transaction only and takes an open end for an empty interval in its search for duplicate keys: it lets the
+/// two meet, does not find the key when the put's turn comes, and panics. Quorate refuses the transaction.
+fn survivable(mut txn: pb::TxnRequest) -> pb::TxnRequest {
+    if deletes_to_the_end(&txn) {
+        fill_in(&mut txn);
+    }
+    txn
+}
+
+fn deletes_to_the_end(txn: &pb::TxnRequest) -> bool {
+    use pb::request_op::Request;
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Request::RequestDeleteRange(delete)) => delete.range_end == b"\0".as_slice(),
+        Some(Request::RequestTxn(inner)) => deletes_to_the_end(inner),
+        _ => false,
+    })
+}
+
+fn fill_in(txn: &mut pb::TxnRequest) {
+    use pb::request_op::Request;
+    for op in txn.success.iter_mut().chain(&mut txn.failure) {
+        match &mut op.request {
+            Some(Request::RequestPut(put)) => (put.ignore_value, put.ignore_lease) = (false, false),
+            Some(Request::RequestTxn(inner)) => fill_in(inner),
+            _ => {}
         }
     }
 }
