@@ -283,7 +283,11 @@ impl<A: Admin> Hands<'_, A> {
     async fn reset(&self, sighting: &Sighting, ordinal: Ordinal) -> Result<(), ActError> {
         let node = target(sighting, ordinal)?;
         let answer = sighting.answers.get(&ordinal).ok_or_else(|| ActError::Gone(node.address.clone()))?;
-        let request = ResetRequest { cluster_id: answer.cluster_id.clone(), node_id: answer.node_id };
+        // Files so damaged that they do not say whose they are: the node takes any id then, but not none.
+        let latched = sighting.observed.latched.cluster_id.map(|id| id.0.to_be_bytes().to_vec().into());
+        let nameless = answer.cluster_id.iter().all(|byte| *byte == 0);
+        let cluster_id = latched.filter(|_| nameless).unwrap_or_else(|| answer.cluster_id.clone());
+        let request = ResetRequest { cluster_id, node_id: answer.node_id };
         Ok(self.admin.reset(&node, request).await?)
     }
 }

@@ -201,6 +201,19 @@ async fn a_node_with_other_data_by_now_is_not_taken_in() {
 }
 
 #[tokio::test]
+async fn files_that_do_not_say_whose_they_are_can_be_set_aside() {
+    let nodes = Nodes::default();
+    let mut seen = sighting(3);
+    seen.observed.latched.cluster_id = Some(ClusterId(0x61));
+    take(&seen, Step::ResetNode(Ordinal(1)), &nodes, None).await.0.expect("reset");
+    let told = nodes.told.into_inner().expect("no test panicked");
+    let [(address, "reset", request)] = &told[..] else { panic!("one call: {told:?}") };
+    assert_eq!(address, "node-1:2379");
+    // The node refuses an id that is missing; the last byte is an `a`.
+    assert!(request.contains("\\0a\""), "{request}");
+}
+
+#[tokio::test]
 async fn init_is_told_to_every_node_even_if_one_refuses() {
     let nodes = Nodes { refusing: Some("node-0:2379".to_string()), ..Nodes::default() };
     let members = (0..3).map(|o| (Ordinal(o), Incarnation(o.into()))).collect();
