@@ -2,8 +2,10 @@
 //!
 //! Owns [`Alarms`]. An alarm is raised and cleared through the log, so that all nodes refuse the same commands.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
+use crate::auth::Actor;
 use crate::error::KvError;
 use crate::keyspace::KeySpace;
 use crate::records::{ReadRows, WriteRecords};
@@ -49,24 +51,43 @@ pub enum AlarmCommand {
     Clear(Alarm),
 }
 
+/// Who raised an alarm, and so who takes it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Raised {
+    /// A node, by what it measures: it clears it when the cause is gone.
+    ByNode = 0,
+    /// An administrator, for reasons of their own.
+    ByHand = 1,
+}
+
 /// Those that are raised.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Alarms(BTreeSet<Alarm>);
+pub struct Alarms(BTreeMap<Alarm, Raised>);
 
 impl Alarms {
     /// All of them, by kind and member.
     pub fn iter(&self) -> impl Iterator<Item = Alarm> + '_ {
-        self.0.iter().copied()
+        self.0.keys().copied()
     }
 
     /// Whether any member raised this kind.
     #[must_use]
     pub fn is_raised(&self, kind: AlarmKind) -> bool {
-        self.0.iter().any(|alarm| alarm.kind == kind)
+        self.0.keys().any(|alarm| alarm.kind == kind)
     }
 
-    /// What a command is refused with while these stand.
-    pub(crate) fn refuse(&self, command: &Command) -> Result<(), KvError> {
+    /// Who raised this alarm, if it stands.
+    #[must_use]
+    pub fn raised(&self, alarm: Alarm) -> Option<Raised> {
+        self.0.get(&alarm).copied()
+    }
+
+    /// Whether a command is taken while these stand.
+    ///
+    /// # Errors
+    /// [`KvError::NoSpace`] or [`KvError::Corrupt`].
+    pub fn admit(&self, command: &Command) -> Result<(), KvError> {
         if self.0.is_empty() {
             return Ok(());
         }
@@ -130,17 +151,20 @@ impl KeySpace {
     pub(crate) fn change_alarms<W: WriteRecords>(
         &mut self,
         records: &mut W,
+        actor: &Actor,
         command: AlarmCommand,
     ) -> Result<Vec<Alarm>, W::Error> {
         let mut rows = RowWriter { records, digest: &mut self.meta.digest };
         match command {
             AlarmCommand::Raise(alarm) => {
-                if self.alarms.0.insert(alarm) {
-                    rows.put(Table::Alarm, &key(alarm), &RowBytes::value(VERSION))?;
+                if let Entry::Vacant(place) = self.alarms.0.entry(alarm) {
+                    let raised = if *actor == Actor::Node { Raised::ByNode } else { Raised::ByHand };
+                    place.insert(raised);
+                    rows.put(Table::Alarm, &key(alarm), &RowBytes::value(VERSION).byte(raised as u8))?;
                 }
                 Ok(vec![alarm])
             }
-            AlarmCommand::Clear(alarm) if self.alarms.0.remove(&alarm) => {
+            AlarmCommand::Clear(alarm) if self.alarms.0.remove(&alarm).is_some() => {
                 rows.remove(Table::Alarm, &key(alarm))?;
                 Ok(vec![alarm])
             }
@@ -150,8 +174,8 @@ impl KeySpace {
 
     pub(crate) fn load_alarms<R: ReadRows>(&mut self, rows: &R) -> Result<(), R::Error> {
         rows.scan_rows(Table::Alarm, &mut |key, value| {
-            let alarm = RowError::name(Table::Alarm, key, read(key, value))?;
-            self.alarms.0.insert(alarm);
+            let (alarm, raised) = RowError::name(Table::Alarm, key, read(key, value))?;
+            self.alarms.0.insert(alarm, raised);
             Ok(())
         })
     }
@@ -161,11 +185,17 @@ fn key(alarm: Alarm) -> RowBytes {
     RowBytes::key().byte(alarm.kind as u8).varint(alarm.member)
 }
 
-fn read(key: &[u8], value: &[u8]) -> Result<Alarm, FieldError> {
+fn read(key: &[u8], value: &[u8]) -> Result<(Alarm, Raised), FieldError> {
     let mut fields = RowFields::key(key);
     let kind = AlarmKind::from_number(fields.byte()?.into()).ok_or(FieldError::Cut)?;
     let member = fields.varint()?;
     fields.end()?;
-    RowFields::value(value, VERSION)?.end()?;
-    Ok(Alarm { kind, member })
+    let mut fields = RowFields::value(value, VERSION)?;
+    let raised = match fields.byte()? {
+        0 => Raised::ByNode,
+        1 => Raised::ByHand,
+        _ => return Err(FieldError::Cut),
+    };
+    fields.end()?;
+    Ok((Alarm { kind, member }, raised))
 }

@@ -54,7 +54,9 @@ impl KeySpace {
                     (Ok(Response::Clock), Vec::new())
                 }
                 Command::Auth(change) => (self.change_auth(records, change)?, Vec::new()),
-                Command::Alarm(change) => (Ok(Response::Alarm(self.change_alarms(records, *change)?)), Vec::new()),
+                Command::Alarm(change) => {
+                    (Ok(Response::Alarm(self.change_alarms(records, actor, *change)?)), Vec::new())
+                }
                 Command::LeaseGrant(grant) => {
                     (self.grant_lease(records, *grant)?.map(Response::LeaseGrant), Vec::new())
                 }
@@ -116,7 +118,7 @@ impl KeySpace {
     /// Everything that is looked at before a command is executed: the actor's rights, the alarms, the command itself.
     fn admit(&self, actor: &Actor, command: &Command) -> Result<(), KvError> {
         self.auth.judge(actor, command, &self.leases)?;
-        self.alarms.refuse(command)?;
+        self.alarms.admit(command)?;
         validate(command, &Limits::APPLICABLE)
     }
 

@@ -35,7 +35,7 @@ mod stream;
 pub mod testing;
 mod validate;
 
-pub use alarm::{Alarm, AlarmCommand, AlarmKind, Alarms, needs_space};
+pub use alarm::{Alarm, AlarmCommand, AlarmKind, Alarms, Raised, needs_space};
 pub use auth::{Actor, AuthCommand, AuthError, AuthResponse, AuthState};
 pub use clock::ClusterTime;
 pub use compact::Pin;

@@ -41,6 +41,10 @@ pub(crate) enum Action<'a> {
     },
     /// Shows the keys attached to a lease.
     LeaseKeys(i64),
+    /// Keeps a lease alive.
+    RenewLease(i64),
+    /// Names these leases.
+    SeeLeases(&'a [i64]),
     /// Asks for a token by name and password, or whether tokens are asked for.
     Login,
     /// Shows a user.
@@ -183,6 +187,11 @@ fn judge(state: &AuthState, actor: &Actor, action: Action<'_>, leases: &dyn Atta
         Action::Write(command) => admitted(&|caller| caller.may_submit(command, leases)),
         Action::Watch { key, range_end } => admitted(&|caller| caller.may(Right::Read, key, range_end)),
         Action::LeaseKeys(id) => admitted(&|caller| caller.may_with_lease(Right::Read, id, leases)),
+        // Whoever may not delete its keys may not keep them either.
+        Action::RenewLease(id) => admitted(&|caller| caller.may_with_lease(Right::Write, id, leases)),
+        Action::SeeLeases(ids) => {
+            admitted(&|caller| ids.iter().try_for_each(|id| caller.may_with_lease(Right::Read, *id, leases)))
+        }
         Action::SeeUser(name) => admitted(&|caller| caller.may_see_user(name)),
         Action::SeeRole(name) => admitted(&|caller| caller.may_see_role(name)),
         Action::Observe => admitted(&|_| Ok(())),

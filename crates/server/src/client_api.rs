@@ -180,6 +180,10 @@ impl ClientApi {
             return Err(self.explain(NodeError::TooLarge));
         }
         quorate_kv::validate(&command, &self.limits)?;
+        // Judged again where it is applied; what is refused here makes no entry.
+        if let Some(view) = self.replica.view() {
+            view.admit(&command)?;
+        }
         let _pending = PendingWrite::begin(&self.metrics);
         self.replica.write(permit.actor(), command).await.map_err(|refused| {
             self.metrics.raft.proposals_failed_total.inc();

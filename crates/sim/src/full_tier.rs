@@ -10,6 +10,7 @@ mod images;
 mod lease_model;
 mod model;
 mod peers;
+mod rights;
 mod storage;
 mod workload;
 

@@ -1,7 +1,8 @@
 //! Alarms: what they refuse, and that a start finds them again.
 
 use quorate_kv::{
-    Alarm, AlarmCommand, AlarmKind, Command, CompactRequest, KeySpace, KvError, RequestOp, Response, TxnRequest,
+    Actor, Alarm, AlarmCommand, AlarmKind, Command, CompactRequest, KeySpace, KvError, Raised, RequestOp, Response,
+    TxnRequest,
 };
 
 use crate::store::{Store, delete, everything, put, range};
@@ -63,6 +64,20 @@ fn exactly_the_named_alarm_is_cleared() {
     change(&mut store, AlarmCommand::Clear(FULL), &[FULL]);
     assert_eq!(store.space.alarms().iter().collect::<Vec<_>>(), [other]);
     assert_eq!(store.apply(&Command::Put(put("c", "3"))).result, Err(KvError::NoSpace), "another member is full");
+}
+
+#[test]
+fn an_alarm_tells_whether_a_node_or_a_hand_raised_it() {
+    let mut store = Store::default();
+    change(&mut store, AlarmCommand::Raise(FULL), &[FULL]);
+    assert!(store.apply_for(&Actor::Node, &Command::Alarm(AlarmCommand::Raise(ASTRAY))).result.is_ok());
+    assert!(store.apply_for(&Actor::Node, &Command::Alarm(AlarmCommand::Raise(FULL))).result.is_ok());
+    let alarms = store.space.alarms();
+    assert_eq!(alarms.raised(FULL), Some(Raised::ByHand), "the first to raise it stays its owner");
+    assert_eq!(alarms.raised(ASTRAY), Some(Raised::ByNode));
+    assert_eq!(alarms.raised(Alarm { member: 8, ..FULL }), None);
+    let Ok(again) = KeySpace::rebuild(store.space.meta(), &store.records);
+    assert_eq!(again.alarms(), alarms);
 }
 
 #[test]

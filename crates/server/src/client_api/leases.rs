@@ -82,7 +82,7 @@ impl ClientApi {
         headers: &HeaderMap,
         id: i64,
     ) -> Result<oneshot::Receiver<Renewed>, ApiError> {
-        let _permit = self.access.check(headers, Action::Write(&Command::LeaseRenew { ids: vec![id] })).await?;
+        let _permit = self.access.check(headers, Action::RenewLease(id)).await?;
         Ok(self.keep_alives.queue(&self.replica, id)?)
     }
 
@@ -131,8 +131,11 @@ impl ClientApi {
         let permit = self.access.check(headers, Action::Observe).await?;
         self.confirm(confirmed()).await?;
         let view = self.view()?;
+        let (ids, revision) = (view.leases_by_deadline(), view.revision());
         self.access.recheck(&permit)?;
-        Ok((view.leases_by_deadline(), view.revision()))
+        // As in etcd: whoever may not read a key is not told of the lease it hangs on.
+        let _permit = self.access.check(headers, Action::SeeLeases(&ids)).await?;
+        Ok((ids, revision))
     }
 
     /// etcd's least time to live: long enough to outlast an election.

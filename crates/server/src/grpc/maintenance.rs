@@ -1,8 +1,10 @@
 //! `etcdserverpb.Maintenance`, as far as a store without housekeeping has a use for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use quorate_kv::Revision;
+use prost::Message as _;
+use quorate_kv::{Alarm, AlarmCommand, AlarmKind, Command, Response as KvResponse, Revision};
 use quorate_node::NodeError;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
@@ -38,6 +40,19 @@ impl MaintenanceService {
         Ok(self.api.access().check(headers, action).await.map_err(ApiError::Denied)?)
     }
 
+    async fn change_alarms(
+        &self,
+        headers: &HeaderMap,
+        change: AlarmCommand,
+        bytes: usize,
+    ) -> Result<Vec<pb::AlarmMember>, Status> {
+        let outcome = self.api.write(headers, Command::Alarm(change), bytes).await?;
+        match outcome.result.map_err(ApiError::Kv)? {
+            KvResponse::Alarm(alarms) => Ok(alarms.into_iter().map(alarm_member).collect()),
+            other => unreachable!("a change of alarms is answered as one, not with {other:?}"),
+        }
+    }
+
     fn header(&self, revision: i64) -> Option<pb::ResponseHeader> {
         Some(header(self.api.replica()).at(Revision(revision)))
     }
@@ -47,27 +62,26 @@ impl MaintenanceService {
 impl Maintenance for MaintenanceService {
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let status = self.api.replica().status();
-        let raised = match request.action() {
-            AlarmAction::Get => {
-                let _admitted = self.check(metadata.as_ref(), Action::Observe).await?;
-                raised_alarms(&status, request.alarm())
+        let (headers, bytes) = (metadata.as_ref(), request.encoded_len());
+        let alarm = alarm_kind(request.alarm()).map(|kind| Alarm { kind, member: request.member_id });
+        let alarms = match (request.action(), alarm) {
+            (AlarmAction::Get, _) => {
+                let _admitted = self.check(headers, Action::Observe).await?;
+                raised_alarms(&self.api.replica().status(), request.alarm())
             }
-            AlarmAction::Deactivate => {
-                // An alarm here is a fact, which goes when its cause goes: there is nothing to clear, as etcd says of
-                // an alarm that is not raised.
-                let _admitted = self.check(metadata.as_ref(), Action::Maintain).await?;
+            (AlarmAction::Activate, Some(alarm)) => {
+                self.change_alarms(headers, AlarmCommand::Raise(alarm), bytes).await?
+            }
+            (AlarmAction::Deactivate, Some(alarm)) => {
+                self.change_alarms(headers, AlarmCommand::Clear(alarm), bytes).await?
+            }
+            (AlarmAction::Activate | AlarmAction::Deactivate, None) => {
+                let _admitted = self.check(headers, Action::Maintain).await?;
                 Vec::new()
             }
-            AlarmAction::Activate => {
-                let _admitted = self.check(metadata.as_ref(), Action::Maintain).await?;
-                return Err(Status::unimplemented(
-                    "alarms follow from the state of the disk and are not raised by hand",
-                ));
-            }
         };
-        let header = self.header(status.space.revision);
-        Ok(Response::new(pb::AlarmResponse { header, alarms: raised }))
+        let header = self.header(self.api.replica().status().space.revision);
+        Ok(Response::new(pb::AlarmResponse { header, alarms }))
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
@@ -84,6 +98,10 @@ impl Maintenance for MaintenanceService {
         if status.no_space {
             errors.push(NodeError::NoSpace.to_string());
         }
+        errors.extend(status.alarms.iter().map(|alarm| {
+            let shown = alarm_member(alarm);
+            format!("memberID:{} alarm:{}", shown.member_id, shown.alarm().as_str_name())
+        }));
         let own_id = status.identity.map(|identity| identity.node_id);
         let is_learner = match (&status.raft, own_id) {
             (Some(raft), Some(id)) => raft.membership.1.learners.contains(&id),
@@ -195,15 +213,35 @@ fn bad_transferee() -> Status {
     etcd_status(EtcdError::BadLeaderTransferee)
 }
 
+/// The alarms of all members, and what is wrong with this one that no log can tell: its disk is full, or its state is not
+/// to be trusted.
 fn raised_alarms(status: &ReplicaStatus, wanted: pb::AlarmType) -> Vec<pb::AlarmMember> {
-    let member_id = status.identity.map_or(0, |identity| identity.node_id.0);
-    let corrupt = matches!(status.state, NodeState::Fenced | NodeState::Damaged);
-    let raised = [(status.no_space, pb::AlarmType::Nospace), (corrupt, pb::AlarmType::Corrupt)];
-    raised
-        .into_iter()
-        .filter(|(is_raised, kind)| *is_raised && (wanted == pb::AlarmType::None || wanted == *kind))
-        .map(|(_, kind)| pb::AlarmMember { member_id, alarm: kind.into() })
-        .collect()
+    let own = status.identity.map_or(0, |identity| identity.node_id.0);
+    let mut alarms: BTreeSet<Alarm> = status.alarms.iter().collect();
+    if status.no_space && !status.alarms.is_raised(AlarmKind::NoSpace) {
+        alarms.insert(Alarm { kind: AlarmKind::NoSpace, member: own });
+    }
+    if matches!(status.state, NodeState::Fenced | NodeState::Damaged) {
+        alarms.insert(Alarm { kind: AlarmKind::Corrupt, member: own });
+    }
+    let wanted = alarm_kind(wanted);
+    alarms.into_iter().filter(|alarm| wanted.is_none_or(|kind| kind == alarm.kind)).map(alarm_member).collect()
+}
+
+fn alarm_kind(kind: pb::AlarmType) -> Option<AlarmKind> {
+    match kind {
+        pb::AlarmType::None => None,
+        pb::AlarmType::Nospace => Some(AlarmKind::NoSpace),
+        pb::AlarmType::Corrupt => Some(AlarmKind::Corrupt),
+    }
+}
+
+fn alarm_member(alarm: Alarm) -> pb::AlarmMember {
+    let kind = match alarm.kind {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
+    };
+    pb::AlarmMember { member_id: alarm.member, alarm: kind.into() }
 }
 
 /// Thirty-two bits of the digest: clients only compare them between members.

@@ -52,6 +52,7 @@ fn http_status(refused: &ApiError) -> StatusCode {
     match refused {
         ApiError::Kv(KvError::Compacted | KvError::FutureRevision) => StatusCode::GONE,
         ApiError::Kv(KvError::NoSpace) => StatusCode::INSUFFICIENT_STORAGE,
+        ApiError::Kv(KvError::Corrupt) => StatusCode::INTERNAL_SERVER_ERROR,
         ApiError::Kv(KvError::Auth(refused)) | ApiError::Denied(Denied::Auth(refused)) => auth_status(*refused),
         ApiError::Kv(_) | ApiError::Choice(_) => StatusCode::BAD_REQUEST,
         ApiError::Denied(Denied::NoTokenFile { .. }) => StatusCode::FORBIDDEN,

@@ -6,6 +6,7 @@
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use quorate_kv::AlarmKind;
 use quorate_node::{Consistency, NodeError, ReadOptions};
 use quorate_wire::peer::NodeState;
 use serde_json::json;
@@ -14,6 +15,7 @@ use super::{Shared, answer};
 use crate::client_api::{ApiError, ClientApi, HEALTH_TIMEOUT};
 use crate::node_state::why_not_serving;
 use crate::query::decode_path;
+use crate::runtime::ReplicaStatus;
 
 /// One thing `/readyz` looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +156,7 @@ async fn why_unhealthy(api: &ClientApi, query: &ProbeQuery) -> Option<String> {
     if status.no_space && !query.excludes("NOSPACE") {
         return Some("ALARM NOSPACE".to_string());
     }
-    if matches!(status.state, NodeState::Fenced | NodeState::Damaged) && !query.excludes("CORRUPT") {
+    if is_corrupt(&status) && !query.excludes("CORRUPT") {
         return Some("ALARM CORRUPT".to_string());
     }
     let has_leader = status.raft.is_some_and(|raft| raft.leader.is_some());
@@ -163,6 +165,10 @@ async fn why_unhealthy(api: &ClientApi, query: &ProbeQuery) -> Option<String> {
     }
     let consistency = if query.serializable { Consistency::Stale } else { Consistency::Consistent };
     try_read(api, consistency).await.err().map(|error| format!("RANGE ERROR:{error}"))
+}
+
+fn is_corrupt(status: &ReplicaStatus) -> bool {
+    matches!(status.state, NodeState::Fenced | NodeState::Damaged) || status.alarms.is_raised(AlarmKind::Corrupt)
 }
 
 fn report(results: &[(&str, Result<(), String>)], verbose: bool, probe: &str) -> Response {

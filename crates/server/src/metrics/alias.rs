@@ -16,6 +16,7 @@ const ALIASES: &[(&str, &str, &str)] = &[
     ("quorate_raft_applied_index", "etcd_server_proposals_applied_total", ""),
     ("quorate_raft_read_indexes_failed_total", "etcd_server_read_indexes_failed_total", ""),
     ("quorate_quota_bytes", "etcd_server_quota_backend_bytes", ""),
+    ("quorate_alarms", "etcd_debugging_server_alarms", ""),
     ("quorate_log_sync_seconds", "etcd_disk_wal_fsync_duration_seconds", ""),
     ("quorate_log_appended_bytes_total", "etcd_disk_wal_write_bytes_total", ""),
     ("quorate_state_commit_seconds", "etcd_disk_backend_commit_duration_seconds", ""),

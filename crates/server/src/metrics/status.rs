@@ -1,5 +1,6 @@
 //! Gauges that restate a replica's status, set when somebody scrapes.
 
+use quorate_kv::AlarmKind;
 use quorate_raft::RoleKind;
 
 use super::Metrics;
@@ -39,6 +40,14 @@ impl Metrics {
         storage.state_live_bytes.set(as_i64(status.disk.state_in_use));
         storage.quota_bytes.set(as_i64(status.quota_bytes));
         storage.no_space.set(status.no_space.into());
+        storage.alarms.reset();
+        for alarm in status.alarms.iter() {
+            let kind = match alarm.kind {
+                AlarmKind::NoSpace => "NOSPACE",
+                AlarmKind::Corrupt => "CORRUPT",
+            };
+            storage.alarms.with_label_values(&[format!("{:x}", alarm.member).as_str(), kind]).set(1);
+        }
         storage.revision.set(status.space.revision);
         storage.compact_revision.set(status.space.compact_revision);
         storage.keys.set(as_i64(status.space.keys));

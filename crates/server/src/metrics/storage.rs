@@ -1,6 +1,6 @@
 //! Metrics of the two data files.
 
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter, IntGauge, IntGaugeVec};
 
 use super::make::Make;
 
@@ -39,6 +39,8 @@ pub struct StorageMetrics {
     pub quota_bytes: IntGauge,
     /// Scrape. 1 while writes are refused for want of space.
     pub no_space: IntGauge,
+    /// Scrape. 1 for each alarm that stands.
+    pub alarms: IntGaugeVec,
     /// Scrape. Store revision.
     pub revision: IntGauge,
     /// Scrape. Oldest readable revision.
@@ -71,6 +73,7 @@ impl StorageMetrics {
                 .gauge("quorate_state_live_bytes", "Allocated bytes of the state file less its free pages."),
             quota_bytes: make.gauge("quorate_quota_bytes", "Quota on live bytes; 0 = none."),
             no_space: make.gauge("quorate_no_space", "1 while writes are refused for want of space."),
+            alarms: make.gauges("quorate_alarms", "1 for each alarm that stands.", &["server_id", "alarm_type"]),
             revision: make.gauge("quorate_revision", "Store revision."),
             compact_revision: make.gauge("quorate_compact_revision", "Oldest readable revision."),
             keys: make.gauge("quorate_keys", "Live keys."),

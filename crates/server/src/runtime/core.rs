@@ -5,13 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use quorate_node::{Input, Lifecycle};
 use quorate_raft::{Incarnation, Member, Membership, NodeId, Term};
-use quorate_store::{Disk, OpenedStores, RealDisk, StateStore};
+use quorate_store::{OpenedStores, RealDisk};
 use quorate_wire::peer::{Hello, HelloRefused, NodeState, PeerIdentity};
 use quorate_wire::{Bootstrap, FORMAT_VERSION, PeerMessage, WRITTEN_VERSION};
 use tokio::runtime::Handle;
@@ -32,11 +31,6 @@ use crate::peer::{Dialer, Host, ImageSink, Links, Peer};
 const MAX_NODE_BACKLOG: usize = 8 * 1024;
 /// How long a waiting peer stream waits before it looks again.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(1);
-/// Writes are refused below this much free space, well before the log itself finds no room: deletes, compaction and
-/// elections go on in what is left.
-const MIN_FREE_BYTES: u64 = 32 * 1024 * 1024;
-/// Once refused, writes are taken again when live bytes are below this part of the quota, in percent.
-const LOW_WATER_PERCENT: u64 = 90;
 
 /// What stays the same for a process.
 #[derive(Debug, Clone)]
@@ -187,7 +181,7 @@ impl Core {
             leader: raft.leader,
             config_index: raft.committed_membership_index,
             changing: membership.is_joint() || membership.target.is_some(),
-            no_space: engine.no_space.load(Ordering::Relaxed) || engine.published.log_full(),
+            no_space: engine.has_no_space(),
             leaving: !raft.membership.members.is_empty() && !raft.membership.is_member(engine.identity.node_id),
         };
         self.change.send_if_modified(|change| {
@@ -227,34 +221,6 @@ impl Core {
         engine.published.set(None, engine.published.commit());
         self.set_phase(Phase::Down);
         engine.end(false).await;
-    }
-
-    /// Compares the live bytes with the quota and the free space with what the log needs.
-    pub(crate) fn look_at_space(&self, engine: &Engine, store: &StateStore) {
-        let quota = self.settings.quota_bytes;
-        let live = store.stats().totals.bytes;
-        let was = engine.no_space.load(Ordering::Relaxed);
-        let limit = if was { quota / 100 * LOW_WATER_PERCENT } else { quota };
-        let over_quota = quota > 0 && live > limit;
-        let free = self.disk.free_bytes().unwrap_or(u64::MAX);
-        let needed = if was { 2 * MIN_FREE_BYTES } else { MIN_FREE_BYTES };
-        let full = over_quota || free < needed;
-        if full != was {
-            if full {
-                tracing::error!(live, quota, free, "no space: writes are refused until some is freed");
-            } else {
-                tracing::info!(live, quota, free, "there is space again");
-            }
-            engine.no_space.store(full, Ordering::Relaxed);
-            self.tell_space(engine, engine.published.log_full());
-        }
-    }
-
-    /// Tells the node whether writes have room.
-    pub(crate) fn tell_space(&self, engine: &Engine, log_full: bool) {
-        let full = log_full || engine.no_space.load(Ordering::Relaxed);
-        engine.tell(Input::DiskFull { yes: full });
-        self.change.send_if_modified(|change| std::mem::replace(&mut change.no_space, full) != full);
     }
 
     /// This node's greeting to `to`.

@@ -47,8 +47,12 @@ pub(crate) struct Engine {
     pub(crate) membership: RwLock<Arc<Membership>>,
     /// One image is received at a time.
     pub(crate) receiving: Arc<Semaphore>,
-    /// State quota or disk full, as last told to the node.
-    pub(crate) no_space: AtomicBool,
+    /// Its disk has too little free space.
+    pub(crate) disk_full: AtomicBool,
+    /// Its live bytes come near the quota.
+    pub(crate) near_quota: AtomicBool,
+    /// A change of its alarm waits for an answer.
+    pub(crate) alarm_under_way: AtomicBool,
     log_jobs: Arc<Mailbox<LogJob>>,
     threads: Mutex<Option<Threads>>,
     stop_timeout: Duration,
@@ -100,7 +104,9 @@ impl Engine {
             log_reader: log.reader(),
             membership: RwLock::new(membership),
             receiving: Arc::new(Semaphore::new(1)),
-            no_space: AtomicBool::new(false),
+            disk_full: AtomicBool::new(false),
+            near_quota: AtomicBool::new(false),
+            alarm_under_way: AtomicBool::new(false),
             log_jobs: Arc::new(Mailbox::new()),
             threads: Mutex::new(None),
             max_pending_requests: core.settings.max_pending_requests,
@@ -268,7 +274,7 @@ impl LogReports for Reports {
 
     fn log_full(&self, full: bool) {
         self.engine.published.set_log_full(full);
-        self.core.tell_space(&self.engine, full);
+        self.core.tell_space(&self.engine);
     }
 
     fn log_failed(&self, error: String) {

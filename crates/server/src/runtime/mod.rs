@@ -33,6 +33,7 @@ mod published;
 mod replica;
 mod scrub;
 mod set_aside;
+mod space;
 mod state_writer;
 mod status;
 mod voters;

@@ -196,6 +196,7 @@ impl Replica {
             watches: engine.as_deref().map(|engine| engine.watching.view()).unwrap_or_default(),
             no_space: core.change.borrow().no_space,
             quota_bytes: core.settings.quota_bytes,
+            alarms: engine.as_deref().map(|engine| engine.view.alarms()).unwrap_or_default(),
         }
     }
 

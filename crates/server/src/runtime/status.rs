@@ -35,10 +35,12 @@ pub struct ReplicaStatus {
     pub disk: DiskView,
     /// Figures of watches; zero without a running node.
     pub watches: WatchView,
-    /// Writes are refused: live bytes passed the quota, or the disk is full.
+    /// Puts are refused: the disk is full, or the alarm NOSPACE of any member stands.
     pub no_space: bool,
     /// The quota of [`super::ReplicaConfig::quota_bytes`].
     pub quota_bytes: u64,
+    /// Those of all members, as this node knows them.
+    pub alarms: quorate_kv::Alarms,
 }
 
 /// Who answers, and in which term. Zeros while the node runs in no cluster.

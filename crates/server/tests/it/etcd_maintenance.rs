@@ -4,7 +4,7 @@ use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_proto::etcdserverpb::{
-    AlarmRequest, DefragmentRequest, HashKvRequest, MemberAddRequest, MemberListRequest, MoveLeaderRequest,
+    AlarmRequest, AlarmType, DefragmentRequest, HashKvRequest, MemberAddRequest, MemberListRequest, MoveLeaderRequest,
     StatusRequest,
 };
 use quorate_proto::quorate::peer::v1::IdentifyRequest;
@@ -154,5 +154,43 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
     ];
     let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !name.contains("reflection")).collect();
     assert_eq!(names, expected);
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alarms_are_raised_listed_and_cleared_and_refuse_meanwhile() {
+    let served = Served::alone().await;
+    let mut maintenance = MaintenanceClient::new(served.channel());
+    let member_id = served.server.replica().stamp().node_id;
+    let request =
+        |action: AlarmAction, alarm: AlarmType| AlarmRequest { action: action.into(), member_id, alarm: alarm.into() };
+    let raised = maintenance.alarm(request(AlarmAction::Activate, AlarmType::Nospace)).await.expect("raised");
+    assert_eq!(raised.into_inner().alarms.len(), 1);
+    let refused = served.kv().put(crate::served::put("a", "1")).await.expect_err("no space");
+    let text = "etcdserver: mvcc: database space exceeded";
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, text));
+    let listed = maintenance.alarm(AlarmRequest::default()).await.expect("listed").into_inner();
+    assert_eq!(
+        listed.alarms.iter().map(|alarm| (alarm.member_id, alarm.alarm())).collect::<Vec<_>>(),
+        [(member_id, AlarmType::Nospace)]
+    );
+    let status = maintenance.status(StatusRequest {}).await.expect("answered").into_inner();
+    let said = format!("memberID:{member_id} alarm:NOSPACE");
+    assert!(status.errors.contains(&said), "{:?}", status.errors);
+    let metrics = served.http("GET", "/metrics", b"").await.text();
+    assert!(metrics.contains("etcd_debugging_server_alarms{alarm_type=\"NOSPACE\""), "{metrics}");
+    let other = maintenance.alarm(request(AlarmAction::Deactivate, AlarmType::Corrupt)).await.expect("nothing there");
+    assert!(other.into_inner().alarms.is_empty());
+    let cleared = maintenance.alarm(request(AlarmAction::Deactivate, AlarmType::Nospace)).await.expect("cleared");
+    assert_eq!(cleared.into_inner().alarms.len(), 1);
+    served.put("a", "1").await;
+
+    maintenance.alarm(request(AlarmAction::Activate, AlarmType::Corrupt)).await.expect("raised");
+    let refused = served.kv().put(crate::served::put("a", "2")).await.expect_err("corrupt");
+    assert_eq!((refused.code(), refused.message()), (Code::DataLoss, "etcdserver: corrupt cluster"));
+    let health = served.http("GET", "/health", b"").await;
+    assert_eq!((health.status, health.json()["reason"].as_str()), (503, Some("ALARM CORRUPT")));
+    maintenance.alarm(request(AlarmAction::Deactivate, AlarmType::Corrupt)).await.expect("cleared");
+    served.put("a", "2").await;
     served.server.stop().await;
 }

@@ -1,44 +1,73 @@
 //! What happens past a limit, and without a quorum.
 
 use bytes::Bytes;
-use quorate_kv::{Command, CompactRequest, DeleteRangeRequest, RangeRequest};
-use quorate_node::{Consistency, NodeError, ReadOptions};
+use quorate_kv::{
+    Actor, Alarm, AlarmCommand, AlarmKind, Command, CompactRequest, DeleteRangeRequest, KvError, RangeRequest,
+};
+use quorate_node::{Consistency, ReadOptions};
+use quorate_server::runtime::Replica;
 use tokio::time::timeout;
 
 use crate::cluster::{Cluster, PATIENCE, get, put_command};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_quota_refuses_puts_and_heals_by_itself() {
-    let cluster = Cluster::adjusted(1, |config| config.quota_bytes = 256 * 1024).await;
-    cluster.init_all().await;
-    let replica = cluster.replica(0);
+/// Puts until the alarm stops it.
+async fn fill(replica: &Replica) {
     let value = "v".repeat(1024);
     let filling = async {
         for number in 0.. {
-            if replica.write(quorate_kv::Actor::Anonymous, put_command(&format!("key-{number}"), &value)).await
-                == Err(NodeError::NoSpace)
-            {
+            let outcome = replica.write(Actor::Anonymous, put_command(&format!("key-{number}"), &value)).await;
+            if outcome.expect("no other limit is near").result == Err(KvError::NoSpace) {
                 return;
             }
         }
     };
     timeout(PATIENCE, filling).await.expect("the quota is noticed");
-    assert!(replica.status().no_space);
-    assert_eq!(get(replica, "key-0", Consistency::Default).await.as_deref(), Some(value.as_bytes()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_full_member_stops_puts_on_all_of_them_until_there_is_space_again() {
+    let cluster = Cluster::adjusted(3, |config| {
+        config.quota_bytes = if config.name == "node-1" { 256 * 1024 } else { 1 << 30 };
+    })
+    .await;
+    cluster.init_all().await;
+    let other = cluster.replica(2);
+    fill(other).await;
+    for node in 0..3 {
+        cluster.until(node, "the alarm of node 1 stands", |status| status.no_space).await;
+        let refused = cluster.replica(node).write(Actor::Anonymous, put_command("more", "value")).await;
+        assert_eq!(refused.expect("applied").result, Err(KvError::NoSpace), "node {node}");
+    }
+    let full = Alarm { kind: AlarmKind::NoSpace, member: cluster.id(1).0 };
+    assert_eq!(other.status().alarms.iter().collect::<Vec<_>>(), [full]);
+    assert!(get(other, "key-0", Consistency::Default).await.is_some(), "reads go on");
 
     let everything = (Bytes::from_static(b"key"), Bytes::from_static(b"kez"));
     let delete = DeleteRangeRequest { key: everything.0, range_end: everything.1, ..DeleteRangeRequest::default() };
-    let deleted =
-        replica.write(quorate_kv::Actor::Anonymous, Command::DeleteRange(delete)).await.expect("deletes go on");
+    let deleted = other.write(Actor::Anonymous, Command::DeleteRange(delete)).await.expect("deletes go on");
     let compact = CompactRequest { revision: deleted.revision.0, physical: false };
-    replica
-        .write(quorate_kv::Actor::Anonymous, Command::Compact(compact))
-        .await
-        .expect("compaction goes on")
-        .result
-        .expect("a sound revision");
-    cluster.until(0, "there is space again", |status| !status.no_space).await;
+    let compacted = other.write(Actor::Anonymous, Command::Compact(compact)).await.expect("compaction goes on");
+    compacted.result.expect("a sound revision");
+    for node in 0..3 {
+        cluster.until(node, "there is space again", |status| !status.no_space).await;
+    }
     cluster.put(0, "after", "value").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alarm_can_be_cleared_by_hand_once_its_cause_is_gone() {
+    let cluster = Cluster::running(1).await;
+    let replica = cluster.replica(0);
+    let alarm = Alarm { kind: AlarmKind::NoSpace, member: cluster.id(0).0 };
+    let raise = Command::Alarm(AlarmCommand::Raise(alarm));
+    replica.write(Actor::Anonymous, raise).await.expect("applied").result.expect("raised");
+    let refused = replica.write(Actor::Anonymous, put_command("a", "1")).await.expect("applied");
+    assert_eq!(refused.result, Err(KvError::NoSpace));
+    cluster.until(0, "the alarm is shown", |status| status.no_space).await;
+    let clear = Command::Alarm(AlarmCommand::Clear(alarm));
+    replica.write(Actor::Anonymous, clear).await.expect("applied").result.expect("cleared");
+    cluster.put(0, "a", "1").await;
+    cluster.until(0, "nothing is shown", |status| !status.no_space).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_kv::{
-    Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest, KeyValue, Outcome,
-    PutRequest, RangeRequest, RequestOp, Response, Revision, TxnRequest,
+    Actor, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest, KeyValue,
+    Outcome, PutRequest, RangeRequest, RequestOp, Response, Revision, TxnRequest,
 };
 use quorate_node::{
     AdminOperation, Answer, ClientOp, Consistency, Effect, Input, NodeError, OnStale, ReadGrant, ReadOptions,
@@ -341,7 +341,11 @@ impl Process {
                 clients.turn = (clients.turn + 1) % clients.workloads.len();
                 let number = clients.turn;
                 let drawn = clients.workloads[number].draw(&mut context.random, now);
-                let Some((call, op)) = drawn else { return Ok(()) };
+                let Some((call, mut op)) = drawn else { return Ok(()) };
+                // One workload turns rights on; the others are not about them, and act as who needs none.
+                if let ClientOp::Write { actor: actor @ Actor::Anonymous, .. } = &mut op {
+                    *actor = Actor::Node;
+                }
                 (Asked::Workload { number, call }, op)
             }
         };
@@ -381,7 +385,7 @@ impl Process {
             operations.into_iter().map(|(key, operation)| (history.invoke(key, now, operation), operation)).collect();
         let leads = self.node.as_ref().is_some_and(|node| node.status(context.local()).raft.role == RoleKind::Leader);
         let asked = Asked::Write(PendingWrite { calls, ids, forwarded: !leads });
-        (asked, ClientOp::Write { actor: quorate_kv::Actor::Anonymous, command })
+        (asked, ClientOp::Write { actor: Actor::Node, command })
     }
 
     fn submit(&mut self, context: &mut Context<FullTier>, pending: Pending, op: ClientOp) -> Result<(), Killed> {

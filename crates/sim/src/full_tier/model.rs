@@ -13,6 +13,8 @@ use quorate_kv::{
 use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, Payload};
 use quorate_wire::decode_envelope;
 
+use super::rights::Rights;
+
 use super::lease_model::LeaseModel;
 
 /// A key's content at some revision.
@@ -63,6 +65,7 @@ pub(super) struct Model {
     requests: BTreeSet<(NodeId, Incarnation, u64)>,
     /// Values ever written, by the number in front of them.
     written: BTreeMap<u64, (i64, Bytes)>,
+    rights: Rights,
 }
 
 impl Default for Model {
@@ -75,6 +78,7 @@ impl Default for Model {
             effects: Vec::new(),
             requests: BTreeSet::new(),
             written: BTreeMap::new(),
+            rights: Rights::default(),
         }
     }
 }
@@ -103,7 +107,8 @@ impl Model {
                 let request = (envelope.origin, envelope.incarnation, envelope.sequence);
                 let first = self.requests.insert(request);
                 assert!(first, "I-19: request {request:?} takes effect again at {}", entry.index);
-                let answer = self.execute(&envelope.command);
+                let void = self.rights.refuse(&envelope.actor, &envelope.command);
+                let answer = if void { ModelAnswer::Refused } else { self.execute(&envelope.command) };
                 command = Some(envelope.command);
                 answer
             }
@@ -141,7 +146,9 @@ impl Model {
                 self.compact_revision = compact.revision;
                 ModelAnswer::Compacted
             }
-            Command::Auth(_) | Command::Alarm(_) => ModelAnswer::Aside,
+            Command::Auth(change) if self.rights.change(change) => ModelAnswer::Aside,
+            Command::Auth(_) => ModelAnswer::Refused,
+            Command::Alarm(_) => ModelAnswer::Aside,
             Command::Clock(now) => {
                 self.leases.set_clock(*now);
                 ModelAnswer::Clock

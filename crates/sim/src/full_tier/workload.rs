@@ -5,6 +5,7 @@
 //! broke. It must draw from the generator it is given alone, and hold no hash map that it iterates.
 
 mod append;
+mod auth;
 
 use std::fmt;
 
@@ -54,5 +55,5 @@ pub(super) trait Workload: fmt::Debug {
 
 /// Every workload, in the order in which they take turns.
 pub(super) fn all(_plan: &Plan) -> Vec<Box<dyn Workload>> {
-    vec![Box::new(append::Appends::default())]
+    vec![Box::new(append::Appends::default()), Box::new(auth::Rights::default())]
 }

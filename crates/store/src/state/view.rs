@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use quorate_kv::auth::AttachedKeys;
 use quorate_kv::{
-    AuthState, ChunkSize, ClusterTime, Digest, DueLease, KeySpace, KeyValue, KvError, LeaseSummary, LeaseView, Pin,
-    RangeRequest, RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Row, Step, StreamEnd,
-    TxnRequest, TxnResponse,
+    Alarms, AuthState, ChunkSize, ClusterTime, Command, Digest, DueLease, KeySpace, KeyValue, KvError, LeaseSummary,
+    LeaseView, Pin, RangeRequest, RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Row, Step,
+    StreamEnd, TxnRequest, TxnResponse,
 };
 use quorate_raft::{LogIndex, Membership};
 
@@ -212,6 +212,19 @@ impl StateView {
     /// The configuration applied last, and where it was logged.
     pub fn membership(&self) -> (LogIndex, Arc<Membership>) {
         self.shared.read().rows.membership.clone()
+    }
+
+    /// The alarms that stand, as the newest applied entry left them.
+    pub fn alarms(&self) -> Alarms {
+        self.shared.read().key_space.alarms().clone()
+    }
+
+    /// Whether the alarms let a command through.
+    ///
+    /// # Errors
+    /// [`KvError::NoSpace`] or [`KvError::Corrupt`].
+    pub fn admit(&self, command: &Command) -> Result<(), KvError> {
+        self.shared.read().key_space.alarms().admit(command)
     }
 
     /// Users, roles and the switch, as the newest applied entry left them.
