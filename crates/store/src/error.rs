@@ -12,6 +12,14 @@ pub(crate) const RESEED: &str = "this node must not vote or serve from it: set i
 /// Why a data directory could not be opened. Nothing was changed in any of these cases.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// There is too little room to bring a file in order after a crash. The same data opens once there is some.
+    #[error(
+        "{file}: the disk is full, and opening the file after an unclean stop takes room: free some space and start again"
+    )]
+    DiskFull {
+        /// The file.
+        file: &'static str,
+    },
     /// The operating system refused, or redb could not read its own structure.
     #[error("{file}: {source}")]
     Storage {
@@ -42,9 +50,9 @@ pub enum OpenError {
         /// The newest this build reads.
         supported: u32,
     },
-    /// The first files of an empty directory could not be written.
+    /// The first files of an empty directory, or what brings two files into line, could not be written.
     #[error(transparent)]
-    Write(#[from] WriteError),
+    Write(WriteError),
     /// An entry holds something this build does not know.
     #[error("entry {index} of the log cannot be read by this release: {source}; start the release that wrote it")]
     UnknownEntry {
@@ -64,12 +72,27 @@ impl OpenError {
     pub(crate) fn from_redb(file: &'static str, source: impl Into<redb::Error>) -> Self {
         match source.into() {
             redb::Error::Corrupted(detail) => Self::damaged(file, detail),
+            source if is_disk_full(&source) => Self::DiskFull { file },
             source => Self::Storage { file, source: Box::new(source) },
         }
     }
 
     pub(crate) fn io(file: &'static str, source: io::Error) -> Self {
-        Self::Storage { file, source: Box::new(redb::Error::Io(source)) }
+        Self::from_redb(file, redb::Error::Io(source))
+    }
+}
+
+/// Whether the system had no room for what was written.
+fn is_disk_full(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull)
+}
+
+impl From<WriteError> for OpenError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Failed { file, source } if is_disk_full(&source) => Self::DiskFull { file },
+            error => Self::Write(error),
+        }
     }
 }
 

@@ -147,7 +147,7 @@ fn can_meet(struck: Struck, handler: Handler, tier: TierChoice) -> bool {
         },
         (Struck::Failed, Group::Effect) => tier == TierChoice::Full && handler == Handler::ReadBack,
         (Struck::Full, Group::Call) => {
-            tier == TierChoice::Full && matches!(handler, Handler::LogWrite | Handler::Checkpoint)
+            tier == TierChoice::Full && matches!(handler, Handler::LogWrite | Handler::Checkpoint | Handler::Open)
         }
         _ => false,
     }

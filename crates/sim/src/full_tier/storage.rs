@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use quorate_node::{AppliedState, Barred, Lifecycle};
 use quorate_raft::{Incarnation, LogIndex, Membership};
-use quorate_store::{LogOptions, LogStore, NodeMark, OpenedStores, StateOptions, StateStore, StoreOptions};
+use quorate_store::{LogOptions, LogStore, NodeMark, OpenError, OpenedStores, StateOptions, StateStore, StoreOptions};
 use quorate_wire::Identity;
 use quorate_wire::peer::NodeState;
 
@@ -69,6 +69,11 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
             context.trace.line(context.now(), || format!("host {} does not start: {error}", context.host.0));
             if disk.files.failures() > failures_before {
                 context.coverage.struck(Struck::Failed, Handler::Open);
+                return None;
+            }
+            if let OpenError::DiskFull { .. } = error {
+                assert!(disk.files.is_limited(), "I-16: node {} has room and does not start: {error}", disk.node);
+                context.coverage.struck(Struck::Full, Handler::Open);
                 return None;
             }
             assert!(disk.doubtful, "I-16: node {} cannot start: {error}", disk.node);

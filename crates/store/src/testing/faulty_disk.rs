@@ -172,6 +172,11 @@ impl FaultyDisk {
         self.lock().limit_bytes = limit;
     }
 
+    /// Whether the disk holds no more than a set number of bytes.
+    pub fn is_limited(&self) -> bool {
+        self.lock().limit_bytes.is_some()
+    }
+
     /// Bytes that all files take.
     pub fn used_bytes(&self) -> u64 {
         self.lock().used_bytes()
