@@ -80,6 +80,14 @@ impl KeySpaceMeta {
         meta.is_sound().then_some(meta)
     }
 
+    /// The numbers of a cluster that goes on from this state under another id. Nothing before its first revision can be read
+    /// or watched: a client of the old cluster would otherwise go on as if the revisions between had been told to it.
+    #[must_use]
+    pub fn raised(self, bump: i64) -> KeySpaceMeta {
+        let revision = Revision(self.revision.0.saturating_add(bump));
+        KeySpaceMeta { revision, compact_revision: revision, ..self }
+    }
+
     fn is_sound(&self) -> bool {
         self.revision >= Revision::EMPTY
             && self.pruned >= Revision::NEVER_COMPACTED

@@ -156,7 +156,8 @@ pub struct NewCluster {
     pub cluster_id: u128,
     /// The node as the new cluster's only member; its incarnation is filled in.
     pub member: Member,
-    /// Added to the revision, so that no client takes a new revision for one it has seen already.
+    /// Added to the revision, so that no client takes a new revision for one it has seen already. Everything before counts as
+    /// compacted.
     pub revision_bump: u64,
 }
 
@@ -268,7 +269,7 @@ pub fn restore(
     let received = sink.finish_with(|rows| {
         rows.origin.cluster_id = Some(new.cluster_id);
         rows.membership = (rows.position.applied, new.sole_voter(identity, incarnation, &rows.membership.1));
-        rows.position.key_space.revision.0 += bump(&new);
+        rows.position.key_space = rows.position.key_space.raised(bump(&new));
     })?;
     let meta = received.meta();
     let revision = received.rows.position.key_space.revision;

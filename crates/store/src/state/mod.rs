@@ -379,7 +379,7 @@ impl StateStore {
         let (database, mut rows) = self.current();
         rows.origin.cluster_id = Some(cluster_id);
         rows.membership = (rows.position.applied, membership);
-        rows.position.key_space.revision.0 += revision_bump;
+        rows.position.key_space = rows.position.key_space.raised(revision_bump);
         database.write(Commit::DurableQuickStart, |transaction| rows.store(transaction))?;
         let meta = rows.snapshot_meta();
         self.shared.publish(rows);

@@ -166,7 +166,7 @@ impl Reference {
         }
     }
 
-    fn range(&self, revision: i64) -> RangeResponse {
+    pub(crate) fn range(&self, revision: i64) -> RangeResponse {
         let Ok(answer) = self.space.range(&self.records, &everything(revision));
         answer.expect("a readable revision")
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_kv::{KeySpace, Revision};
+use quorate_kv::{KeySpace, KvError, Revision};
 use quorate_raft::{HardState, Incarnation, LogIndex, Member, NodeId};
 use quorate_store::offline::{
     NewCluster, OfflineError, Recovered, UncommittedTail, dump_applied, inspect, recover, restore, unfinished_recovery,
@@ -109,8 +109,16 @@ fn assert_sole_voter(disk: &FaultyDisk, recovered: &Recovered, incarnation: Inca
     assert_eq!(state.view().digest().1, digest);
     assert_eq!(state.view().revision(), Revision(revision + 1000));
     assert_eq!(recovered.revision, Revision(revision + 1000));
-    let answer = state.view().range(&crate::fixture::everything(revision)).expect("sound").expect("readable");
+    // All that was there is there, and only now: whoever knows an older revision is told so.
+    let compacted = state.view().compact_revision();
+    assert_eq!(compacted, recovered.revision);
+    let answer = state.view().range(&crate::fixture::everything(compacted.0)).expect("sound").expect("readable");
+    assert_eq!(answer.kvs, reference.range(revision).kvs);
     assert!(!answer.kvs.is_empty());
+    for old in [revision, compacted.0 - 1] {
+        let answer = state.view().range(&crate::fixture::everything(old)).expect("sound");
+        assert_eq!(answer, Err(KvError::Compacted), "at revision {old}");
+    }
     log.check();
 }
 
