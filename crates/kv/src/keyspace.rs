@@ -224,6 +224,13 @@ impl KeySpace {
         self.index.find(key, revision.0).map(|live| live.at)
     }
 
+    /// Whether the record at `at` is the live version of `key` at `revision`. Unlike [`KeySpace::locate`] it knows revisions
+    /// that were compacted since, as long as a pin that was made before holds up their removal.
+    #[must_use]
+    pub fn sees(&self, at: RecordKey, key: &[u8], revision: Revision) -> bool {
+        self.index.find(key, revision.0).is_some_and(|live| live.at == at)
+    }
+
     /// Answers a range at the current revision or the one asked for.
     ///
     /// # Errors

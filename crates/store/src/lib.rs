@@ -40,7 +40,7 @@ pub use quorate_wire::Identity;
 pub use real_disk::{DirectoryError, LOCK_FILE, RealDisk};
 pub use snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
 pub use state::{
-    AppliedBatch, AppliedEntry, Forgotten, History, RecordTotals, StateOptions, StateStats, StateStore, StateStream,
-    StateView, StreamChunk,
+    AppliedBatch, AppliedEntry, Forgotten, History, RecordTotals, RevisionHash, RevisionHasher, StateOptions,
+    StateStats, StateStore, StateStream, StateView, StreamChunk,
 };
 pub use stores::{OpenedStores, StoreOptions};

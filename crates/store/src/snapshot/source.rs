@@ -1,19 +1,16 @@
 //! Reading an image of the state in many short transactions.
 //!
-//! Records are immutable, so those up to the image's revision are the same whenever they are read, as long as physical
-//! compaction is held where it was: a pin does that for as long as the source lives. One long transaction would do
-//! without a pin, but while it is open no freed page of the file can be re-used. Rows do change; the pin comes with a
-//! copy of them, which goes out first.
+//! Records stay where they are by a pin, see [`PinnedState`]. Rows do change; a copy of them goes out first.
 
 use std::ops::Bound;
 
 use bytes::Bytes;
-use quorate_kv::{Record, RecordKey, Row};
+use quorate_kv::Row;
 use quorate_raft::SnapshotMeta;
 use quorate_wire::snapshot::{Header, ImageEncoder, RECORDS_TARGET_BYTES};
 
 use crate::error::{ReadError, SnapshotError};
-use crate::state::{PinnedState, RawKey, RecordReader, StateView, decode_record};
+use crate::state::{PinnedState, RawKey, RowReader, StateView};
 
 /// An image being read; iterates over its bytes in chunks of about a mebibyte.
 pub struct SnapshotSource {
@@ -22,7 +19,8 @@ pub struct SnapshotSource {
 }
 
 enum Stage {
-    Header(ImageEncoder, Bytes),
+    /// The first bytes, and the rows that come after.
+    Header(ImageEncoder, Bytes, Vec<Row>),
     /// Rows not yet given out.
     Rows(ImageEncoder, Vec<Row>),
     Records(ImageEncoder, Bound<RawKey>),
@@ -37,7 +35,7 @@ impl std::fmt::Debug for SnapshotSource {
 
 impl SnapshotSource {
     pub(crate) fn new(view: &StateView) -> Result<Self, SnapshotError> {
-        let state = view.shared().pin()?;
+        let (state, now) = PinnedState::new(view.shared())?;
         let Some(cluster_id) = state.rows.origin.cluster_id else {
             return Err(SnapshotError::Refused("this node belongs to no cluster yet".to_owned()));
         };
@@ -50,7 +48,8 @@ impl SnapshotSource {
             key_space.digest,
         );
         let (encoder, first) = ImageEncoder::start(&header);
-        Ok(Self { state, stage: Stage::Header(encoder, first) })
+        let table_rows = RowReader::new(&now)?.all()?;
+        Ok(Self { state, stage: Stage::Header(encoder, first, table_rows) })
     }
 
     /// The log position the image stands for.
@@ -67,24 +66,6 @@ impl SnapshotSource {
     pub fn expected_bytes(&self) -> u64 {
         self.state.rows.position.totals.bytes
     }
-
-    fn gather(&self, from: Bound<RawKey>) -> Result<Vec<(RecordKey, Record)>, ReadError> {
-        let last = self.state.rows.position.key_space.revision.0;
-        let reader = RecordReader::new(&self.state.database.read()?)?;
-        let mut records = Vec::new();
-        let mut bytes = 0;
-        reader.visit_stored(from, |raw, sealed| {
-            let key = RecordKey::from_bytes(raw);
-            // What was written since is not of this image.
-            if key.revision > last || bytes > 0 && bytes + sealed.len() > RECORDS_TARGET_BYTES {
-                return Ok(false);
-            }
-            bytes += sealed.len();
-            records.push((key, decode_record(&raw, sealed)?));
-            Ok(true)
-        })?;
-        Ok(records)
-    }
 }
 
 impl Iterator for SnapshotSource {
@@ -92,8 +73,8 @@ impl Iterator for SnapshotSource {
 
     fn next(&mut self) -> Option<Self::Item> {
         match std::mem::replace(&mut self.stage, Stage::Ended) {
-            Stage::Header(encoder, first) => {
-                self.stage = Stage::Rows(encoder, std::mem::take(&mut self.state.table_rows));
+            Stage::Header(encoder, first, table_rows) => {
+                self.stage = Stage::Rows(encoder, table_rows);
                 Some(Ok(first))
             }
             Stage::Rows(encoder, rows) if rows.is_empty() => {
@@ -106,7 +87,7 @@ impl Iterator for SnapshotSource {
                 self.stage = Stage::Rows(encoder, rest);
                 Some(Ok(chunk))
             }
-            Stage::Records(mut encoder, from) => match self.gather(from) {
+            Stage::Records(mut encoder, from) => match self.state.gather(from, self.revision(), RECORDS_TARGET_BYTES) {
                 Err(error) => Some(Err(error)),
                 Ok(records) => match records.last() {
                     None => Some(Ok(encoder.finish())),

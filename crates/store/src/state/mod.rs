@@ -10,8 +10,10 @@
 
 mod history;
 mod index_image;
+mod pinned;
 mod rationed;
 mod records;
+mod revision_hash;
 mod revisions;
 mod rows;
 mod tables;
@@ -25,19 +27,20 @@ use quorate_wire::Envelope;
 
 pub use history::{Forgotten, History};
 pub use records::RecordTotals;
+pub use revision_hash::{RevisionHash, RevisionHasher};
 pub use view::{StateStream, StateView, StreamChunk};
 
-pub(crate) use records::{RECORDS, RawKey, RecordAppender, RecordReader, decode_record};
+pub(crate) use pinned::PinnedState;
+pub(crate) use records::{RECORDS, RawKey, RecordAppender};
 pub(crate) use revisions::REVISIONS;
 pub(crate) use rows::{Origin, Position, StateRows};
-pub(crate) use tables::{ROWS, StateReader, store_image_rows};
-pub(crate) use view::PinnedState;
+pub(crate) use tables::{ROWS, RowReader, StateReader, store_image_rows};
 
 use crate::database::{Commit, Database};
 use crate::disk::{Disk, FileCounts, INDEX_FILE_NEW, STATE_FILE, STATE_FILE_NEW, remove_if_present};
 use crate::error::{ApplyError, OpenError, SnapshotError, WriteError};
 use crate::snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
-use records::{BatchRecords, store_records};
+use records::{BatchRecords, RecordReader, store_records};
 use tables::store_rows;
 use view::{Inner, Shared};
 

@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use quorate_kv::auth::AttachedKeys;
 use quorate_kv::{
     Alarms, AuthState, ChunkSize, ClusterTime, Command, Digest, DueLease, KeySpace, KeyValue, KvError, LeaseSummary,
-    LeaseView, Pin, RangeRequest, RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Row, Step,
-    StreamEnd, TxnRequest, TxnResponse,
+    LeaseView, RangeRequest, RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Step, StreamEnd,
+    TxnRequest, TxnResponse,
 };
 use quorate_raft::{LogIndex, Membership};
 
 use super::rationed::RationedReader;
 use super::records::{RecordReader, RecordTotals, decode_record};
+use super::revision_hash::RevisionHasher;
 use super::rows::StateRows;
-use super::tables::RowReader;
 use super::{index_image, revisions};
 use crate::database::Database;
 use crate::disk::Disk;
@@ -100,46 +100,6 @@ impl Shared {
         inner.generation = current.generation + 1;
         self.applied.store(inner.rows.position.applied.0, Ordering::Release);
         std::mem::replace(&mut *current, inner).database
-    }
-
-    /// Holds physical compaction where it is; waits for a batch on its way into the file.
-    pub(crate) fn pin(self: &Arc<Self>) -> Result<PinnedState, ReadError> {
-        let batch = self.begin_batch();
-        let mut inner = self.write();
-        // Rows change in place: they are those of this moment in this view of the file alone.
-        let rows_now = inner.database.read()?;
-        let pin = inner.key_space.pin();
-        let mut pinned = PinnedState {
-            shared: self.clone(),
-            database: inner.database.clone(),
-            rows: inner.rows.clone(),
-            table_rows: Vec::new(),
-            generation: inner.generation,
-            pin: Some(pin),
-        };
-        drop((inner, batch));
-        pinned.table_rows = RowReader::new(&rows_now)?.all()?;
-        Ok(pinned)
-    }
-}
-
-/// A state whose records stay until this is dropped, with a copy of its rows.
-pub(crate) struct PinnedState {
-    shared: Arc<Shared>,
-    pub(crate) database: Arc<Database>,
-    pub(crate) rows: StateRows,
-    pub(crate) table_rows: Vec<Row>,
-    generation: u64,
-    pin: Option<Pin>,
-}
-
-impl Drop for PinnedState {
-    fn drop(&mut self) {
-        let mut inner = self.shared.write();
-        // A key space that was replaced took its pins with it.
-        if let Some(pin) = self.pin.take().filter(|_| inner.generation == self.generation) {
-            inner.key_space.unpin(pin);
-        }
     }
 }
 
@@ -327,6 +287,14 @@ impl StateView {
     /// [`SnapshotError::Refused`] on a node that belongs to no cluster.
     pub fn snapshot(&self) -> Result<SnapshotSource, SnapshotError> {
         SnapshotSource::new(self)
+    }
+
+    /// Begins to hash the records as of a revision; 0 or less for the current one.
+    ///
+    /// # Errors
+    /// The inner error refuses the revision; the outer is a failure of this node's storage.
+    pub fn hash_at(&self, revision: i64) -> Result<Result<RevisionHasher, KvError>, ReadError> {
+        RevisionHasher::new(self, revision)
     }
 
     /// Begins to take in an image of cluster `expected`, beside the state in use; one at a time.

@@ -8,6 +8,7 @@ mod log_damage;
 mod offline_work;
 mod readers;
 mod real_directory;
+mod revision_hash;
 mod snapshots;
 mod space;
 mod state_crash;

@@ -14,7 +14,7 @@ fn image(state: &StateStore) -> Vec<Bytes> {
     state.snapshot().expect("a member").collect::<Result<_, ReadError>>().expect("sound")
 }
 
-fn compaction(index: u64, revision: i64) -> Entry {
+pub(crate) fn compaction(index: u64, revision: i64) -> Entry {
     let payload = Payload::Command(encode_envelope(&Envelope {
         origin: NodeId(1),
         incarnation: Incarnation(3),
