@@ -63,6 +63,9 @@ pub(crate) enum NoRoom {
     /// As many are streamed as may be.
     #[error("{0} ranges are being streamed already: try again later")]
     TooManyStreams(usize),
+    /// As many images are on their way as may be.
+    #[error("{0} snapshots are being downloaded already: try again later")]
+    TooManyDownloads(usize),
     /// Others did not end in time.
     #[error("too many large answers are under way: try again, or ask for less with limit or with RangeStream")]
     Busy,

@@ -3,6 +3,7 @@
 //!
 //! Never sees bytes of a protocol, and never decides about consensus: how fresh a read is, is the replica's word.
 
+mod hashes;
 mod leases;
 mod watches;
 
@@ -157,11 +158,14 @@ impl ClientApi {
         &self.answer_limits
     }
 
-    /// A place among the downloads of images, if there is one.
-    pub(crate) fn download_place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.downloads).try_acquire_owned().ok().or_else(|| {
+    /// A place among the downloads of images.
+    ///
+    /// # Errors
+    /// [`NoRoom::TooManyDownloads`].
+    pub(crate) fn download_place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.downloads).try_acquire_owned().map_err(|_| {
             self.count_limit("downloads");
-            None
+            NoRoom::TooManyDownloads(self.answer_limits.max_downloads).into()
         })
     }
 

@@ -1,14 +1,14 @@
 //! The client port's one service: tells gRPC from HTTP, counts calls, and hands each to whoever serves it.
 //!
 //! `KV` calls skip the router: they are nearly all of the traffic, and a router costs a measurable part of a small read.
-//! Never looks into a message.
+//! Never looks into a message; what its metadata asks of the node as a whole, [`Gate`] knows.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use crate::answers::{AnswerLimits, ConnectionEnd, HeldAnswer, HeldBody};
 use crate::arriving::{Arriving, ArrivingBody};
+use crate::gate::{Gate, wants_leader};
 use crate::listen::PortLimits;
 use crate::metrics::{MethodCounters, MethodKind, Metrics};
 use crate::relay::{Relay, pass_on};
@@ -30,6 +31,7 @@ pub(crate) struct Dispatch<Kv> {
     grpc: axum::Router,
     http: axum::Router,
     metrics: Arc<Metrics>,
+    gate: Arc<Gate>,
     relay: Arc<Relay>,
     arriving: Arc<Arriving>,
     /// How long a client may take to receive a large answer.
@@ -45,13 +47,14 @@ impl<Kv> Dispatch<Kv> {
         grpc: axum::Router,
         http: axum::Router,
         metrics: Arc<Metrics>,
+        gate: Arc<Gate>,
         relay: Arc<Relay>,
         limits: (&PortLimits, &AnswerLimits),
     ) -> Self {
         let (port, answers) = limits;
         let arriving = Arriving::new(port.max_arriving_bytes, port.request_time);
         let (send_time, connection) = (answers.send_time, ConnectionEnd::default());
-        Dispatch { kv, grpc, http, metrics, relay, arriving, send_time, connection }
+        Dispatch { kv, grpc, http, metrics, gate, relay, arriving, send_time, connection }
     }
 
     /// The same for another connection, which `end` ends.
@@ -89,23 +92,42 @@ where
         if let Some(counters) = &counters {
             counters.started.inc();
         }
+        let mut leaderless = None;
         let call = match members {
             Some(members) => pass_on(members, request),
-            None => {
-                let is_key_value = path.starts_with(KV_PATH);
-                let request = self.arriving(request, counters.as_deref());
-                match (is_grpc, is_key_value) {
-                    (false, _) => route(&mut self.http, request),
-                    (true, true) => self.kv.call(request),
-                    (true, false) => route(&mut self.grpc, request),
+            None => match self.admit(&request, counters.as_deref()) {
+                Err(refused) => Box::pin(std::future::ready(Ok(refused.into_http()))),
+                Ok(until) => {
+                    leaderless = until;
+                    let is_key_value = path.starts_with(KV_PATH);
+                    let request = self.arriving(request, counters.as_deref());
+                    match (is_grpc, is_key_value) {
+                        (false, _) => route(&mut self.http, request),
+                        (true, true) => self.kv.call(request),
+                        (true, false) => route(&mut self.grpc, request),
+                    }
                 }
-            }
+            },
         };
-        CountedCall { counters, call, send_time: self.send_time, connection: self.connection.clone() }
+        let (send_time, connection) = (self.send_time, self.connection.clone());
+        CountedCall { counters, began: Instant::now(), call, leaderless, send_time, connection }
     }
 }
 
 impl<Kv> Dispatch<Kv> {
+    /// Asks what every call of gRPC is asked. A stream that wants a leader comes with what ends it; those of watches end
+    /// by themselves.
+    fn admit(
+        &self,
+        request: &http::Request<Incoming>,
+        counters: Option<&MethodCounters>,
+    ) -> Result<Option<Leaderless>, Status> {
+        let Some(MethodCounters { kind, .. }) = counters else { return Ok(None) };
+        self.gate.admit(request.headers(), *kind)?;
+        let ends = *kind == MethodKind::Stream && wants_leader(request.headers()) && request.uri().path() != WATCH_PATH;
+        Ok(ends.then(|| self.gate.leaderless()))
+    }
+
     /// Counts the request while it arrives. Streams are told how to end their connection.
     fn arriving(
         &self,
@@ -121,6 +143,11 @@ impl<Kv> Dispatch<Kv> {
         request.map(|body| ArrivingBody::whole(body, arriving))
     }
 }
+
+/// Resolves when a stream is to end for want of a leader.
+type Leaderless = BoxFuture<Status, Infallible>;
+
+const WATCH_PATH: &str = "/etcdserverpb.Watch/Watch";
 
 /// Methods of `KV`.
 pub(crate) const KV_PATH: &str = "/etcdserverpb.KV/";
@@ -143,7 +170,9 @@ fn route(router: &mut axum::Router, request: http::Request<ArrivingBody>) -> Box
 /// A call under way. Counts its end, or passes the counting on to the body of a stream.
 pub(crate) struct CountedCall {
     counters: Option<Arc<MethodCounters>>,
+    began: Instant,
     call: BoxFuture<Response, Infallible>,
+    leaderless: Option<Leaderless>,
     send_time: Duration,
     connection: ConnectionEnd,
 }
@@ -157,20 +186,23 @@ impl Future for CountedCall {
             let (time, connection) = (self.send_time, self.connection.clone());
             response = response.map(|body| tonic::body::Body::new(HeldBody::new(body, held, time, connection)));
         }
+        let began = self.began;
         let Some(counters) = self.counters.take() else { return Poll::Ready(Ok(response)) };
         let response = match (Status::from_header_map(response.headers()), counters.kind) {
             (Some(status), _) => {
                 let status = as_grpc_go_says(status);
-                counters.record_handled(status.code());
+                counters.record_handled(status.code(), began.elapsed());
                 status.into_http()
             }
             // A unary call that begins to answer has succeeded: its status can only be OK.
             (None, MethodKind::Unary) => {
-                counters.record_handled(Code::Ok);
+                counters.record_handled(Code::Ok, began.elapsed());
                 response
             }
             (None, MethodKind::Stream) => {
-                response.map(|body| tonic::body::Body::new(CountedBody { body, counters, ended: false }))
+                let leaderless = self.leaderless.take();
+                response
+                    .map(|body| tonic::body::Body::new(CountedBody { body, counters, began, leaderless, ended: false }))
             }
         };
         Poll::Ready(Ok(response))
@@ -180,7 +212,7 @@ impl Future for CountedCall {
 impl Drop for CountedCall {
     fn drop(&mut self) {
         if let Some(counters) = &self.counters {
-            counters.record_handled(Code::Cancelled);
+            counters.record_handled(Code::Cancelled, self.began.elapsed());
         }
     }
 }
@@ -198,7 +230,16 @@ fn as_grpc_go_says(status: Status) -> Status {
 struct CountedBody {
     body: tonic::body::Body,
     counters: Arc<MethodCounters>,
+    began: Instant,
+    leaderless: Option<Leaderless>,
     ended: bool,
+}
+
+impl CountedBody {
+    fn end(&mut self, code: Code) {
+        self.counters.record_handled(code, self.began.elapsed());
+        self.ended = true;
+    }
 }
 
 impl Body for CountedBody {
@@ -206,19 +247,29 @@ impl Body for CountedBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Some(leaderless) = &mut self.leaderless
+            && let Poll::Ready(Ok(status)) = leaderless.as_mut().poll(cx)
+        {
+            self.end(status.code());
+            let mut trailers = http::HeaderMap::new();
+            let added = status.add_header(&mut trailers);
+            return Poll::Ready(added.is_ok().then(|| Ok(Frame::trailers(trailers))));
+        }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
             let code = Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code());
-            self.counters.record_handled(code);
-            self.ended = true;
+            self.end(code);
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.ended || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -229,7 +280,7 @@ impl Body for CountedBody {
 impl Drop for CountedBody {
     fn drop(&mut self) {
         if !self.ended {
-            self.counters.record_handled(Code::Cancelled);
+            self.end(Code::Cancelled);
         }
     }
 }

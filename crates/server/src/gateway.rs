@@ -19,6 +19,7 @@ use prost_reflect::{DescriptorPool, MethodDescriptor};
 use tonic::{Code, Status};
 
 use self::call::{Answers, call};
+use crate::gate::Gate;
 use crate::inside::Inside;
 
 /// Base64 and JSON take more room than the message they stand for.
@@ -28,15 +29,16 @@ const GROWTH: usize = 2;
 #[derive(Debug, Clone)]
 struct Gateway {
     inside: Inside,
+    gate: Arc<Gate>,
     pool: Arc<DescriptorPool>,
     max_body_bytes: usize,
 }
 
 /// The paths below `/v3/`, and the older spelling of them. `max_message_bytes` bounds a request.
-pub(crate) fn router(inside: Inside, max_message_bytes: usize) -> Router {
+pub(crate) fn router(inside: Inside, gate: Arc<Gate>, max_message_bytes: usize) -> Router {
     let pool = DescriptorPool::decode(quorate_proto::FILE_DESCRIPTOR_SET)
         .expect("the descriptors are generated together with the code");
-    let gateway = Gateway { inside, pool: Arc::new(pool), max_body_bytes: GROWTH * max_message_bytes };
+    let gateway = Gateway { inside, gate, pool: Arc::new(pool), max_body_bytes: GROWTH * max_message_bytes };
     let paths = axum::routing::any(serve);
     Router::new().route("/v3/{*path}", paths.clone()).route("/v3beta/{*path}", paths).with_state(gateway)
 }
@@ -72,7 +74,7 @@ async fn answer(gateway: &Gateway, request: Request) -> Result<Response, Status>
         .await
         .map_err(|error| Status::invalid_argument(format!("the request cannot be read: {error}")))?;
     let messages = json::decode(&method, &body).map_err(Status::invalid_argument)?;
-    let mut answers = call(gateway.inside.clone(), &method, messages, &parts.headers).await?;
+    let mut answers = call(gateway.inside.clone(), &gateway.gate, &method, messages, &parts.headers).await?;
     let first = answers.next().await?;
     if method.is_server_streaming() {
         return Ok(Response::new(stream(method, first, answers)));

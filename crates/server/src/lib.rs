@@ -12,6 +12,8 @@ mod client_api;
 mod counted_stream;
 mod dispatch;
 pub mod duration;
+mod etcd_image;
+mod gate;
 mod gateway;
 mod grpc;
 mod http;
@@ -29,5 +31,6 @@ pub mod runtime;
 pub mod server;
 
 pub use auth::{JwtOption, TokenOption, TokenOptionError};
+pub use etcd_image::EtcdImage;
 pub use quorate_raft::{Entry, Incarnation, Member, Payload};
 pub use quorate_wire::peer::NodeState;

@@ -19,6 +19,7 @@ use crate::auth::{Authenticator, TokenOption};
 use crate::auto_compaction::{self, AutoCompaction};
 use crate::client_api::ClientApi;
 use crate::dispatch::Dispatch;
+use crate::gate::Gate;
 use crate::inside::Inside;
 use crate::listen::{PortLimits, PortOrder, serve};
 use crate::relay::{RELAY_TIME, Relay};
@@ -86,10 +87,12 @@ impl Server {
         let relay = Arc::new(Relay::default());
         let kv = grpc::kv_service(&api);
         let inside = Inside::new(kv.clone(), other_services.clone());
-        let http = http::client_router(&api).merge(gateway::router(inside, max_request_bytes));
-        let limits = config.limits;
+        let gate = Arc::new(Gate::new(replica.clone(), Arc::clone(&metrics)));
+        let gateway = gateway::router(inside, Arc::clone(&gate), max_request_bytes);
+        let http = http::client_router(&api).merge(gateway);
+        let (limits, passed_on) = (config.limits, Arc::clone(&relay));
         let dispatch =
-            Dispatch::new(kv, other_services, http, Arc::clone(&metrics), Arc::clone(&relay), (&limits, &answers));
+            Dispatch::new(kv, other_services, http, Arc::clone(&metrics), gate, passed_on, (&limits, &answers));
         let client_port = move |end| dispatch.on(end);
         ports.spawn(serve(client_listener, client_port, limits.clone(), Arc::clone(&metrics), receiver.clone()));
         if let Some(listener) = metrics_listener {

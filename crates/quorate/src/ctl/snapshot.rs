@@ -1,14 +1,14 @@
 //! `ctl snapshot`: saves an image of a running node's state, verifies it, makes a new cluster's first node of it.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Take, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use quorate_proto::quorate::v1::SnapshotRequest;
-use quorate_server::{Incarnation, Member};
+use quorate_server::{EtcdImage, Incarnation, Member};
 use quorate_store::RealDisk;
 use quorate_store::offline::{NewCluster, restore};
 use quorate_wire::snapshot::{Header, ImageDecoder, Part};
@@ -34,7 +34,7 @@ pub(super) enum SnapshotCommand {
     Restore(RestoreArgs),
     /// Verifies an image and says what it holds.
     Inspect {
-        /// The image.
+        /// The image; a file of `etcdctl snapshot save` from a Quorate, too.
         file: PathBuf,
     },
 }
@@ -42,7 +42,7 @@ pub(super) enum SnapshotCommand {
 /// Arguments of `ctl snapshot restore`.
 #[derive(Debug, Args)]
 pub(super) struct RestoreArgs {
-    /// The image.
+    /// The image; a file of `etcdctl snapshot save` from a Quorate, too.
     file: PathBuf,
     /// The directory; created if absent, and empty otherwise.
     #[arg(long, value_name = "DIR")]
@@ -172,16 +172,20 @@ fn restore_into(context: &Context, args: &RestoreArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The bytes of a file, piece by piece.
+/// The bytes of an image in a file, piece by piece. The file may be one of `etcdctl snapshot save`.
 struct Chunks {
-    file: File,
+    file: Take<File>,
 }
 
 impl Chunks {
     fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::open(path);
-        file.map(|file| Chunks { file })
-            .map_err(|error| Failure::new(format_args!("cannot read {}: {error}", path.display())))
+        let open = || {
+            let mut file = File::open(path)?;
+            let length = EtcdImage::length_in(&mut file)?;
+            file.rewind()?;
+            Ok(Chunks { file: file.take(length) })
+        };
+        open().map_err(|error: io::Error| Failure::new(format_args!("cannot read {}: {error}", path.display())))
     }
 }
 
@@ -197,6 +201,27 @@ impl Iterator for Chunks {
                 Some(Ok(chunk.into()))
             }
             Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_etcds_client_is_read_as_the_image_in_it() {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let image = vec![7; 3 * READ_BYTES / 2];
+        let mut end = EtcdImage::default();
+        end.add(&image);
+        let saved = [&image[..], &end.finish().concat()].concat();
+        for (name, bytes) in [("plain", &image), ("etcd", &saved)] {
+            let path = directory.path().join(name);
+            std::fs::write(&path, bytes).expect("written");
+            let chunks = Chunks::open(&path).unwrap_or_else(|_| panic!("{name} opens"));
+            let read: Vec<u8> = chunks.flat_map(|chunk| chunk.expect("readable")).collect();
+            assert!(read == image, "{name}: {} bytes", read.len());
         }
     }
 }

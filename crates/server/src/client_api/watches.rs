@@ -15,10 +15,8 @@ use tonic::codegen::http::HeaderMap;
 
 use super::{ApiError, ClientApi};
 use crate::access::{Action, Denied};
+use crate::gate::wants_leader;
 use crate::runtime::{NotOpened, WatchStream};
-
-/// The metadata of a client that wants to be told when there is no leader.
-const HAS_LEADER: &str = "hasleader";
 
 /// See the module documentation.
 pub(crate) struct Watches {
@@ -33,18 +31,15 @@ impl ClientApi {
     /// Begins a stream of watches on this node's state.
     ///
     /// # Errors
-    /// [`ApiError`]: this node does not serve, or it knows no leader and the caller wants one.
+    /// [`ApiError`]: this node does not serve.
     pub(crate) fn watch(self: &Arc<Self>, headers: HeaderMap) -> Result<Watches, ApiError> {
-        let needs_leader = headers.get(HAS_LEADER).is_some_and(|value| value == "true");
+        let needs_leader = wants_leader(&headers);
         let standing = self.replica.standing();
         if standing.leaving || standing.state == NodeState::Removed {
             return Err(NodeError::NodeRemoved.into());
         }
         if matches!(standing.state, NodeState::Fenced | NodeState::Damaged) {
             return Err(self.not_serving());
-        }
-        if needs_leader && standing.leader.is_none() {
-            return Err(NodeError::NoLeader.into());
         }
         match self.replica.watch(needs_leader) {
             Some(Ok(stream)) => Ok(Watches { api: Arc::clone(self), headers: Arc::new(headers), stream, judged: None }),

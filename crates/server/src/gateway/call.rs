@@ -13,7 +13,9 @@ use tonic::codegen::Service as _;
 use tonic::codegen::http::{HeaderMap, HeaderName, Request, header};
 use tonic::{Code, Status};
 
+use crate::gate::Gate;
 use crate::inside::Inside;
+use crate::metrics::MethodKind;
 
 /// Flag byte and length of a frame.
 const FRAME_HEADER: usize = 5;
@@ -26,10 +28,14 @@ const METADATA: &str = "grpc-metadata-";
 /// The status of a call that is refused at once.
 pub(super) async fn call(
     mut inside: Inside,
+    gate: &Gate,
     method: &MethodDescriptor,
     messages: Vec<Bytes>,
     headers: &HeaderMap,
 ) -> Result<Answers, Status> {
+    let metadata = metadata(headers);
+    let is_stream = method.is_client_streaming() || method.is_server_streaming();
+    gate.admit(&metadata, if is_stream { MethodKind::Stream } else { MethodKind::Unary })?;
     let (frames, receiver) = mpsc::channel::<Result<Bytes, Status>>(messages.len().max(1));
     for message in messages {
         frames.try_send(Ok(frame(&message))).expect("there is room for every message");
@@ -37,7 +43,7 @@ pub(super) async fn call(
     let body = Body::new(axum::body::Body::from_stream(ReceiverStream::new(receiver)));
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let mut request = Request::post(path).body(body).expect("a name of a method is a path");
-    *request.headers_mut() = metadata(headers);
+    *request.headers_mut() = metadata;
     // Watches go on when their client has nothing more to ask for; any other call waits for the end of what it is asked.
     let open = (method.name() == "Watch").then_some(frames);
     let response = inside.call(request).await.unwrap_or_else(|never| match never {});

@@ -129,10 +129,7 @@ impl Admin for AdminService {
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         let connection = request.extensions().get().cloned().unwrap_or_default();
         self.admit(request, Action::Administer).await?;
-        let place = self.api.download_place().ok_or_else(|| {
-            let most = self.api.answer_limits().max_downloads;
-            Status::resource_exhausted(format!("{most} snapshots are being downloaded already: try again later"))
-        })?;
+        let place = self.api.download_place()?;
         let (info, chunks) = self.api.replica().snapshot().await.map_err(|refused| node_status(&refused))?;
         let mut info = Some(pb::SnapshotInfo {
             cluster_id: id_bytes(info.cluster_id),

@@ -81,7 +81,7 @@ impl Caller {
     pub(super) async fn claim(&self, name: &Bytes, lease: i64, value: Bytes) -> Result<Claim, Status> {
         let lease = if lease == 0 { self.grant().await? } else { lease };
         let prefix = Bytes::from([&name[..], b"/"].concat());
-        let key = Bytes::from([&prefix[..], format!("{lease:x}").as_bytes()].concat());
+        let key = Bytes::from([&prefix[..], hex(lease).as_bytes()].concat());
         let answer = self
             .txn(pb::TxnRequest {
                 compare: vec![created_at(&key, 0)],
@@ -234,6 +234,11 @@ impl Changes {
     }
 }
 
+/// As Go writes it, with a sign: other implementations of locks compute the same key.
+fn hex(lease: i64) -> String {
+    format!("{}{:x}", if lease < 0 { "-" } else { "" }, lease.unsigned_abs())
+}
+
 /// `key` was created at `revision`; 0 = it is not there.
 pub(super) fn created_at(key: &Bytes, revision: i64) -> pb::Compare {
     pb::Compare {
@@ -281,5 +286,19 @@ fn as_etcd(status: Status) -> Status {
     match status.code() {
         Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unimplemented => status,
         _ => Status::unknown(status.message()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hex;
+
+    #[test]
+    fn a_lease_is_written_as_go_does() {
+        for (lease, text) in
+            [(1, "1"), (i64::MAX, "7fffffffffffffff"), (-1, "-1"), (-255, "-ff"), (i64::MIN, "-8000000000000000")]
+        {
+            assert_eq!(hex(lease), text);
+        }
     }
 }

@@ -28,10 +28,12 @@ pub(crate) struct LeaseService {
     api: Arc<ClientApi>,
 }
 
-/// One keepalive on its way: whose answer is next on the stream.
-struct InFlight {
-    id: i64,
-    renewed: oneshot::Receiver<Renewed>,
+/// What is next on the stream of answers.
+enum InFlight {
+    /// A keepalive on its way.
+    Renewal { id: i64, renewed: oneshot::Receiver<Renewed> },
+    /// One that was refused at once: the stream ends with it, after the answers to those before.
+    Refusal(Status),
 }
 
 impl LeaseService {
@@ -132,12 +134,12 @@ async fn take(
         let Ok(Some(pb::LeaseKeepAliveRequest { id })) = request else { return };
         match api.keep_alive(&headers, id).await {
             Ok(renewed) => {
-                if flight.send(InFlight { id, renewed }).await.is_err() {
+                if flight.send(InFlight::Renewal { id, renewed }).await.is_err() {
                     return;
                 }
             }
             Err(refused) => {
-                let _ = answers.send(Err(refused.into())).await;
+                let _ = flight.send(InFlight::Refusal(refused.into())).await;
                 return;
             }
         }
@@ -150,8 +152,15 @@ async fn answer(
     mut landing: mpsc::Receiver<InFlight>,
     answers: mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
 ) {
-    while let Some(InFlight { id, renewed }) = landing.recv().await {
-        let Ok(renewed) = renewed.await else { return };
+    while let Some(next) = landing.recv().await {
+        let (id, renewed) = match next {
+            InFlight::Renewal { id, renewed } => (id, renewed.await),
+            InFlight::Refusal(status) => {
+                let _ = answers.send(Err(status)).await;
+                return;
+            }
+        };
+        let Ok(renewed) = renewed else { return };
         let response = renewed.map_err(|error| Status::from(ApiError::from(error))).map(|(ttl, revision)| {
             // Not there is no error: the client sees that nothing is left.
             pb::LeaseKeepAliveResponse { header: full_header(&api, revision), id, ttl }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message as _;
 use quorate_kv::{Alarm, AlarmCommand, AlarmKind, Command, Response as KvResponse, Revision};
 use quorate_node::NodeError;
@@ -12,7 +13,7 @@ use quorate_proto::etcdserverpb::maintenance_server::Maintenance;
 use quorate_raft::{NodeId, RoleKind};
 use quorate_wire::etcd::EtcdError;
 use quorate_wire::peer::NodeState;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::mpsc;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Request, Response, Status};
 
@@ -22,8 +23,13 @@ use super::status::{etcd_status, node_status};
 use super::{ETCD_STORAGE_VERSION, ETCD_VERSION};
 use crate::access::{Action, Permit};
 use crate::client_api::{ApiError, ClientApi};
+use crate::etcd_image::EtcdImage;
 use crate::node_state::why_not_serving;
+use crate::placed::{Placed, PlacedSender, placed};
 use crate::runtime::ReplicaStatus;
+
+/// Bytes of an image in one message. Some clients take no more than 4 MiB.
+const SNAPSHOT_PART_BYTES: usize = 256 << 10;
 
 /// Serves `Maintenance`.
 #[derive(Debug)]
@@ -145,33 +151,25 @@ impl Maintenance for MaintenanceService {
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         let _admitted = self.check(request.metadata().as_ref(), Action::Maintain).await?;
-        self.api.view()?;
-        let space = self.api.replica().status().space;
-        let revision = request.get_ref().revision;
-        if revision > space.revision {
-            return Err(ApiError::Kv(quorate_kv::KvError::FutureRevision).into());
-        }
-        if revision > 0 && revision < space.revision {
-            return Err(Status::unimplemented(
-                "the hash is kept for the current revision only: leave the revision out",
-            ));
-        }
+        let hashed = self.api.hash_at(request.get_ref().revision).await?;
         Ok(Response::new(pb::HashKvResponse {
-            header: self.header(space.revision),
-            hash: fold(space.digest),
-            compact_revision: space.compact_revision,
-            hash_revision: space.revision,
+            header: self.header(self.api.replica().status().space.revision),
+            hash: hashed.hash,
+            compact_revision: hashed.compact_revision.0,
+            hash_revision: hashed.revision.0,
         }))
     }
 
-    type SnapshotStream = ReceiverStream<Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = Placed<pb::SnapshotResponse>;
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let connection = request.extensions().get().cloned().unwrap_or_default();
         let _admitted = self.check(request.metadata().as_ref(), Action::Maintain).await?;
-        Err(Status::unimplemented(
-            "etcd's snapshots are bbolt files, which this store has not: use `quorate ctl snapshot save FILE` \
-             (quorate.v1.Admin/Snapshot)",
-        ))
+        let place = self.api.download_place()?;
+        let (info, chunks) = self.api.replica().snapshot().await.map_err(|refused| node_status(&refused))?;
+        let (sender, receiver) = placed(place, self.api.answer_limits().send_time, connection);
+        tokio::spawn(send_snapshot(self.header(info.revision), info.expected_bytes, chunks, sender));
+        Ok(Response::new(receiver))
     }
 
     async fn move_leader(
@@ -206,6 +204,42 @@ impl Maintenance for MaintenanceService {
         let version = downgrade::answer(request.action(), &request.version).map_err(etcd_status)?;
         let header = self.header(self.api.replica().status().space.revision);
         Ok(Response::new(pb::DowngradeResponse { header, version: version.to_string() }))
+    }
+}
+
+/// Sends an image as etcd's clients keep it. They read the parts as they come, and look at nothing else in them.
+async fn send_snapshot(
+    header: Option<pb::ResponseHeader>,
+    expected_bytes: u64,
+    mut chunks: mpsc::Receiver<Result<Bytes, String>>,
+    sender: PlacedSender<pb::SnapshotResponse>,
+) {
+    let part = |blob: Bytes, remaining_bytes| {
+        let version = ETCD_STORAGE_VERSION.to_string();
+        Ok(pb::SnapshotResponse { header, remaining_bytes, blob, version })
+    };
+    let (mut image, mut sent) = (EtcdImage::default(), 0);
+    while let Some(chunk) = chunks.recv().await {
+        let mut chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(text) => {
+                sender.send(Err(Status::data_loss(text))).await;
+                return;
+            }
+        };
+        image.add(&chunk);
+        while !chunk.is_empty() {
+            let blob = chunk.split_to(chunk.len().min(SNAPSHOT_PART_BYTES));
+            sent += blob.len() as u64;
+            // An estimate, and never 0 before the end.
+            if !sender.send(part(blob, expected_bytes.saturating_sub(sent).max(1))).await {
+                return;
+            }
+        }
+    }
+    let [filling, sum] = image.finish();
+    if sender.send(part(filling, sum.len() as u64)).await {
+        sender.send(part(sum, 0)).await;
     }
 }
 

@@ -15,6 +15,7 @@ const ALIASES: &[(&str, &str, &str)] = &[
     ("quorate_raft_commit_index", "etcd_server_proposals_committed_total", ""),
     ("quorate_raft_applied_index", "etcd_server_proposals_applied_total", ""),
     ("quorate_raft_read_indexes_failed_total", "etcd_server_read_indexes_failed_total", ""),
+    ("quorate_client_requests_total", "etcd_server_client_requests_total", ""),
     ("quorate_quota_bytes", "etcd_server_quota_backend_bytes", ""),
     ("quorate_alarms", "etcd_debugging_server_alarms", ""),
     ("quorate_log_sync_seconds", "etcd_disk_wal_fsync_duration_seconds", ""),

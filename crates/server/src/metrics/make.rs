@@ -53,6 +53,11 @@ impl<'a> Make<'a> {
         self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(disk_seconds()), labels))
     }
 
+    /// Histograms with these buckets.
+    pub(super) fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+
     /// A histogram of long spans in seconds: 1 s doubling to half a year, etcd's buckets for times to live.
     pub(super) fn spans(&self, name: &str, help: &str) -> Histogram {
         let buckets = exponential_buckets(1.0, 2.0, 24).expect("positive start, factor above 1");

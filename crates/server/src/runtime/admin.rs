@@ -59,6 +59,8 @@ pub struct SnapshotInfo {
     pub revision: i64,
     /// Format of the image.
     pub format_version: u32,
+    /// About how many bytes it will have.
+    pub expected_bytes: u64,
 }
 
 /// A replica could not start.

@@ -356,6 +356,7 @@ impl Replica {
             term: meta.term,
             revision: source.revision().0,
             format_version: WRITTEN_VERSION,
+            expected_bytes: source.expected_bytes(),
         };
         Ok((info, images::chunks(source)))
     }

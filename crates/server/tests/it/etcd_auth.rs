@@ -7,6 +7,7 @@ use quorate_proto::authpb;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::auth_client::AuthClient;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
+use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_proto::quorate::v1 as admin_pb;
 use quorate_proto::v3electionpb::{LeaderKey, ResignRequest};
@@ -189,6 +190,25 @@ async fn a_right_is_gone_once_its_loss_is_acknowledged_and_a_password_with_its_t
 
     served.auth_as(&root).auth_disable(pb::AuthDisableRequest {}).await.expect("root may");
     served.put("a", "3").await;
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keepalive_that_is_refused_is_answered_in_its_turn() {
+    let (served, root) = Served::with_root().await;
+    let user = user_with(&served, &root, authpb::permission::Type::Readwrite, "app/", "app0").await;
+    let leases = |who: &As| LeaseClient::with_interceptor(served.channel(), who.clone());
+    for id in [1, 2] {
+        leases(&root).lease_grant(pb::LeaseGrantRequest { ttl: 60, id }).await.expect("granted");
+    }
+    served.kv_as(&root).put(pb::PutRequest { lease: 2, ..put("other", "1") }).await.expect("root may");
+    // The first wait for the log; the third may be refused at once.
+    let requests = [1, 1, 2].map(|id| pb::LeaseKeepAliveRequest { id });
+    let answers = leases(&user).lease_keep_alive(tokio_stream::iter(requests)).await.expect("opened");
+    let answers: Vec<_> =
+        answers.into_inner().map(|answer| answer.map(|answer| (answer.id, answer.ttl))).collect().await;
+    let [Ok((1, 60)), Ok((1, 60)), Err(denied)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((denied.code(), denied.message()), (Code::PermissionDenied, DENIED));
     served.server.stop().await;
 }
 

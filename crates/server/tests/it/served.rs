@@ -9,7 +9,7 @@ use quorate_proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
 use quorate_proto::quorate::v1::admin_client::AdminClient;
 use quorate_server::answers::AnswerLimits;
 use quorate_server::listen::PortLimits;
-use quorate_server::runtime::ReplicaConfig;
+use quorate_server::runtime::{ReplicaConfig, StatusChange};
 use quorate_server::server::{Server, ServerConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,6 +48,36 @@ impl Served {
         served
     }
 
+    /// Nodes that are the voters of one cluster, every one of which knows the leader.
+    pub(crate) async fn together(count: usize) -> Vec<Served> {
+        let mut nodes = Vec::new();
+        for _ in 0..count {
+            nodes.push(Served::empty().await);
+        }
+        let members: Vec<_> = nodes.iter().map(|node| node.server.replica().own_identity().member).collect();
+        for node in &nodes {
+            node.server.replica().init(CLUSTER, members.clone()).await.expect("an empty node accepts");
+        }
+        for node in &nodes {
+            node.until("knows a leader", |change| change.leader.is_some()).await;
+        }
+        nodes
+    }
+
+    /// The only node of a cluster whose data is in `directory`.
+    pub(crate) async fn on(directory: &Path) -> Served {
+        let served = Served::start(None, |config| config.replica.data_dir = directory.to_owned()).await;
+        served.until("leads", |change| change.leader.is_some()).await;
+        served
+    }
+
+    /// Waits until what this node says of itself is so.
+    pub(crate) async fn until(&self, what: &str, holds: impl FnMut(&StatusChange) -> bool) {
+        let mut changes = self.server.replica().watch_status();
+        let waited = tokio::time::timeout(PATIENCE, changes.wait_for(holds)).await;
+        waited.unwrap_or_else(|_| panic!("in time, a node {what}")).expect("runs");
+    }
+
     /// A node whose admin calls need the token in `file`.
     pub(crate) async fn guarded(file: &Path) -> Served {
         Served::start(Some(file), |_| {}).await
@@ -80,11 +110,7 @@ impl Served {
     pub(crate) async fn init(&self) {
         let replica = self.server.replica();
         replica.init(CLUSTER, vec![replica.own_identity().member]).await.expect("an empty node accepts");
-        let mut changes = replica.watch_status();
-        tokio::time::timeout(PATIENCE, changes.wait_for(|change| change.leader.is_some()))
-            .await
-            .expect("elects itself in time")
-            .expect("runs");
+        self.until("elects itself", |change| change.leader.is_some()).await;
     }
 
     pub(crate) fn channel(&self) -> Channel {
@@ -158,14 +184,24 @@ impl Answer {
 
 /// One request on a connection of its own.
 pub(crate) async fn http(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(address).await.expect("the port is open");
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes()).await.expect("sent");
-    // A server that refuses a body early may close before it has read all of it.
-    let _ = stream.write_all(body).await;
+    exchange(address, &[head.as_bytes(), body]).await
+}
+
+/// One request, written out, on a connection of its own.
+pub(crate) async fn http_text(address: SocketAddr, request: &str) -> Answer {
+    exchange(address, &[request.as_bytes()]).await
+}
+
+async fn exchange(address: SocketAddr, parts: &[&[u8]]) -> Answer {
+    let mut stream = TcpStream::connect(address).await.expect("the port is open");
+    for part in parts {
+        // A server that refuses a body early may close before it has read all of it.
+        let _ = stream.write_all(part).await;
+    }
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head");

@@ -1,0 +1,24 @@
+//! The hash of the records as of a revision, the same for all protocols.
+
+use quorate_store::RevisionHash;
+
+use super::{ApiError, ClientApi};
+
+impl ClientApi {
+    /// Hashes what this node holds as of `revision`, 0 or less for the current one. A caller that goes away ends it.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn hash_at(&self, revision: i64) -> Result<RevisionHash, ApiError> {
+        let view = self.view()?;
+        let _turn = self.large_reads.acquire().await.expect("the semaphore is never closed");
+        let mut hasher = tokio::task::spawn_blocking(move || view.hash_at(revision)).await???;
+        loop {
+            let (step, rest) = tokio::task::spawn_blocking(move || (hasher.step(), hasher)).await?;
+            if let Some(hash) = step? {
+                return Ok(hash?);
+            }
+            hasher = rest;
+        }
+    }
+}
