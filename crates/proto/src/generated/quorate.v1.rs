@@ -247,6 +247,9 @@ pub struct TransferLeaderRequest {
     /// 0 = the voter whose log is furthest.
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
+    /// The configuration the caller looked at; 0 = whichever is current.
+    #[prost(uint64, tag = "2")]
+    pub expected_config_index: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TransferLeaderResponse {

@@ -89,7 +89,7 @@ pub(super) async fn transfer_leader(context: &Context, args: &TransferLeaderArgs
         Some(text) => find_member(&look(context).await?, text)?,
     };
     let mut admin = admin(&context.endpoint, &context.token).await?;
-    let answer = admin.transfer_leader(TransferLeaderRequest { node_id: to }).await;
+    let answer = admin.transfer_leader(TransferLeaderRequest { node_id: to, expected_config_index: 0 }).await;
     let answer = answer.map_err(|status| Failure::answered(&context.endpoint, &status))?.into_inner();
     context.output.print(&json!({"leader": json_node_id(answer.leader), "term": answer.term}), || {
         format!("{} leads in term {}", node_id(answer.leader), answer.term)

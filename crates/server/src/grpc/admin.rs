@@ -120,7 +120,9 @@ impl Admin for AdminService {
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let request = self.admit(request, Action::Administer).await?;
         let to = (request.node_id != 0).then_some(NodeId(request.node_id));
-        let (leader, term) = self.api.replica().transfer_leader(to).await.map_err(|refused| node_status(&refused))?;
+        let expected = (request.expected_config_index > 0).then_some(LogIndex(request.expected_config_index));
+        let transferred = self.api.replica().transfer_leader(to, expected).await;
+        let (leader, term) = transferred.map_err(|refused| node_status(&refused))?;
         Ok(Response::new(pb::TransferLeaderResponse { leader: leader.0, term: term.0 }))
     }
 

@@ -186,7 +186,7 @@ impl Maintenance for MaintenanceService {
         if !raft.membership.1.voters.contains(&target) {
             return Err(bad_transferee());
         }
-        match self.api.replica().transfer_leader(Some(target)).await {
+        match self.api.replica().transfer_leader(Some(target), None).await {
             Ok(_) => Ok(Response::new(pb::MoveLeaderResponse { header: None })),
             Err(NodeError::UnknownMember(_) | NodeError::NotVoter(_) | NodeError::RemovedMember(_)) => {
                 Err(bad_transferee())

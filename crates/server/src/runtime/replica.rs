@@ -318,12 +318,21 @@ impl Replica {
         members::readdress(&self.core, &*self.engine()?, id, peer_address).await
     }
 
-    /// Hands leadership to `to`, or to the voter whose log is furthest. Answers who leads now, and its term.
+    /// Hands leadership to `to`, or to the voter whose log is furthest. Answers who leads now, and its term. With `expected`, only
+    /// while that is the index of the newest configuration here, committed or not: who decided on an older one may be wrong by now.
     ///
     /// # Errors
     /// [`NodeError`]; leadership is where it was, or wherever an election put it.
-    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<(NodeId, Term), NodeError> {
+    pub async fn transfer_leader(
+        &self,
+        to: Option<NodeId>,
+        expected: Option<LogIndex>,
+    ) -> Result<(NodeId, Term), NodeError> {
         let engine = self.engine()?;
+        let current = engine.published.status().status.raft.membership_index;
+        if expected.is_some_and(|expected| expected != current) {
+            return Err(NodeError::StaleConfig { current });
+        }
         let mut changes = self.watch_status();
         let before = changes.borrow_and_update().leader;
         let answer = engine.ask(ClientOp::Admin(AdminOperation::TransferLeader { to })).await?;

@@ -112,6 +112,22 @@ async fn the_voters_that_are_there_already_are_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_only_in_the_configuration_that_was_looked_at() {
+    let served = Served::alone().await;
+    let mut admin = served.admin();
+    let status = admin.status(StatusRequest {}).await.expect("answers").into_inner();
+    let index = status.configuration.expect("committed").index;
+    let transfer = |expected_config_index| TransferLeaderRequest { node_id: status.node_id, expected_config_index };
+    let stale = admin.transfer_leader(transfer(index + 1)).await.expect_err("of another configuration");
+    assert_eq!(stale.code(), Code::FailedPrecondition);
+    for expected in [index, 0] {
+        let answer = admin.transfer_leader(transfer(expected)).await.expect("it leads already").into_inner();
+        assert_eq!(answer.leader, status.node_id);
+    }
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_is_a_whole_image_of_the_state() {
     let served = Served::alone().await;
     for number in 0..100 {

@@ -90,8 +90,11 @@ async fn leadership_goes_where_it_is_told() {
     let cluster = Cluster::running(3).await;
     let from = cluster.leader().await;
     let to = (from + 1) % 3;
-    let (leader, _) =
-        cluster.replica((from + 2) % 3).transfer_leader(Some(cluster.id(to))).await.expect("a follower forwards it");
+    let (leader, _) = cluster
+        .replica((from + 2) % 3)
+        .transfer_leader(Some(cluster.id(to)), None)
+        .await
+        .expect("a follower forwards it");
     assert_eq!(leader, cluster.id(to));
     cluster.until(to, "leads", |status| status.raft.as_ref().is_some_and(|raft| raft.role == RoleKind::Leader)).await;
     cluster.put(from, "after", "1").await;
