@@ -11,13 +11,14 @@ use kube::{Api, Client};
 use quorate_proto::quorate::v1::target::Voter as WireVoter;
 use quorate_proto::quorate::v1::{
     InitMember, InitRequest, NewVoter, ResetRequest, SetVotersRequest, StatusResponse, Target as WireTarget,
+    TransferLeaderRequest,
 };
 use serde_json::json;
 
 use crate::admin::{Admin, AdminError, Target};
 use crate::build::{self, Built, Defaults};
 use crate::crd::QuorateCluster;
-use crate::names::{FINALIZER, MANAGER, Names, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
+use crate::names::{FINALIZER, MANAGER, Names, OWNER_ANNOTATION, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
 use crate::observe::{Sighting, VolumeView};
 use crate::plan::{ClusterId, Incarnation, NodeId, Ordinal, Step, Voter};
 use crate::quantity::is_more;
@@ -74,9 +75,15 @@ impl<A: Admin> Hands<'_, A> {
             Step::SetVoters { voters, expected_config_index } => {
                 self.set_voters(sighting, voters, *expected_config_index).await
             }
-            Step::TransferLeader { to } => {
+            Step::MarkVolume(ordinal) => self.mark_volume(sighting, *ordinal).await,
+            Step::ApplyMonitor => {
+                let cluster = &sighting.cluster;
+                self.apply_one(&Names::of(cluster), &build::pod_monitor(cluster)).await
+            }
+            Step::TransferLeader { to, expected_config_index } => {
                 let leader = leader(sighting)?;
-                Ok(self.admin.transfer_leader(&leader, to.0).await?)
+                let request = TransferLeaderRequest { node_id: to.0, expected_config_index: *expected_config_index };
+                Ok(self.admin.transfer_leader(&leader, request).await?)
             }
             Step::ResetNode(ordinal) => self.reset(sighting, *ordinal).await,
         }
@@ -220,6 +227,16 @@ impl<A: Admin> Hands<'_, A> {
         Ok(ignore_missing(api.delete(&names.claim(ordinal), &only(&volume.uid)).await)?)
     }
 
+    async fn mark_volume(&self, sighting: &Sighting, ordinal: Ordinal) -> Result<(), ActError> {
+        let names = Names::of(&sighting.cluster);
+        let volume = sighting.kubernetes.volumes.get(&ordinal).ok_or_else(|| ActError::Gone(names.claim(ordinal)))?;
+        let owner = json!({ OWNER_ANNOTATION: sighting.cluster.metadata.uid });
+        let patch = json!({ "metadata": { "uid": volume.uid, "annotations": owner } });
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &names.namespace);
+        api.patch(&names.claim(ordinal), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
     async fn release(&self, cluster: &QuorateCluster) -> Result<(), ActError> {
         let kept = cluster.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != FINALIZER);
         set_finalizers(self.client, cluster, kept.cloned().collect()).await
@@ -313,7 +330,10 @@ async fn orphan_set(client: &Client, sighting: &Sighting) -> Result<(), ActError
     let Some(set) = &sighting.kubernetes.set else { return Ok(()) };
     let names = Names::of(&sighting.cluster);
     let api = Api::<StatefulSet>::namespaced(client.clone(), &names.namespace);
-    let params = DeleteParams { preconditions: only(&set.uid).preconditions, ..DeleteParams::orphan() };
+    // The version, too: somebody may have scaled it since, and it would be made again as it was seen.
+    let (uid, resource_version) = (Some(set.uid.clone()), Some(set.resource_version.clone()));
+    let params =
+        DeleteParams { preconditions: Some(Preconditions { uid, resource_version }), ..DeleteParams::orphan() };
     Ok(ignore_missing(api.delete(&names.cluster, &params).await)?)
 }
 

@@ -60,29 +60,61 @@ pub trait Admin: Send + Sync + 'static {
         request: SetVotersRequest,
     ) -> impl Future<Output = Result<(), AdminError>> + Send;
     /// Hands leadership over.
-    fn transfer_leader(&self, node: &Target, to: u64) -> impl Future<Output = Result<(), AdminError>> + Send;
+    fn transfer_leader(
+        &self,
+        node: &Target,
+        request: TransferLeaderRequest,
+    ) -> impl Future<Output = Result<(), AdminError>> + Send;
     /// Sets the node's data aside.
     fn reset(&self, node: &Target, request: ResetRequest) -> impl Future<Output = Result<(), AdminError>> + Send;
 }
 
 /// [`Admin`] over the network.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Grpc;
+#[derive(Debug, Clone, Copy)]
+pub struct Grpc {
+    /// The longest that a call may take.
+    call_timeout: Duration,
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Grpc { call_timeout: CALL_TIMEOUT }
+    }
+}
 
 impl Admin for Grpc {
     async fn status(&self, node: &Target) -> Result<StatusResponse, AdminError> {
-        let answer = connect(node).await?.status(authorized(node, StatusRequest {})?).await;
+        let answer = self.connect(node).await?.status(authorized(node, StatusRequest {})?).await;
         answer.map(tonic::Response::into_inner).map_err(refused(node))
     }
 
     async fn init(&self, node: &Target, request: InitRequest) -> Result<(), AdminError> {
-        connect(node).await?.init(authorized(node, request)?).await.map(drop).map_err(refused(node))
+        self.connect(node).await?.init(authorized(node, request)?).await.map(drop).map_err(refused(node))
     }
 
     async fn set_voters(&self, node: &Target, request: SetVotersRequest) -> Result<(), AdminError> {
-        let answer = connect(node).await?.set_voters(authorized(node, request)?).await.map_err(refused(node))?;
+        // The channel's own limit ends with the head of the answer: a leader that freezes after it would be waited for for ever.
+        let accepted = tokio::time::timeout(self.call_timeout, self.accepted(node, request));
+        accepted.await.unwrap_or_else(|_| {
+            let reason = "the change was not accepted in time".to_string();
+            Err(AdminError::Unreachable { address: node.address.clone(), reason })
+        })
+    }
+
+    async fn transfer_leader(&self, node: &Target, request: TransferLeaderRequest) -> Result<(), AdminError> {
+        self.connect(node).await?.transfer_leader(authorized(node, request)?).await.map(drop).map_err(refused(node))
+    }
+
+    async fn reset(&self, node: &Target, request: ResetRequest) -> Result<(), AdminError> {
+        self.connect(node).await?.reset(authorized(node, request)?).await.map(drop).map_err(refused(node))
+    }
+}
+
+impl Grpc {
+    /// Asks for a change and follows it until it is replicated; before that a cancelled call may cancel it.
+    async fn accepted(&self, node: &Target, request: SetVotersRequest) -> Result<(), AdminError> {
+        let answer = self.connect(node).await?.set_voters(authorized(node, request)?).await.map_err(refused(node))?;
         let mut progress = answer.into_inner();
-        // The change is replicated from the second phase on; until then a cancelled call may cancel it.
         while let Some(step) = progress.next().await {
             let accepted = [SetVotersPhase::CatchingUp, SetVotersPhase::Joint, SetVotersPhase::Done];
             if accepted.contains(&step.map_err(refused(node))?.phase()) {
@@ -92,25 +124,15 @@ impl Admin for Grpc {
         Ok(())
     }
 
-    async fn transfer_leader(&self, node: &Target, to: u64) -> Result<(), AdminError> {
-        let request = TransferLeaderRequest { node_id: to };
-        connect(node).await?.transfer_leader(authorized(node, request)?).await.map(drop).map_err(refused(node))
+    async fn connect(&self, node: &Target) -> Result<AdminClient<Channel>, AdminError> {
+        let unreachable = |error: tonic::transport::Error| AdminError::Unreachable {
+            address: node.address.clone(),
+            reason: causes(&error),
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{}", node.address)).map_err(unreachable)?;
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(self.call_timeout);
+        Ok(AdminClient::new(endpoint.connect().await.map_err(unreachable)?))
     }
-
-    async fn reset(&self, node: &Target, request: ResetRequest) -> Result<(), AdminError> {
-        connect(node).await?.reset(authorized(node, request)?).await.map(drop).map_err(refused(node))
-    }
-}
-
-async fn connect(node: &Target) -> Result<AdminClient<Channel>, AdminError> {
-    let unreachable = |error: tonic::transport::Error| AdminError::Unreachable {
-        address: node.address.clone(),
-        reason: causes(&error),
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{}", node.address)).map_err(unreachable)?;
-    let channel =
-        endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect().await.map_err(unreachable)?;
-    Ok(AdminClient::new(channel))
 }
 
 fn authorized<T>(node: &Target, message: T) -> Result<Request<T>, AdminError> {
@@ -137,4 +159,66 @@ fn causes(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::quorate::v1 as pb;
+    use quorate_proto::quorate::v1::admin_server::{Admin as Served, AdminServer};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tokio_stream::{Pending, pending};
+    use tonic::Response;
+
+    use super::*;
+
+    /// Begins to answer a change of the voters, and freezes.
+    struct Frozen;
+
+    type Answer<T> = Result<Response<T>, Status>;
+
+    fn none<T>() -> Answer<T> {
+        Err(Status::unimplemented("only a change of the voters is asked for"))
+    }
+
+    #[tonic::async_trait]
+    impl Served for Frozen {
+        type SetVotersStream = Pending<Result<pb::SetVotersProgress, Status>>;
+        type SnapshotStream = Pending<Result<pb::SnapshotChunk, Status>>;
+
+        async fn set_voters(&self, _: Request<SetVotersRequest>) -> Answer<Self::SetVotersStream> {
+            Ok(Response::new(pending()))
+        }
+        async fn identify(&self, _: Request<pb::IdentifyRequest>) -> Answer<pb::IdentifyResponse> {
+            none()
+        }
+        async fn init(&self, _: Request<InitRequest>) -> Answer<pb::InitResponse> {
+            none()
+        }
+        async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
+            none()
+        }
+        async fn transfer_leader(&self, _: Request<TransferLeaderRequest>) -> Answer<pb::TransferLeaderResponse> {
+            none()
+        }
+        async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
+            none()
+        }
+        async fn reset(&self, _: Request<ResetRequest>) -> Answer<pb::ResetResponse> {
+            none()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_freezes_is_not_waited_for_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let node = Target { address: listener.local_addr().expect("bound").to_string(), token: "secret".to_string() };
+        let incoming = TcpListenerStream::new(listener);
+        let serving = tonic::transport::Server::builder().add_service(AdminServer::new(Frozen));
+        let serving = tokio::spawn(serving.serve_with_incoming(incoming));
+        let admin = Grpc { call_timeout: Duration::from_millis(200) };
+        let refused = admin.set_voters(&node, SetVotersRequest::default()).await.expect_err("nobody accepts it");
+        assert!(refused.to_string().contains("not accepted in time"), "{refused}");
+        serving.abort();
+    }
 }

@@ -4,13 +4,14 @@
 //! decided on. A holder counts as gone when *this* process has not seen the Lease change for its duration: clocks of
 //! different machines are never compared.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use tokio::time::Instant;
 
 const DURATION: Duration = Duration::from_secs(15);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
@@ -49,16 +50,21 @@ impl Election {
         }
     }
 
-    /// Renews for as long as that works. Returns when the Lease is lost: then nothing may be done any more.
+    /// Renews for as long as that works. Returns when the Lease is lost, or was not renewed for the deadline: then nothing may be
+    /// done any more. A renewal counts from when it was asked for: nobody can have seen it earlier.
     pub async fn hold(&self) {
-        let mut renewed = Instant::now();
-        while renewed.elapsed() < RENEW_DEADLINE {
+        let mut deadline = Instant::now() + RENEW_DEADLINE;
+        loop {
             tokio::time::sleep(RETRY).await;
-            match tokio::time::timeout(RENEW_DEADLINE - RETRY, self.renew()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
+            let asked = Instant::now();
+            match tokio::time::timeout_at(deadline, self.renew()).await {
+                Ok(Ok(true)) => deadline = asked + RENEW_DEADLINE,
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => tracing::warn!(%error, "the lease could not be renewed"),
                 Err(_) => tracing::warn!("renewing the lease took too long"),
+            }
+            if Instant::now() >= deadline {
+                return;
             }
         }
     }
@@ -209,6 +215,41 @@ mod tests {
         one.release().await;
         assert!(other.try_acquire(&mut fresh()).await.expect("an answer"));
         assert!(!one.renew().await.expect("an answer"));
+    }
+
+    /// An API server that answers `first` calls and no more.
+    fn server_that_freezes(lease: Arc<Mutex<Option<Value>>>, first: usize) -> Client {
+        let (answering, left) = (server(lease), Arc::new(Mutex::new(first)));
+        let service = service_fn(move |request: Request<Body>| {
+            let (answering, left) = (answering.clone(), Arc::clone(&left));
+            async move {
+                let answers = {
+                    let mut left = left.lock().expect("no test panicked");
+                    *left = left.saturating_sub(1);
+                    *left > 0
+                };
+                if !answers {
+                    std::future::pending::<()>().await;
+                }
+                answering.send(request).await
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_stops_before_anybody_else_may_begin() {
+        let lease = Arc::<Mutex<Option<Value>>>::default();
+        assert!(election(&server(Arc::clone(&lease)), "one").try_acquire(&mut fresh()).await.expect("an answer"));
+        // Two calls are one renewal.
+        for renewals in 0..3 {
+            let one = election(&server_that_freezes(Arc::clone(&lease), 2 * renewals + 1), "one");
+            let begin = Instant::now();
+            one.hold().await;
+            let renewed = RETRY * u32::try_from(renewals).expect("few");
+            assert!(begin.elapsed() <= renewed + RENEW_DEADLINE, "{renewals}: {:?}", begin.elapsed());
+            assert!(begin.elapsed() >= renewed, "{renewals}: {:?}", begin.elapsed());
+        }
     }
 
     #[tokio::test]

@@ -1,9 +1,12 @@
 //! The operator's own metrics.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::names::Names;
@@ -22,6 +25,9 @@ pub struct Metrics {
     members_caught_up: IntGaugeVec,
     available: IntGaugeVec,
     lag: IntGaugeVec,
+    /// Members whose lag is shown, by cluster: what is not shown any more must be taken away by name.
+    shown: Mutex<BTreeMap<(String, String), BTreeSet<String>>>,
+    watch_errors: IntCounter,
     leads: IntGauge,
 }
 
@@ -62,6 +68,11 @@ impl Metrics {
                 "Entries that a member is behind its leader.",
                 &["namespace", "name", "member"],
             ),
+            shown: Mutex::default(),
+            watch_errors: register(
+                &registry,
+                IntCounter::new("quorate_operator_watch_errors_total", "Errors of the watches that cause reconciles."),
+            ),
             leads: register(
                 &registry,
                 IntGauge::new("quorate_operator_leader", "1 while this process holds the Lease and acts."),
@@ -89,17 +100,48 @@ impl Metrics {
         let names = Names::of(&sighting.cluster);
         let labels = [names.namespace.as_str(), names.cluster.as_str()];
         let view = sighting.observed.cluster.as_ref();
-        self.last_success.with_label_values(&labels).set(unix_seconds());
         self.available.with_label_values(&labels).set(i64::from(view.is_some()));
+        self.show_lag(&names, sighting);
         let Some(view) = view else { return };
         let of = |count: usize| i64::try_from(count).expect("few members");
         self.members.with_label_values(&labels).set(of(view.members.len()));
         self.members_caught_up.with_label_values(&labels).set(of(view.caught_up.len()));
-        for follower in sighting.answers.values().flat_map(|answer| &answer.followers) {
+    }
+
+    /// As the leader sees its followers. Whoever is none any more, or has no leader, has no lag that is known of.
+    fn show_lag(&self, names: &Names, sighting: &Sighting) {
+        let leader = sighting.observed.cluster.as_ref().map(|view| view.leader.0);
+        let answer = sighting.answers.values().find(|answer| Some(answer.node_id) == leader);
+        let mut now = BTreeSet::new();
+        for follower in answer.iter().flat_map(|answer| &answer.followers) {
             let member = format!("{:016x}", follower.node_id);
             let lag = i64::try_from(follower.lag_entries).unwrap_or(i64::MAX);
-            self.lag.with_label_values(&[labels[0], labels[1], &member]).set(lag);
+            self.lag.with_label_values(&[&names.namespace, &names.cluster, &member]).set(lag);
+            now.insert(member);
         }
+        self.keep_lag(names, now);
+    }
+
+    fn keep_lag(&self, names: &Names, members: BTreeSet<String>) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (names.namespace.clone(), names.cluster.clone());
+        for gone in shown.remove(&key).unwrap_or_default().difference(&members) {
+            // Absent is as good as removed.
+            let _ = self.lag.remove_label_values(&[&names.namespace, &names.cluster, gone]);
+        }
+        if !members.is_empty() {
+            shown.insert(key, members);
+        }
+    }
+
+    /// A reconcile of a cluster ended without an error, its step included.
+    pub fn succeeded(&self, names: &Names) {
+        self.last_success.with_label_values(&[&names.namespace, &names.cluster]).set(unix_seconds());
+    }
+
+    /// A watch failed; it is begun again.
+    pub fn watch_failed(&self) {
+        self.watch_errors.inc();
     }
 
     /// Forgets a cluster that is no more.
@@ -110,6 +152,7 @@ impl Metrics {
         for gauge in [&self.available, &self.members, &self.members_caught_up] {
             let _ = gauge.remove_label_values(&labels);
         }
+        self.keep_lag(names, BTreeSet::new());
     }
 
     /// Whether this process acts.
@@ -141,4 +184,29 @@ fn register<T: prometheus::core::Collector + Clone + 'static>(registry: &Registr
 
 fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BTreeSet, Metrics, Names};
+
+    #[test]
+    fn what_is_no_more_is_not_shown() {
+        let metrics = Metrics::new();
+        let names = Names { cluster: "db".to_string(), namespace: "default".to_string() };
+        let members = |ids: &[&str]| ids.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let show = |ids: &[&str]| {
+            for id in ids {
+                metrics.lag.with_label_values(&["default", "db", id]).set(7);
+            }
+            metrics.keep_lag(&names, members(ids));
+        };
+        show(&["01", "02"]);
+        show(&["02", "03"]);
+        let text = metrics.text();
+        assert!(!text.contains("member=\"01\"") && text.contains("member=\"03\""), "{text}");
+        metrics.succeeded(&names);
+        metrics.forget(&names);
+        assert!(!metrics.text().contains("name=\"db\""), "{}", metrics.text());
+    }
 }

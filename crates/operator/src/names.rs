@@ -25,7 +25,9 @@ pub const TOKEN_KEY: &str = "token";
 pub const RETIRED_KEY: &str = "retired";
 /// Annotation by which a human asks for a recovery: `CLUSTER-ID/best` or `CLUSTER-ID/POD`.
 pub const RECOVER_ANNOTATION: &str = "quorate.io/recover";
-/// Annotation by which a human lets a supervised roll-out go ahead.
+/// Annotation of a volume claim that is older than the resource: uid of the resource whose cluster's data was seen on it.
+pub const OWNER_ANNOTATION: &str = "quorate.io/owner";
+/// Annotation by which a human lets a supervised roll-out go ahead: a revision of the StatefulSet, or a version.
 pub const ROLL_ANNOTATION: &str = "quorate.io/roll";
 /// Field manager and reporter of everything this program writes.
 pub const MANAGER: &str = "quorate-operator";

@@ -6,6 +6,7 @@
 mod ask;
 mod cluster;
 mod kubernetes;
+mod nodes;
 mod wish;
 
 use std::collections::BTreeMap;
@@ -14,13 +15,14 @@ use quorate_proto::quorate::v1::StatusResponse;
 
 use crate::admin::{Admin, Target};
 use crate::build::{self, Defaults};
-use crate::crd::QuorateCluster;
+use crate::crd::{ApprovedRoll, QuorateCluster};
 use crate::names::Names;
 use crate::plan::{ClusterView, Latched, Observed, Ordinal, SetState};
 use crate::quantity::is_more;
 
 pub use cluster::{id_of_bytes, report};
 pub use kubernetes::{KubernetesView, PodView, SetView, VolumeView};
+pub use nodes::{NodeView, OUT_OF_SERVICE};
 
 /// One observation.
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub struct Sighting {
     pub kubernetes: KubernetesView,
     /// What the nodes answered.
     pub answers: BTreeMap<Ordinal, StatusResponse>,
+    /// The roll-out that a human let go ahead.
+    pub approved_roll: Option<ApprovedRoll>,
 }
 
 impl Sighting {
@@ -49,7 +53,7 @@ impl Sighting {
     }
 }
 
-/// Reads everything once.
+/// Reads everything once. `transfers_tried` is how often in a row leadership was asked to move, and did not.
 ///
 /// # Errors
 /// What the API server said. A node that does not answer is an observation, not an error.
@@ -58,10 +62,11 @@ pub async fn observe<A: Admin>(
     admin: &A,
     defaults: &Defaults,
     cluster: QuorateCluster,
+    transfers_tried: u32,
 ) -> Result<Sighting, kube::Error> {
     let kubernetes = kubernetes::read(client, &cluster).await?;
     let answers = ask::ask_nodes(admin, &kubernetes).await;
-    Ok(combine(defaults, cluster, kubernetes, answers))
+    Ok(combine(defaults, cluster, kubernetes, answers, transfers_tried))
 }
 
 fn combine(
@@ -69,20 +74,31 @@ fn combine(
     cluster: QuorateCluster,
     kubernetes: KubernetesView,
     answers: BTreeMap<Ordinal, StatusResponse>,
+    transfers_tried: u32,
 ) -> Sighting {
     let names = Names::of(&cluster);
     let latched = wish::latched(&cluster);
     let view = latched.cluster_id.and_then(|id| cluster::view(&names, id, &answers));
     let spare = spare(view.as_ref(), latched);
+    let set = kubernetes.set.as_ref().map(|set| SetState {
+        replicas: set.replicas,
+        settled: set.settled,
+        outdated: outdated(defaults, &cluster, &kubernetes, spare),
+        small: small(&cluster, &kubernetes),
+        monitor_outdated: {
+            let monitor = build::pod_monitor(&cluster);
+            kubernetes.monitors_served && !monitor.matches(kubernetes.live(&monitor))
+        },
+    });
+    let newest = kubernetes.set.as_ref().and_then(|set| set.revision.as_deref());
+    let newest = newest.filter(|_| set.as_ref().is_some_and(|set| set.settled && !set.outdated));
+    let waits = newest.filter(|_| kubernetes.pods.values().any(|pod| pod.state.outdated));
+    let approved_roll = wish::approved_roll(&cluster, waits, newest);
+    let approved = approved_roll.as_ref().is_some_and(|approved| Some(approved.revision.as_str()) == newest);
     let observed = Observed {
-        wanted: wish::wanted(&cluster),
+        wanted: wish::wanted(&cluster, approved),
         latched,
-        set: kubernetes.set.as_ref().map(|set| SetState {
-            replicas: set.replicas,
-            settled: set.settled,
-            outdated: outdated(defaults, &cluster, &kubernetes, spare),
-            small: small(&cluster, &kubernetes),
-        }),
+        set,
         pods: kubernetes.pods.iter().map(|(ordinal, pod)| (*ordinal, pod.state.clone())).collect(),
         volumes: kubernetes.volumes.iter().map(|(ordinal, volume)| (*ordinal, volume.state.clone())).collect(),
         nodes: answers.iter().filter_map(|(ordinal, answer)| Some((*ordinal, report(answer)?))).collect(),
@@ -93,8 +109,9 @@ fn combine(
         }),
         retired: wish::retired(&cluster),
         recovery_job: kubernetes.recovery_job,
+        transfers_tried,
     };
-    Sighting { cluster, observed, kubernetes, answers }
+    Sighting { cluster, observed, kubernetes, answers, approved_roll }
 }
 
 /// Pods that a drain may take away at once. While nobody tells of the members, one.

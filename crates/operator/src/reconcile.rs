@@ -55,6 +55,8 @@ pub struct Context<A> {
     failures: Streaks,
     /// Looks in a row that found something awaited.
     waits: Streaks,
+    /// Transfers of leadership in a row. Forgotten with this process, which costs no more than that some are asked for again.
+    transfers: Streaks,
 }
 
 /// How often something happened in a row, by cluster.
@@ -68,6 +70,12 @@ impl Streaks {
         let count = counts.entry((names.namespace.clone(), names.cluster.clone())).or_default();
         *count = count.saturating_add(1);
         *count
+    }
+
+    /// How often, up to now.
+    fn length(&self, names: &Names) -> u32 {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.get(&(names.namespace.clone(), names.cluster.clone())).copied().unwrap_or(0)
     }
 
     /// Something else happened.
@@ -107,7 +115,14 @@ impl ReconcileError {
 impl<A: Admin> Context<A> {
     /// A context without a past.
     pub fn new(client: Client, admin: A, defaults: Defaults, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
-        Context { client, admin, defaults, recorder, metrics, failures: Streaks::default(), waits: Streaks::default() }
+        let (failures, waits, transfers) = (Streaks::default(), Streaks::default(), Streaks::default());
+        Context { client, admin, defaults, recorder, metrics, failures, waits, transfers }
+    }
+
+    /// A cluster that is no more.
+    fn forget(&self, names: &Names) {
+        self.metrics.forget(names);
+        [&self.failures, &self.waits, &self.transfers].into_iter().for_each(|streaks| streaks.end(names));
     }
 }
 
@@ -144,12 +159,12 @@ async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result
     let names = Names::of(cached);
     let api = Api::<QuorateCluster>::namespaced(context.client.clone(), &names.namespace);
     let Some(cluster) = api.get_opt(&names.cluster).await? else {
-        context.metrics.forget(&names);
+        context.forget(&names);
         return Ok(Action::await_change());
     };
     let ours = cluster.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
     if cluster.metadata.deletion_timestamp.is_some() && !ours {
-        context.metrics.forget(&names);
+        context.forget(&names);
         return Ok(Action::await_change());
     }
     if !ours {
@@ -157,7 +172,8 @@ async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result
         added.map_err(|source| ReconcileError::Act { work: "Finalizer", source })?;
         return Ok(Action::requeue(AFTER_STEP));
     }
-    let sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster).await?;
+    let tried = context.transfers.length(&names);
+    let sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster, tried).await?;
     let decided = plan(&sighting.observed);
     write_status(&api, &sighting, &decided).await?;
     report(context, &sighting, &decided).await;
@@ -166,12 +182,19 @@ async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result
         let work = reason(&decided.finding);
         let hands = Hands { client: &context.client, admin: &context.admin, defaults: &context.defaults };
         tracing::info!(namespace = names.namespace, name = names.cluster, work, ?step, "taking a step");
+        match step {
+            Step::TransferLeader { .. } => drop(context.transfers.extend(&names)),
+            _ => context.transfers.end(&names),
+        }
         if let Err(source) = hands.act(&sighting, step).await {
             publish_failure(context, &sighting, work, &source).await;
             return Err(ReconcileError::Act { work, source });
         }
         context.metrics.stepped(work);
+    } else if decided.finding == Finding::Reconciled {
+        context.transfers.end(&names);
     }
+    context.metrics.succeeded(&names);
     let waits = match (&decided.step, &decided.finding) {
         (None, Finding::Reconciled | Finding::Paused) | (Some(_), _) => {
             context.waits.end(&names);
@@ -211,6 +234,7 @@ async fn report<A: Admin>(context: &Context<A>, sighting: &Sighting, decided: &P
     let (type_, note) = match &decided.finding {
         Finding::Working(work) if decided.step.is_some() => (EventType::Normal, work.text()),
         Finding::QuorumLost => (EventType::Warning, "no quorum of the members answers"),
+        Finding::TooFewTakePart => (EventType::Warning, "the next step waits: too few members take part"),
         Finding::RecoveryRefused(refusal) => (EventType::Warning, refusal.text()),
         Finding::RecoveryFailed => (EventType::Warning, "the job that should recover the cluster has failed"),
         Finding::ClusterIdMismatch => (EventType::Warning, "the volumes belong to another cluster"),
@@ -263,6 +287,7 @@ fn reason(finding: &Finding) -> &'static str {
         Finding::MembersDown => "MembersDown",
         Finding::WaitingForPods => "WaitingForPods",
         Finding::Paused => "Paused",
+        Finding::TooFewTakePart => "TooFewTakePart",
         Finding::QuorumLost => "QuorumLost",
         Finding::RecoveryRefused(_) => "RecoveryRefused",
         Finding::RecoveryFailed => "RecoveryFailed",

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
-use kube::runtime::controller::{Config, Controller};
+use kube::runtime::controller::{self, Config, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
@@ -129,7 +129,7 @@ async fn control(args: &RunArgs, client: &Client, metrics: &Arc<Metrics>, ended:
     let reporter = Reporter { controller: MANAGER.to_string(), instance: Some(args.identity.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
     let defaults = Defaults { image: args.image.clone() };
-    let context = Arc::new(Context::new(client.clone(), Grpc, defaults, recorder, Arc::clone(metrics)));
+    let context = Arc::new(Context::new(client.clone(), Grpc::default(), defaults, recorder, Arc::clone(metrics)));
     let ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=quorate-operator");
     // Claims get their labels from the StatefulSet's selector, so the label of the operator is not on them.
     let named = watcher::Config::default().labels("app.kubernetes.io/name=quorate");
@@ -140,7 +140,16 @@ async fn control(args: &RunArgs, client: &Client, metrics: &Arc<Metrics>, ended:
         .watches(scoped::<PersistentVolumeClaim>(args, client), named, cluster_of)
         .graceful_shutdown_on(async move { drop(ended.await) })
         .run(reconcile, after_error, context)
-        .for_each(|_| async {})
+        .for_each(|reconciled| async {
+            match reconciled {
+                // Failed reconciles have told of themselves, and what is gone needs none.
+                Ok(_) | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => {
+                    metrics.watch_failed();
+                    tracing::warn!(%error, "a watch failed");
+                }
+            }
+        })
         .await;
 }
 

@@ -3,16 +3,18 @@
 //! Pure. It changes only when there is something new to say: a condition keeps its time unless its status flips, and figures
 //! that move all the time are metrics.
 
+mod conditions;
+
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use quorate_proto::quorate::v1::StatusResponse;
 use serde_json::{Map, Value};
 
-use crate::crd::{MemberRole, MemberStatus, QuorateCluster, QuorateClusterStatus, RecoveryStatus};
-use crate::names::{Names, RECOVER_ANNOTATION};
+use crate::crd::{MemberRole, MemberStatus, QuorateClusterStatus, RecoveryStatus};
+use crate::names::Names;
 use crate::observe::Sighting;
-use crate::plan::{ClusterId, ClusterView, Finding, NodeId, Ordinal, Plan, Step, Work};
+use crate::plan::{ClusterId, ClusterView, NodeId, Ordinal, Plan, Step};
 
 /// Clusters that are remembered as retired: as many as the resource may list.
 const MAX_RETIRED: usize = 16;
@@ -41,6 +43,9 @@ pub fn status(sighting: &Sighting, plan: &Plan, new_cluster_id: ClusterId, now: 
         config_index: view.map(|view| view.config_index.cast_signed()).or(before.config_index),
         current_version: current,
         target_version: Some(cluster.spec.version.clone()),
+        approved_roll: sighting.approved_roll.clone(),
+        // So a step is never begun on a status that somebody has written since.
+        steps: before.steps + i64::from(plan.step.is_some()),
         members,
         ..before.clone()
     };
@@ -51,7 +56,7 @@ pub fn status(sighting: &Sighting, plan: &Plan, new_cluster_id: ClusterId, now: 
         _ => {}
     }
     latch_recovery(&mut after, plan, &Names::of(cluster), new_cluster_id);
-    after.conditions = conditions(cluster, view, &plan.finding, &before.conditions, now);
+    conditions::set(&mut after, sighting, plan, now);
     after
 }
 
@@ -130,159 +135,6 @@ fn common_version(members: &[MemberStatus]) -> Option<String> {
     members.iter().all(|member| member.version.as_ref() == Some(first)).then(|| first.clone())
 }
 
-/// One condition before it has a time.
-struct Verdict {
-    kind: &'static str,
-    holds: bool,
-    reason: &'static str,
-    message: String,
-}
-
-fn conditions(
-    cluster: &QuorateCluster,
-    view: Option<&ClusterView>,
-    finding: &Finding,
-    before: &[Condition],
-    now: &Time,
-) -> Vec<Condition> {
-    let available = available(cluster, view, finding);
-    let progressing = progressing(finding);
-    let degraded = degraded(cluster, view);
-    let decisive = [&progressing, &degraded].into_iter().find(|verdict| verdict.holds).unwrap_or(&available);
-    let ready = Verdict {
-        kind: "Ready",
-        holds: available.holds && !progressing.holds && !degraded.holds,
-        reason: decisive.reason,
-        message: decisive.message.clone(),
-    };
-    let reconciling = progressing.holds.then(|| Verdict {
-        kind: "Reconciling",
-        holds: true,
-        reason: progressing.reason,
-        message: progressing.message.clone(),
-    });
-    let stalled = stalled(cluster, finding, progressing.holds, before, now);
-    let verdicts = [Some(available), Some(progressing), Some(degraded), Some(ready), reconciling, stalled];
-    let timed = |verdict: Verdict| {
-        let status = if verdict.holds { "True" } else { "False" };
-        let same = before.iter().find(|old| old.type_ == verdict.kind && old.status == status);
-        Condition {
-            type_: verdict.kind.to_string(),
-            status: status.to_string(),
-            reason: verdict.reason.to_string(),
-            message: verdict.message,
-            observed_generation: cluster.metadata.generation,
-            last_transition_time: same.map_or_else(|| now.clone(), |old| old.last_transition_time.clone()),
-        }
-    };
-    verdicts.into_iter().flatten().map(timed).collect()
-}
-
-fn available(cluster: &QuorateCluster, view: Option<&ClusterView>, finding: &Finding) -> Verdict {
-    let lost = |text: &str| format!("no quorum of the members answers; {text}");
-    let (holds, reason, message) = match (view, finding) {
-        (Some(view), _) if view.members.keys().all(|id| view.caught_up.contains(id)) => {
-            (true, "QuorumHealthy", "every member takes part".to_string())
-        }
-        (Some(_), _) => (true, "QuorumAvailable", "a quorum serves; some members do not take part".to_string()),
-        (None, Finding::ClusterIdMismatch) => (
-            false,
-            "ClusterIDMismatch",
-            "the volumes belong to another cluster, or too few of this one are there; nothing was changed".to_string(),
-        ),
-        (None, Finding::QuorumLost) => {
-            let command = recover_command(cluster);
-            let text = format!("nothing is changed until one does. Only if it is gone for good: {command}");
-            (false, "QuorumLost", lost(&text))
-        }
-        (None, Finding::RecoveryRefused(refusal)) => {
-            (false, "QuorumLost", lost(&format!("the recovery that was asked for is refused: {}", refusal.text())))
-        }
-        (None, Finding::RecoveryFailed) => (false, "QuorumLost", lost("the job that should recover it has failed")),
-        (None, Finding::Working(Work::Recovering)) => (false, "QuorumLost", lost(Work::Recovering.text())),
-        (None, Finding::Paused) => (false, "Paused", "the operator is paused, and no leader answers".to_string()),
-        (None, _) => (false, "Bootstrapping", "the cluster has no leader yet".to_string()),
-    };
-    Verdict { kind: "Available", holds, reason, message }
-}
-
-/// What a human types who is sure. It names the cluster, so that it cannot be pasted for another one.
-fn recover_command(cluster: &QuorateCluster) -> String {
-    let Names { cluster: name, namespace } = Names::of(cluster);
-    let id = cluster.status.as_ref().and_then(|status| status.cluster_id.as_deref()).unwrap_or("CLUSTER-ID");
-    format!("kubectl annotate quoratecluster/{name} --namespace {namespace} --overwrite {RECOVER_ANNOTATION}={id}/best")
-}
-
-fn progressing(finding: &Finding) -> Verdict {
-    let (holds, reason, message) = match finding {
-        Finding::Working(work) => (true, work.reason(), work.text()),
-        Finding::WaitingForPods => (true, "WaitingForPods", "pods are coming up"),
-        Finding::Deleting => (true, "Deleting", "the cluster is being deleted"),
-        Finding::RollAwaitsApproval => (
-            true,
-            "RollAwaitsApproval",
-            "pods run an older template; set the annotation quorate.io/roll to spec.version to restart them",
-        ),
-        Finding::Reconciled => (false, "Reconciled", "everything is as specified"),
-        Finding::MembersDown => (false, "MembersDown", "nothing is to be done until the missing members come back"),
-        Finding::Paused => (false, "Paused", "spec.paused is set"),
-        Finding::QuorumLost => (false, "QuorumLost", "nothing is changed while the quorum is away"),
-        Finding::RecoveryRefused(refusal) => (false, "RecoveryRefused", refusal.text()),
-        Finding::RecoveryFailed => (
-            false,
-            "RecoveryFailed",
-            "its job says why; name another survivor in the annotation, or remove it to have the pods back",
-        ),
-        Finding::ClusterIdMismatch => (false, "ClusterIDMismatch", "a human must decide about the volumes"),
-    };
-    Verdict { kind: "Progressing", holds, reason, message: message.to_string() }
-}
-
-/// True exactly when the cluster delivers less than was asked for: reading it alone tells whether to page somebody.
-fn degraded(cluster: &QuorateCluster, view: Option<&ClusterView>) -> Verdict {
-    let wanted = usize::try_from(cluster.spec.replicas).unwrap_or(0);
-    let (holds, reason, message) = match view {
-        None => (true, "NoLeader", "no leader answers".to_string()),
-        Some(view) => {
-            let taking_part = view.members.keys().filter(|id| view.caught_up.contains(id)).count();
-            let down = view.members.len() - taking_part;
-            if down > 0 {
-                (true, "MembersDown", format!("{down} of {} members do not take part", view.members.len()))
-            } else if taking_part < wanted {
-                (true, "TooFewMembers", format!("{taking_part} members of {wanted}"))
-            } else {
-                (false, "FullCapacity", "every member takes part".to_string())
-            }
-        }
-    };
-    Verdict { kind: "Degraded", holds, reason, message }
-}
-
-/// Only while true, as `kubectl wait` and Helm read it: waiting longer is of no use.
-fn stalled(
-    cluster: &QuorateCluster,
-    finding: &Finding,
-    progressing: bool,
-    before: &[Condition],
-    now: &Time,
-) -> Option<Verdict> {
-    let verdict = |reason, message: String| Some(Verdict { kind: "Stalled", holds: true, reason, message });
-    if *finding == Finding::ClusterIdMismatch {
-        return verdict("ClusterIDMismatch", "a human must decide about the volumes".to_string());
-    }
-    if *finding == Finding::RecoveryFailed {
-        return verdict("RecoveryFailed", "the job that should recover the cluster has failed".to_string());
-    }
-    let since = before.iter().find(|old| old.type_ == "Progressing" && old.status == "True" && progressing)?;
-    let seconds = now.0.duration_since(since.last_transition_time.0).as_secs();
-    let allowed = i64::from(cluster.spec.progress_deadline_seconds);
-    if seconds <= allowed {
-        return None;
-    }
-    // The number itself would change with every look.
-    verdict("DeadlineExceeded", format!("not as specified for more than {allowed} seconds"))
-}
-
 fn hex(id: NodeId) -> String {
     format!("{:016x}", id.0)
 }
@@ -297,8 +149,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::observe::KubernetesView;
-    use crate::plan::{Change, Incarnation, MemberView, Observed, Wanted};
+    use crate::crd::QuorateCluster;
+    use crate::observe::{KubernetesView, NodeView, PodView, SetView};
+    use crate::plan::{Change, Finding, Incarnation, Latched, MemberView, Observed, SetState, Wanted, Work};
 
     fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting {
         let mut cluster: QuorateCluster = serde_json::from_value(json!({
@@ -314,14 +167,19 @@ mod tests {
             change: Change::None,
             members: (0..3).map(|ordinal| (NodeId(u64::from(ordinal) + 1), member(ordinal))).collect(),
             leader: NodeId(1),
+            active: (1..=3).take(caught_up).map(NodeId).collect(),
             caught_up: (1..=3).take(caught_up).map(NodeId).collect(),
         };
         let wanted = Wanted { replicas: 3, roll_unsupervised: true, ..Wanted::default() };
+        let latched = Latched { target_replicas: Some(3), ..Latched::default() };
+        let set = SetState { replicas: 3, settled: true, outdated: false, small: false, monitor_outdated: false };
+        let view = (caught_up > 0).then_some(view);
         Sighting {
             cluster,
-            observed: Observed { wanted, cluster: (caught_up > 0).then_some(view), ..Observed::default() },
+            observed: Observed { wanted, latched, set: Some(set), cluster: view, ..Observed::default() },
             kubernetes: KubernetesView::default(),
             answers: BTreeMap::new(),
+            approved_roll: None,
         }
     }
 
@@ -427,7 +285,64 @@ mod tests {
         assert_eq!(holds(&within, "Stalled"), None);
         let past = told(&sighting(3, Some(within)), &working, 601);
         assert_eq!(holds(&past, "Stalled"), Some(true));
+        assert_eq!(holds(&past, "Reconciling"), None, "whoever sees it waits");
         let done = told(&sighting(3, Some(past)), &idle(Finding::Reconciled), 602);
         assert_eq!(holds(&done, "Stalled"), None);
+    }
+
+    #[test]
+    fn the_deadline_counts_from_what_moved_last() {
+        let working = idle(Finding::Working(Work::RollingUpdate));
+        let first = told(&sighting(2, None), &working, 0);
+        let moved = told(&sighting(3, Some(first)), &working, 500);
+        let later = told(&sighting(3, Some(moved)), &working, 1_000);
+        assert_eq!(holds(&later, "Stalled"), None);
+        assert_eq!(holds(&told(&sighting(3, Some(later)), &working, 1_101), "Stalled"), Some(true));
+    }
+
+    #[test]
+    fn a_roll_that_waits_for_a_word_does_not_stall_and_says_which() {
+        let waiting = idle(Finding::RollAwaitsApproval);
+        let first = told(&sighting(3, None), &waiting, 0);
+        let mut seen = sighting(3, Some(first));
+        seen.kubernetes.set = Some(SetView { revision: Some("example-5".to_string()), ..SetView::default() });
+        let later = told(&seen, &waiting, 100_000);
+        assert_eq!((holds(&later, "Stalled"), holds(&later, "Ready")), (None, Some(false)));
+        let progressing = later.conditions.iter().find(|c| c.type_ == "Progressing").expect("always there");
+        assert!(progressing.message.ends_with("--overwrite quorate.io/roll=example-5"), "{}", progressing.message);
+    }
+
+    #[test]
+    fn a_paused_cluster_is_ready_only_if_it_is_as_specified() {
+        let mut seen = sighting(3, None);
+        assert_eq!(holds(&told(&seen, &idle(Finding::Paused), 0), "Ready"), Some(true));
+        seen.observed.set.as_mut().expect("a set").outdated = true;
+        assert_eq!(holds(&told(&seen, &idle(Finding::Paused), 0), "Ready"), Some(false));
+    }
+
+    #[test]
+    fn a_node_that_is_down_is_named_with_the_word_that_gives_it_up() {
+        let message = |gone: bool| {
+            let mut seen = sighting(2, None);
+            let node = NodeView { name: "worker-2".to_string(), gone, ..NodeView::default() };
+            seen.kubernetes.pods.insert(Ordinal(2), PodView { node: Some(node), ..PodView::default() });
+            let status = told(&seen, &idle(Finding::MembersDown), 0);
+            let degraded = status.conditions.into_iter().find(|c| c.type_ == "Degraded").expect("always there");
+            (degraded.reason, degraded.message)
+        };
+        let (reason, text) = message(false);
+        assert_eq!(reason, "NodeLost");
+        assert!(text.contains("pod example-2 is on node worker-2"), "{text}");
+        let command = "kubectl taint node worker-2 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+        assert!(text.ends_with(command), "{text}");
+        assert_eq!(message(true).0, "MembersDown", "the word was given");
+    }
+
+    #[test]
+    fn a_step_is_counted_before_it_is_taken() {
+        let step = Plan { step: Some(Step::RestartPod(Ordinal(1))), finding: Finding::Working(Work::RollingUpdate) };
+        let first = told(&sighting(3, None), &step, 0);
+        let second = told(&sighting(3, Some(first.clone())), &step, 0);
+        assert!(patch(Some(&first), &second).is_some(), "an operator that is behind would not be refused");
     }
 }

@@ -74,8 +74,8 @@ impl Admin for Nodes {
     async fn set_voters(&self, node: &Target, request: SetVotersRequest) -> Result<(), AdminError> {
         self.hear(node, "set_voters", format!("{request:?}"))
     }
-    async fn transfer_leader(&self, node: &Target, to: u64) -> Result<(), AdminError> {
-        self.hear(node, "transfer_leader", to.to_string())
+    async fn transfer_leader(&self, node: &Target, request: TransferLeaderRequest) -> Result<(), AdminError> {
+        self.hear(node, "transfer_leader", format!("{request:?}"))
     }
     async fn reset(&self, node: &Target, request: ResetRequest) -> Result<(), AdminError> {
         self.hear(node, "reset", format!("{request:?}"))
@@ -92,16 +92,16 @@ fn sighting(pods: u32) -> Sighting {
         },
         "spec": {},
     }));
-    let state = PodState { ready: true, outdated: false, terminating: false, serving: true, node_lost: false };
+    let state = PodState { ready: true, serving: true, ..PodState::default() };
     let pod = |ordinal: u32| PodView {
         uid: format!("pod-{ordinal}"),
         state: state.clone(),
-        terminating: false,
         address: Some(format!("node-{ordinal}:2379")),
+        ..PodView::default()
     };
     let volume = |ordinal: u32| VolumeView {
         uid: format!("volume-{ordinal}"),
-        state: VolumeState { terminating: false },
+        state: VolumeState { ours: true, ..VolumeState::default() },
         size: "8Gi".to_string(),
     };
     let answer = |ordinal: u32| StatusResponse {
@@ -122,6 +122,7 @@ fn sighting(pods: u32) -> Sighting {
                 change: Change::None,
                 members: (0..3).map(|o| (NodeId(u64::from(o) + 1), member(o))).collect(),
                 leader: NodeId(1),
+                active: (1..=3).map(NodeId).collect(),
                 caught_up: (1..=3).map(NodeId).collect(),
             }),
             ..Observed::default()
@@ -133,6 +134,7 @@ fn sighting(pods: u32) -> Sighting {
                 replicas: pods,
                 settled: true,
                 volume_size: "8Gi".to_string(),
+                revision: None,
             }),
             pods: by_ordinal.clone().map(|o| (Ordinal(o), pod(o))).collect(),
             volumes: by_ordinal.clone().map(|o| (Ordinal(o), volume(o))).collect(),
@@ -140,6 +142,7 @@ fn sighting(pods: u32) -> Sighting {
             ..KubernetesView::default()
         },
         answers: by_ordinal.map(|o| (Ordinal(o), answer(o))).collect(),
+        approved_roll: None,
     }
 }
 
@@ -189,6 +192,41 @@ async fn a_change_of_voters_goes_to_the_leader_with_the_index_it_was_based_on() 
     let [(address, "set_voters", request)] = &told[..] else { panic!("one call: {told:?}") };
     assert_eq!(address, "node-0:2379");
     assert!(request.contains("expected_config_index: 9") && request.contains("db-4"), "{request}");
+}
+
+#[tokio::test]
+async fn leadership_is_asked_to_move_in_the_configuration_that_was_seen() {
+    let nodes = Nodes::default();
+    let step = Step::TransferLeader { to: NodeId(2), expected_config_index: 9 };
+    take(&sighting(3), step, &nodes, None).await.0.expect("accepted");
+    let told = nodes.told.into_inner().expect("no test panicked");
+    let [(address, "transfer_leader", request)] = &told[..] else { panic!("one call: {told:?}") };
+    assert_eq!(address, "node-0:2379");
+    assert!(request.contains("node_id: 2") && request.contains("expected_config_index: 9"), "{request}");
+}
+
+#[tokio::test]
+async fn a_volume_of_an_earlier_life_is_marked_with_the_resource_that_took_it_up() {
+    let (result, calls) = take(&sighting(3), Step::MarkVolume(Ordinal(2)), &Nodes::default(), None).await;
+    drop(result);
+    let [(method, path, body)] = &calls[..] else { panic!("one call: {calls:?}") };
+    assert_eq!((method.as_str(), path.ends_with("/persistentvolumeclaims/data-db-2")), ("PATCH", true));
+    assert_eq!(body["metadata"], json!({ "uid": "volume-2", "annotations": { "quorate.io/owner": "u-1" } }));
+}
+
+#[tokio::test]
+async fn a_pod_monitor_is_made_apart_and_removed_when_it_is_not_wanted() {
+    let mut seen = sighting(3);
+    let apply = async |seen: &Sighting| {
+        let (result, calls) = take(seen, Step::ApplyMonitor, &Nodes::default(), None).await;
+        result.expect("applied");
+        let [(method, path, _)] = &calls[..] else { panic!("one call: {calls:?}") };
+        assert_eq!(path, "/apis/monitoring.coreos.com/v1/namespaces/default/podmonitors/db");
+        method.clone()
+    };
+    assert_eq!(apply(&seen).await, "DELETE");
+    seen.cluster.spec.monitoring.pod_monitor = true;
+    assert_eq!(apply(&seen).await, "PATCH");
 }
 
 #[tokio::test]
@@ -318,5 +356,6 @@ async fn a_volume_that_should_be_larger_is_patched_and_its_set_made_again() {
     assert_eq!(patched, 3, "{calls:?}");
     let (method, path, body) = calls.last().expect("a call");
     assert!(method == "DELETE" && path.ends_with("/statefulsets/db"), "{calls:?}");
-    assert_eq!((&body["propagationPolicy"], &body["preconditions"]["uid"]), (&json!("Orphan"), &json!("set")));
+    assert_eq!(body["propagationPolicy"], "Orphan");
+    assert_eq!(body["preconditions"], json!({ "uid": "set", "resourceVersion": "11" }));
 }

@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::crd::QuorateCluster;
 use crate::names::Names;
 
+pub use pod_monitor::pod_monitor;
 pub use recovery_job::recovery_job;
 pub use stateful_set::volume_size;
 
@@ -77,13 +78,12 @@ impl Built {
     }
 }
 
-/// Everything beside the StatefulSet, in the order in which it is applied. A drain may take `spare` of its pods away at once.
+/// Everything beside the StatefulSet that a cluster needs, in the order in which it is applied. A drain may take `spare` of its pods away at once.
 pub fn companions(cluster: &QuorateCluster, replicas: u32, spare: u32) -> Vec<Built> {
     vec![
         Built::of(services::peers(cluster)),
         Built::of(services::clients(cluster)),
         budget::budget(cluster, replicas, spare),
-        pod_monitor::pod_monitor(cluster),
     ]
 }
 
@@ -116,7 +116,7 @@ pub fn metadata(cluster: &QuorateCluster, name: String) -> ObjectMeta {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Built, Defaults, companions, stateful_set};
+    use super::{Built, Defaults, companions, pod_monitor, stateful_set};
     use crate::crd::QuorateCluster;
 
     pub(super) fn cluster(spec: Value) -> QuorateCluster {
@@ -175,7 +175,9 @@ mod tests {
 
     #[test]
     fn every_object_is_owned_by_the_resource() {
-        let built = companions(&cluster(json!({ "monitoring": { "podMonitor": true } })), 3, 1);
+        let cluster = cluster(json!({ "monitoring": { "podMonitor": true } }));
+        let mut built = companions(&cluster, 3, 1);
+        built.push(pod_monitor(&cluster));
         for body in built.iter().filter_map(|object| object.body.as_ref()) {
             assert_eq!(body["metadata"]["ownerReferences"][0]["uid"], "u-1", "{body}");
         }

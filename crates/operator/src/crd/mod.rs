@@ -13,7 +13,7 @@ pub use spec::{
     AdditionalMetadata, AutoCompaction, CompactionMode, ImagePullPolicy, Monitoring, PodDisruptionBudget,
     QuorateCluster, QuorateClusterSpec, RaftTiming, Snapshots, Storage, UpdateStrategy, VolumeRetention,
 };
-pub use status::{MemberRole, MemberStatus, QuorateClusterStatus, RecoveryStatus};
+pub use status::{ApprovedRoll, MemberRole, MemberStatus, QuorateClusterStatus, RecoveryStatus};
 
 /// API group of the resource, and prefix of its labels, annotations and finalizers.
 pub const GROUP: &str = "quorate.io";

@@ -67,7 +67,9 @@ fn storage_grows_and_never_shrinks() {
     check_change_accepted(size("1Gi"), size("1024Mi"));
     check_change_refused(size("8Gi"), size("7Gi"), "size can only grow");
     check_change_refused(size("8Gi"), size("8G"), "size can only grow");
-    check_refused(size("much"), "size must be a quantity");
+    for none in ["much", "0", "-1Gi", "0Gi"] {
+        check_refused(size(none), "size must be a quantity");
+    }
 }
 
 #[test]
@@ -86,6 +88,22 @@ fn an_election_timeout_leaves_room_for_lost_heartbeats() {
     let raft = |heartbeat: i32, election: i32| json!({ "raft": { "heartbeatIntervalMilliseconds": heartbeat, "electionTimeoutMilliseconds": election } });
     check_accepted(raft(100, 500));
     check_refused(raft(100, 499), "at least five times");
+}
+
+#[test]
+fn what_is_kept_suits_the_mode() {
+    let compaction =
+        |mode: &str, retention: &str| json!({ "autoCompaction": { "mode": mode, "retention": retention } });
+    for (mode, retention) in
+        [("Periodic", "1h"), ("Periodic", "1.5h"), ("Periodic", "24"), ("Revision", "10000"), ("Off", "1h")]
+    {
+        check_accepted(compaction(mode, retention));
+    }
+    check_refused(json!({ "autoCompaction": { "mode": "Revision" } }), "must be a number of revisions");
+    check_refused(compaction("Revision", "1h"), "must be a number of revisions");
+    for retention in ["soon", "1d", "-1h", "h", "1h30m"] {
+        check_refused(compaction("Periodic", retention), "must be a duration");
+    }
 }
 
 #[test]

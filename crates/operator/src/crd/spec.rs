@@ -152,7 +152,7 @@ pub struct Storage {
     /// Size of each volume; it may grow.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = ("isQuantity(self)", "size must be a quantity, such as 10Gi"))]
+    #[x_kube(validation = ("isQuantity(self) && quantity(self).sign() == 1", "size must be a quantity above zero, such as 10Gi"))]
     #[x_kube(validation = ("quantity(self).compareTo(quantity(oldSelf)) >= 0", "size can only grow: a volume cannot be shrunk"))]
     pub size: String,
     /// Class of the volumes; the cluster's default one if absent.
@@ -202,7 +202,8 @@ pub enum UpdateStrategy {
     /// At once: one pod at a time, the leader last.
     #[default]
     Unsupervised,
-    /// When a human sets the annotation `quorate.io/roll` to the new version.
+    /// When a human sets the annotation `quorate.io/roll` to the revision that waits, as the condition Progressing names it, or to
+    /// the version, which lets one roll-out go ahead.
     Supervised,
 }
 
@@ -252,6 +253,14 @@ impl Default for Snapshots {
 /// How old revisions are forgotten.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "self.mode != 'Revision' || self.retention.matches('^[0-9]{1,18}$')",
+    "retention must be a number of revisions, such as 10000, in mode Revision"
+))]
+#[x_kube(validation = (
+    "self.mode != 'Periodic' || self.retention.matches('^([0-9]{1,6}|[0-9]{1,9}([.][0-9]{1,9})?(us|ms|s|m|h))$')",
+    "retention must be a duration, such as 30m, or a number of hours in mode Periodic"
+))]
 pub struct AutoCompaction {
     /// By age or by number.
     #[serde(default)]
@@ -281,12 +290,20 @@ pub enum CompactionMode {
 }
 
 /// Prometheus objects.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Monitoring {
-    /// Makes a PodMonitor; needs the Prometheus operator.
+    /// Makes a PodMonitor, where the Prometheus operator is installed.
     #[serde(default)]
     pub pod_monitor: bool,
+    /// Labels of the PodMonitor, by which a Prometheus selects it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = (
+        "self.all(key, !key.startsWith('app.kubernetes.io/') && !key.startsWith('quorate.io/'))",
+        "labels under app.kubernetes.io/ and quorate.io/ belong to the operator"
+    ))]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Protection against voluntary disruption.

@@ -5,7 +5,7 @@
 // The derive repeats each type in an inner module, where its `pub` reaches nobody.
 #![allow(unreachable_pub)]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,15 @@ pub struct QuorateClusterStatus {
     #[serde(rename = "retiredClusterIDs", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub retired_cluster_ids: Vec<String>,
+    /// The roll-out that a human let go ahead, with updateStrategy Supervised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approved_roll: Option<ApprovedRoll>,
+    /// Steps that the operator has begun. Counted before each, so that an operator that is behind is refused.
+    #[serde(default)]
+    pub steps: i64,
+    /// When something was last seen to move, while anything is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_progress_time: Option<Time>,
     /// The number of voters that is being worked towards. It follows `spec.replicas` when the change before has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_replicas: Option<i32>,
@@ -75,6 +84,16 @@ pub struct RecoveryStatus {
     /// Id of the cluster that the data becomes, 32 hexadecimal digits.
     #[serde(rename = "newClusterID")]
     pub new_cluster_id: String,
+}
+
+/// A human's word that pods may be restarted, and what it was given for.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovedRoll {
+    /// The value of the annotation `quorate.io/roll`.
+    pub word: String,
+    /// The revision of the StatefulSet that it lets go ahead.
+    pub revision: String,
 }
 
 /// One member of the committed configuration.

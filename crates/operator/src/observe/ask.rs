@@ -44,7 +44,7 @@ async fn ask<A: Admin>(admin: &A, nodes: &BTreeMap<Ordinal, Target>) -> BTreeMap
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use quorate_proto::quorate::v1::{InitRequest, ResetRequest, SetVotersRequest};
+    use quorate_proto::quorate::v1::{InitRequest, ResetRequest, SetVotersRequest, TransferLeaderRequest};
 
     use super::*;
     use crate::admin::AdminError;
@@ -67,7 +67,7 @@ mod tests {
         async fn set_voters(&self, _: &Target, _: SetVotersRequest) -> Result<(), AdminError> {
             unreachable!("asking changes nothing")
         }
-        async fn transfer_leader(&self, _: &Target, _: u64) -> Result<(), AdminError> {
+        async fn transfer_leader(&self, _: &Target, _: TransferLeaderRequest) -> Result<(), AdminError> {
             unreachable!("asking changes nothing")
         }
         async fn reset(&self, _: &Target, _: ResetRequest) -> Result<(), AdminError> {
@@ -78,10 +78,9 @@ mod tests {
     #[tokio::test]
     async fn no_answer_is_newer_than_the_leaders() {
         let pod = |ordinal: u32| PodView {
-            uid: String::new(),
-            state: PodState { ready: true, outdated: false, terminating: false, serving: true, node_lost: false },
-            terminating: false,
+            state: PodState { ready: true, serving: true, ..PodState::default() },
             address: Some(format!("pod-{ordinal}")),
+            ..PodView::default()
         };
         let kubernetes = KubernetesView {
             pods: (0..3).map(|ordinal| (Ordinal(ordinal), pod(ordinal))).collect(),

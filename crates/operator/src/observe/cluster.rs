@@ -8,7 +8,8 @@ use super::kubernetes::PodView;
 use crate::crd::QuorateClusterStatus;
 use crate::names::Names;
 use crate::plan::{
-    Change, ClusterId, ClusterView, Incarnation, LogEnd, MemberView, NodeId, NodeReport, NodeState, Ordinal,
+    Change, ClusterId, ClusterView, Configuration, Incarnation, LogEnd, MemberView, NodeId, NodeReport, NodeState,
+    Ordinal,
 };
 
 /// A member this far behind still counts as caught up: under load the newest entries are always on their way.
@@ -36,7 +37,15 @@ pub fn report(answer: &StatusResponse) -> Option<NodeReport> {
         cluster_id: id_of_bytes(&answer.cluster_id).filter(|id| *id != 0).map(ClusterId),
         node_id: (answer.node_id != 0).then_some(NodeId(answer.node_id)),
         log_end: answer.log.map_or_else(LogEnd::default, |log| LogEnd { term: log.last_term, index: log.last }),
+        configuration: answer.configuration.as_ref().map(|known| Configuration {
+            index: known.index,
+            voters: known.members.iter().filter(votes).map(|member| NodeId(member.node_id)).collect(),
+        }),
     })
+}
+
+fn votes(member: &&Member) -> bool {
+    matches!(member.role(), MemberRole::Voter | MemberRole::Outgoing)
 }
 
 /// The cluster as its leader sees it. Only a leader that holds its lease counts: it heard a quorum a moment ago.
@@ -53,16 +62,18 @@ pub(super) fn view(names: &Names, id: ClusterId, answers: &BTreeMap<Ordinal, Sta
         // A member that is no pod of this set was added by somebody else. It is surplus: placed above every pod.
         let ordinal = names.ordinal_of_pod(&member.name).unwrap_or(Ordinal(u32::MAX - position));
         let incarnation = Incarnation(id_of_bytes(&member.incarnation)?);
-        let voter = matches!(member.role(), MemberRole::Voter | MemberRole::Outgoing);
-        members.insert(NodeId(member.node_id), MemberView { ordinal, incarnation, voter });
+        members.insert(NodeId(member.node_id), MemberView { ordinal, incarnation, voter: votes(&member) });
     }
     let change = match (configuration.joint, configuration.target.is_empty()) {
         (true, _) => Change::Joint,
         (false, false) => Change::CatchingUp,
         (false, true) => Change::None,
     };
+    let leads = NodeId(leader.node_id);
+    let active = leader.followers.iter().filter(|follower| follower.active).map(|follower| NodeId(follower.node_id));
+    let active = active.chain([leads]).collect();
     let caught_up = caught_up(leader, &members, answers);
-    Some(ClusterView { config_index: configuration.index, change, members, leader: NodeId(leader.node_id), caught_up })
+    Some(ClusterView { config_index: configuration.index, change, members, leader: leads, active, caught_up })
 }
 
 /// Whether the members that may run are enough to be a quorum of the newest configuration that is known, leader or not. One that
@@ -82,10 +93,7 @@ pub(super) fn quorum_may_run(
     let newest = newest.max_by_key(|configuration| configuration.index);
     let known_index = known.and_then(|status| status.config_index).unwrap_or(0);
     let voters: Vec<&str> = match newest.filter(|newest| newest.index.cast_signed() >= known_index) {
-        Some(newest) => {
-            let votes = |member: &&Member| matches!(member.role(), MemberRole::Voter | MemberRole::Outgoing);
-            newest.members.iter().filter(votes).map(|member| member.name.as_str()).collect()
-        }
+        Some(newest) => newest.members.iter().filter(votes).map(|member| member.name.as_str()).collect(),
         None => known.iter().flat_map(|status| &status.members).map(|member| member.name.as_str()).collect(),
     };
     let may_run = |name: &&&str| match names.ordinal_of_pod(name) {
@@ -120,7 +128,7 @@ fn caught_up(
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::quorate::v1::{Configuration, Follower};
+    use quorate_proto::quorate::v1::{Configuration as WireConfiguration, Follower};
 
     use super::*;
     use crate::plan::PodState;
@@ -150,7 +158,7 @@ mod tests {
             role: role.into(),
             term: 4,
             lease_valid: role == RaftRole::Leader,
-            configuration: Some(Configuration {
+            configuration: Some(WireConfiguration {
                 index: 9,
                 members: (1..=3).map(member).collect(),
                 ..Default::default()
@@ -193,6 +201,23 @@ mod tests {
         let mut answers = answers();
         answers.get_mut(&Ordinal(2)).expect("there").incarnation = 99_u128.to_be_bytes().to_vec().into();
         assert_eq!(view_of(&answers).expect("a leader answers").caught_up.len(), 2);
+    }
+
+    #[test]
+    fn a_member_that_is_behind_is_not_one_that_is_away() {
+        let mut answers = answers();
+        let followers = &mut answers.get_mut(&Ordinal(0)).expect("there").followers;
+        followers[0].snapshot = true;
+        followers[1].active = false;
+        let view = view_of(&answers).expect("a leader answers");
+        assert_eq!(view.active, [NodeId(1), NodeId(2)].into());
+        assert_eq!(view.caught_up, [NodeId(1)].into());
+    }
+
+    #[test]
+    fn a_node_tells_who_votes() {
+        let known = report(&answers()[&Ordinal(1)]).and_then(|report| report.configuration).expect("it knows");
+        assert_eq!((known.index, known.voters), (9, (1..=3).map(NodeId).collect()));
     }
 
     #[test]

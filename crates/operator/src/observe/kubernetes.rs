@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
+use super::nodes::{self, NodeView};
 use crate::build::{self, Built};
 use crate::crd::QuorateCluster;
-use crate::names::{CLIENT_PORT, Names, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
+use crate::names::{CLIENT_PORT, Names, OWNER_ANNOTATION, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
 use crate::plan::{ClusterId, JobState, Ordinal, PodState, VolumeState};
-
-/// Taint by which a human says that a node is gone for good.
-const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// What Kubernetes says of one cluster.
 #[derive(Debug, Clone, Default)]
@@ -34,10 +32,12 @@ pub struct KubernetesView {
     pub recovery_job: JobState,
     /// Everything that is built, by kind and name, as it is now.
     pub objects: BTreeMap<(String, String), Value>,
+    /// The Prometheus operator is installed, or was not needed to be.
+    pub monitors_served: bool,
 }
 
 /// The StatefulSet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SetView {
     /// For preconditions.
     pub uid: String,
@@ -49,6 +49,8 @@ pub struct SetView {
     pub settled: bool,
     /// Size of the volumes that it makes.
     pub volume_size: String,
+    /// Its newest revision: what outdated pods are to become.
+    pub revision: Option<String>,
 }
 
 /// One pod.
@@ -62,6 +64,8 @@ pub struct PodView {
     pub terminating: bool,
     /// HOST:PORT of the client port, once the pod has an address.
     pub address: Option<String>,
+    /// The Kubernetes node under it, as far as it was looked at: under the leader, and under pods that are not ready.
+    pub node: Option<NodeView>,
 }
 
 /// One volume claim.
@@ -103,15 +107,16 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
             view.objects.insert((object.resource.kind, object.name), live);
         }
     }
-    let newest = set.as_ref().and_then(|set| set.status.as_ref()?.update_revision.clone());
-    for pod in &pods.items {
-        let Some(ordinal) = names.ordinal_of_pod(&pod.name_any()) else { continue };
-        let node_lost = !is_ready(pod) && is_node_lost(client, pod).await?;
-        view.pods.insert(ordinal, pod_view(pod, newest.as_deref(), node_lost));
-    }
+    read_monitor(client, cluster, &names, &mut view).await?;
+    read_pods(client, cluster, set.as_ref(), &pods.items, &mut view).await?;
     for claim in &claims.items {
         let Some(ordinal) = names.ordinal_of_claim(&claim.name_any()) else { continue };
-        view.volumes.insert(ordinal, volume_view(claim));
+        let mut volume = volume_view(cluster, claim);
+        let pod = view.pods.get(&ordinal);
+        if pod.is_some_and(|pod| !pod.state.ready) {
+            volume.state.stranded = nodes::is_stranded(client, claim, pod.and_then(|pod| pod.node.as_ref())).await?;
+        }
+        view.volumes.insert(ordinal, volume);
     }
     if let Some(set) = set {
         view.set = Some(set_view(&set));
@@ -119,6 +124,65 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
         view.objects.insert(("StatefulSet".to_string(), names.cluster), body);
     }
     Ok(view)
+}
+
+/// The PodMonitor is of an API that need not be installed: what is not there can be neither made nor missed.
+async fn read_monitor(
+    client: &Client,
+    cluster: &QuorateCluster,
+    names: &Names,
+    view: &mut KubernetesView,
+) -> Result<(), kube::Error> {
+    let monitor = build::pod_monitor(cluster);
+    let live = match get(client, names, &monitor).await {
+        Err(kube::Error::Api(status)) if status.is_forbidden() && monitor.body.is_none() => None,
+        other => other?,
+    };
+    view.monitors_served = monitor.body.is_none() || live.is_some() || {
+        match client.list_api_group_resources(&monitor.resource.api_version).await {
+            Ok(_) => true,
+            Err(kube::Error::Api(status)) if status.is_not_found() => false,
+            Err(error) => return Err(error),
+        }
+    };
+    if let Some(live) = live {
+        view.objects.insert((monitor.resource.kind, monitor.name), live);
+    }
+    Ok(())
+}
+
+/// The pods, and the nodes under those that are not ready and under the leader. If its node is about to be emptied, the others'
+/// nodes are looked at, too: leadership must not go from one such node to the next.
+async fn read_pods(
+    client: &Client,
+    cluster: &QuorateCluster,
+    set: Option<&StatefulSet>,
+    pods: &[Pod],
+    view: &mut KubernetesView,
+) -> Result<(), kube::Error> {
+    let names = Names::of(cluster);
+    let newest = set.and_then(|set| set.status.as_ref()?.update_revision.clone());
+    let leader = cluster.status.as_ref().and_then(|status| status.leader.clone());
+    let under = async |pod: &Pod| match pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
+        Some(name) => nodes::node(client, name).await,
+        None => Ok(None),
+    };
+    for pod in pods {
+        let Some(ordinal) = names.ordinal_of_pod(&pod.name_any()) else { continue };
+        let looks = !is_ready(pod) || leader == Some(pod.name_any());
+        let node = if looks { under(pod).await? } else { None };
+        view.pods.insert(ordinal, pod_view(pod, newest.as_deref(), node));
+    }
+    if view.pods.values().any(|pod| pod.state.ready && pod.state.cordoned) {
+        for pod in pods {
+            let seen = names.ordinal_of_pod(&pod.name_any()).and_then(|ordinal| view.pods.get_mut(&ordinal));
+            if let Some(seen) = seen.filter(|seen| seen.node.is_none()) {
+                seen.node = under(pod).await?;
+                seen.state.cordoned = seen.node.as_ref().is_some_and(|node| node.cordoned);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn api<K>(client: &Client, names: &Names) -> Api<K>
@@ -129,10 +193,6 @@ where
 }
 
 async fn get(client: &Client, names: &Names, object: &Built) -> Result<Option<Value>, kube::Error> {
-    // Objects of an API that need not be installed are looked at only when they are wanted.
-    if object.body.is_none() && object.resource.group.ends_with("coreos.com") {
-        return Ok(None);
-    }
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), &names.namespace, &object.resource);
     let live = api.get_opt(&object.name).await?;
     live.map(|live| serde_json::to_value(live).map_err(kube::Error::SerdeError)).transpose()
@@ -172,10 +232,11 @@ fn set_view(set: &StatefulSet) -> SetView {
         replicas: u32::try_from(replicas).unwrap_or(0),
         settled: observed == set.metadata.generation && knows_revision,
         volume_size: build::volume_size(set).unwrap_or_default().to_string(),
+        revision: set.status.as_ref().and_then(|status| status.update_revision.clone()),
     }
 }
 
-fn pod_view(pod: &Pod, newest_revision: Option<&str>, node_lost: bool) -> PodView {
+fn pod_view(pod: &Pod, newest_revision: Option<&str>, node: Option<NodeView>) -> PodView {
     let labels = pod.labels();
     let revision = labels.get("controller-revision-hash").map(String::as_str);
     let terminating = pod.metadata.deletion_timestamp.is_some();
@@ -184,28 +245,46 @@ fn pod_view(pod: &Pod, newest_revision: Option<&str>, node_lost: bool) -> PodVie
         uid: pod.uid().unwrap_or_default(),
         state: PodState {
             ready: is_ready(pod),
+            runs: runs(pod),
             // The update revision alone tells: under OnDelete the current one is never promoted.
             outdated: newest_revision.is_some() && revision != newest_revision,
             terminating,
             serving: labels.get(SERVING_LABEL).is_some_and(|value| value == "true"),
-            node_lost,
+            node_lost: !is_ready(pod) && node.as_ref().is_some_and(|node| node.gone),
+            cordoned: node.as_ref().is_some_and(|node| node.cordoned),
         },
         terminating,
         address: ip.map(|ip| match ip.contains(':') {
             true => format!("[{ip}]:{CLIENT_PORT}"),
             false => format!("{ip}:{CLIENT_PORT}"),
         }),
+        node,
     }
 }
 
-fn volume_view(claim: &PersistentVolumeClaim) -> VolumeView {
+fn volume_view(cluster: &QuorateCluster, claim: &PersistentVolumeClaim) -> VolumeView {
     let resources = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref());
     let size = resources.and_then(|resources| resources.requests.as_ref()?.get("storage").map(|size| size.0.clone()));
+    let marked =
+        claim.annotations().get(OWNER_ANNOTATION).is_some_and(|uid| Some(uid) == cluster.metadata.uid.as_ref());
+    // A set makes claims after its resource was made; an older one is of an earlier life.
+    let younger =
+        claim.creation_timestamp().is_some_and(|made| cluster.creation_timestamp().is_some_and(|of| made >= of));
     VolumeView {
         uid: claim.uid().unwrap_or_default(),
-        state: VolumeState { terminating: claim.metadata.deletion_timestamp.is_some() },
+        state: VolumeState {
+            terminating: claim.metadata.deletion_timestamp.is_some(),
+            ours: marked || younger,
+            stranded: false,
+        },
         size: size.unwrap_or_default(),
     }
+}
+
+/// Its container runs, by the last word of its kubelet.
+fn runs(pod: &Pod) -> bool {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    containers.is_some_and(|all| all.iter().any(|c| c.state.as_ref().is_some_and(|state| state.running.is_some())))
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -213,17 +292,42 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
-/// Its Node object is deleted, or tainted as out of service. An operator of one namespace may not look at nodes: it then never
-/// gives a volume up.
-async fn is_node_lost(client: &Client, pod: &Pod) -> Result<bool, kube::Error> {
-    let Some(name) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) else { return Ok(false) };
-    match Api::<Node>::all(client.clone()).get_opt(name).await {
-        Ok(None) => Ok(true),
-        Ok(Some(node)) => {
-            let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
-            Ok(taints.iter().any(|taint| taint.key == OUT_OF_SERVICE))
-        }
-        Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(false),
-        Err(error) => Err(error),
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn claim(created: &str, owner: Option<&str>) -> VolumeView {
+        let cluster: QuorateCluster = serde_json::from_value(json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+            "metadata": { "name": "db", "uid": "u-2", "creationTimestamp": "2026-01-02T00:00:00Z" },
+            "spec": {},
+        }))
+        .expect("the spec is well-formed");
+        let annotations = owner.map(|uid| json!({ OWNER_ANNOTATION: uid })).unwrap_or(Value::Null);
+        let metadata = json!({ "name": "data-db-0", "creationTimestamp": created, "annotations": annotations });
+        volume_view(&cluster, &serde_json::from_value(json!({ "metadata": metadata })).expect("a claim"))
+    }
+
+    #[test]
+    fn a_volume_of_an_earlier_life_is_ours_only_when_it_was_marked() {
+        assert!(claim("2026-01-02T00:00:01Z", None).state.ours);
+        assert!(!claim("2026-01-01T23:59:59Z", None).state.ours);
+        assert!(!claim("2026-01-01T23:59:59Z", Some("u-1")).state.ours, "of the resource before this one");
+        assert!(claim("2026-01-01T23:59:59Z", Some("u-2")).state.ours);
+    }
+
+    #[test]
+    fn a_pod_that_is_cut_off_runs_and_one_without_its_image_does_not() {
+        let pod = |state: Value| {
+            let status = json!({ "containerStatuses": [{
+                "name": "quorate", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+            }] });
+            let pod = json!({ "metadata": { "name": "db-0" }, "status": status });
+            pod_view(&serde_json::from_value(pod).expect("a pod"), None, None).state
+        };
+        assert!(pod(json!({ "running": {} })).runs);
+        assert!(!pod(json!({ "waiting": { "reason": "ImagePullBackOff" } })).runs);
     }
 }

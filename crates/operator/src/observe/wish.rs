@@ -2,22 +2,44 @@
 
 use std::collections::BTreeSet;
 
-use crate::crd::{QuorateCluster, UpdateStrategy, VolumeRetention};
+use crate::crd::{ApprovedRoll, QuorateCluster, UpdateStrategy, VolumeRetention};
 use crate::names::{Names, RECOVER_ANNOTATION, ROLL_ANNOTATION};
 use crate::plan::{ClusterId, Latched, Recovery, RecoveryRequest, Survivor, Wanted};
 
-pub(super) fn wanted(cluster: &QuorateCluster) -> Wanted {
+/// `approved` is whether a supervised roll-out may go ahead.
+pub(super) fn wanted(cluster: &QuorateCluster, approved: bool) -> Wanted {
     let spec = &cluster.spec;
-    let approved = || annotation(cluster, ROLL_ANNOTATION).is_some_and(|version| version == spec.version);
     Wanted {
         // The API server admits 3 and 5 only; a resource that came past it is held at the smaller.
         replicas: u32::try_from(spec.replicas).unwrap_or(3).max(3),
         paused: spec.paused,
         deleted: cluster.metadata.deletion_timestamp.is_some(),
         delete_volumes: spec.volume_retention == VolumeRetention::Delete,
-        roll_unsupervised: spec.update_strategy == UpdateStrategy::Unsupervised || approved(),
+        roll_unsupervised: spec.update_strategy == UpdateStrategy::Unsupervised || approved,
         recovery: annotation(cluster, RECOVER_ANNOTATION).map(|text| request(&Names::of(cluster), text)),
     }
+}
+
+/// What a human let go ahead: the revision that the annotation names, or, if it names the version, the one that waited when that was
+/// first seen. The word is used up by it: a later change of the template under the same version needs a word of its own.
+pub(super) fn approved_roll(
+    cluster: &QuorateCluster,
+    waits: Option<&str>,
+    newest: Option<&str>,
+) -> Option<ApprovedRoll> {
+    let word = annotation(cluster, ROLL_ANNOTATION)?;
+    let approve = |revision: &str| ApprovedRoll { word: word.to_string(), revision: revision.to_string() };
+    if cluster.spec.update_strategy == UpdateStrategy::Unsupervised {
+        return None;
+    }
+    if newest == Some(word) {
+        return Some(approve(word));
+    }
+    if word != cluster.spec.version {
+        return None;
+    }
+    let before = cluster.status.as_ref().and_then(|status| status.approved_roll.clone());
+    before.filter(|before| before.word == word).or_else(|| waits.map(approve))
 }
 
 /// `CLUSTER-ID/best` or `CLUSTER-ID/POD`.
@@ -64,8 +86,38 @@ fn annotation<'a>(cluster: &'a QuorateCluster, key: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ClusterId, Names, RecoveryRequest, Survivor, request};
+    use serde_json::json;
+
+    use super::{ApprovedRoll, ClusterId, Names, QuorateCluster, RecoveryRequest, Survivor, approved_roll, request};
     use crate::plan::Ordinal;
+
+    fn supervised(word: Option<&str>, before: Option<ApprovedRoll>) -> QuorateCluster {
+        let annotations = word.map(|word| json!({ "quorate.io/roll": word }));
+        let mut cluster: QuorateCluster = serde_json::from_value(json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+            "metadata": { "name": "db", "annotations": annotations },
+            "spec": { "updateStrategy": "Supervised", "version": "1.2.3" },
+        }))
+        .expect("the spec is well-formed");
+        cluster.status = Some(crate::crd::QuorateClusterStatus { approved_roll: before, ..Default::default() });
+        cluster
+    }
+
+    #[test]
+    fn a_word_lets_one_roll_out_go_ahead() {
+        let approved = |word, before, waits: Option<&str>, newest| {
+            approved_roll(&supervised(word, before), waits, Some(newest)).map(|approved| approved.revision)
+        };
+        let one = ApprovedRoll { word: "1.2.3".to_string(), revision: "db-1".to_string() };
+        assert_eq!(approved(None, None, Some("db-1"), "db-1"), None);
+        assert_eq!(approved(Some("db-1"), None, Some("db-1"), "db-1").as_deref(), Some("db-1"));
+        assert_eq!(approved(Some("1.2.3"), None, Some("db-1"), "db-1").as_deref(), Some("db-1"));
+        assert_eq!(approved(Some("1.2.3"), None, None, "db-1"), None, "nothing waits yet");
+        let same_word = approved(Some("1.2.3"), Some(one.clone()), Some("db-2"), "db-2");
+        assert_eq!(same_word.as_deref(), Some("db-1"), "another template under the same version");
+        assert_eq!(approved(Some("db-2"), Some(one.clone()), Some("db-2"), "db-2").as_deref(), Some("db-2"));
+        assert_eq!(approved(Some("1.2.2"), Some(one), Some("db-2"), "db-2"), None, "of an earlier version");
+    }
 
     #[test]
     fn a_recovery_is_asked_for_by_cluster_and_survivor() {

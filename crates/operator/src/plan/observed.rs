@@ -101,10 +101,12 @@ pub struct SetState {
     pub replicas: u32,
     /// The controller has seen its newest specification.
     pub settled: bool,
-    /// It, or an object beside it, differs from what the resource says.
+    /// It, or an object beside it that the cluster needs, differs from what the resource says.
     pub outdated: bool,
     /// A volume, or what it makes for new ones, is smaller than the resource says.
     pub small: bool,
+    /// The PodMonitor differs from what the resource says.
+    pub monitor_outdated: bool,
 }
 
 /// One pod.
@@ -112,6 +114,8 @@ pub struct SetState {
 pub struct PodState {
     /// It is ready by its probe.
     pub ready: bool,
+    /// Its container runs, by the last word of its kubelet.
+    pub runs: bool,
     /// It runs an older template than the StatefulSet's.
     pub outdated: bool,
     /// It is being deleted.
@@ -120,13 +124,20 @@ pub struct PodState {
     pub serving: bool,
     /// Its Kubernetes node is gone for good: a human deleted the Node object or tainted it as out of service.
     pub node_lost: bool,
+    /// Its Kubernetes node takes no new pods: it is about to be emptied.
+    pub cordoned: bool,
 }
 
 /// One volume claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VolumeState {
     /// It is being deleted.
     pub terminating: bool,
+    /// It was made for this resource, or marked as its own when its data was seen to be of this cluster. Any other may hold data
+    /// that somebody wants back.
+    pub ours: bool,
+    /// It can be used only on Kubernetes nodes that are gone for good.
+    pub stranded: bool,
 }
 
 /// State that a node reports of itself.
@@ -166,6 +177,17 @@ pub struct NodeReport {
     pub node_id: Option<NodeId>,
     /// Where its log ends.
     pub log_end: LogEnd,
+    /// The last configuration it knows to be committed.
+    pub configuration: Option<Configuration>,
+}
+
+/// Who votes, as one node knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Configuration {
+    /// Its log index: of two, the greater is the newer.
+    pub index: u64,
+    /// Ids of the voters.
+    pub voters: BTreeSet<NodeId>,
 }
 
 /// The end of a log. Of two, the greater is the more advanced.
@@ -210,7 +232,9 @@ pub struct ClusterView {
     pub members: BTreeMap<NodeId, MemberView>,
     /// Who leads.
     pub leader: NodeId,
-    /// Members that answer the leader and have what it has committed, but for a few entries; the leader is one of them.
+    /// Members that answer the leader; it is one of them.
+    pub active: BTreeSet<NodeId>,
+    /// Those of them that have what it has committed, but for a few entries.
     pub caught_up: BTreeSet<NodeId>,
 }
 
@@ -237,13 +261,6 @@ impl ClusterView {
         let voters = u32::try_from(self.voters().len()).unwrap_or(u32::MAX);
         if self.change == Change::None { voters.min(target).saturating_sub(1) / 2 } else { 1 }
     }
-
-    /// Whether a quorum of the voters is caught up without counting `victim`: then its pod may be taken down.
-    pub fn can_spare(&self, victim: NodeId) -> bool {
-        let voters = self.voters();
-        let others = voters.iter().filter(|id| **id != victim && self.caught_up.contains(id)).count();
-        others > voters.len() / 2
-    }
 }
 
 /// Everything a decision rests on.
@@ -269,6 +286,28 @@ pub struct Observed {
     pub retired: BTreeSet<ClusterId>,
     /// The job of the recovery under way.
     pub recovery_job: JobState,
+    /// Times in a row that leadership was asked to move, and did not.
+    pub transfers_tried: u32,
+}
+
+impl Observed {
+    /// Members that are going to be there: caught up, and in a pod that is not about to go.
+    pub fn takes_part(&self, cluster: &ClusterView, id: NodeId) -> bool {
+        let pod = cluster.members.get(&id).and_then(|member| self.pods.get(&member.ordinal));
+        cluster.caught_up.contains(&id) && pod.is_none_or(|pod| !pod.terminating && !pod.node_lost)
+    }
+
+    /// Whether a quorum of the voters takes part without counting `victim`: then its pod may be taken down.
+    pub fn can_spare(&self, cluster: &ClusterView, victim: NodeId) -> bool {
+        let voters = cluster.voters();
+        let others = voters.iter().filter(|id| **id != victim && self.takes_part(cluster, **id)).count();
+        others > voters.len() / 2
+    }
+
+    /// Ordinals below this have, or had, a pod or a volume that stays.
+    pub fn ordinals_kept(&self) -> u32 {
+        self.volumes.iter().rfind(|(_, volume)| !volume.terminating).map_or(0, |(ordinal, _)| ordinal.0 + 1)
+    }
 }
 
 #[cfg(test)]
@@ -281,7 +320,14 @@ mod tests {
             (NodeId(u64::from(ordinal) + 1), view)
         };
         let members: BTreeMap<NodeId, MemberView> = (0..voters + learners).map(member).collect();
-        ClusterView { config_index: 1, change, members, leader: NodeId(1), caught_up: BTreeSet::new() }
+        ClusterView {
+            config_index: 1,
+            change,
+            members,
+            leader: NodeId(1),
+            active: BTreeSet::new(),
+            caught_up: BTreeSet::new(),
+        }
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub enum Step {
     TransferLeader {
         /// To whom.
         to: NodeId,
+        /// Index of the configuration that was observed.
+        expected_config_index: u64,
     },
     /// Delete a pod so that it starts again: with the newest template, or on a new volume.
     RestartPod(Ordinal),
@@ -67,6 +69,10 @@ pub enum Step {
     ResetNode(Ordinal),
     /// Delete a volume that no member lives on.
     DeleteVolume(Ordinal),
+    /// Note on a volume of an earlier life that it is of this cluster, whose data was seen there.
+    MarkVolume(Ordinal),
+    /// Make, change or remove the PodMonitor.
+    ApplyMonitor,
     /// Write into the status that a recovery begins, from which volume, and under which new random id.
     LatchRecovery {
         /// The pod whose volume holds the data.
@@ -95,6 +101,8 @@ pub enum Finding {
     WaitingForPods,
     /// The user has paused the operator.
     Paused,
+    /// A step would leave fewer than a quorum of the voters, or must not begin while members are missing. It waits for them.
+    TooFewTakePart,
     /// A quorum of the voters does not answer. Nothing is touched: if they come back, so does the cluster.
     QuorumLost,
     /// As before; a recovery is asked for and cannot be begun.
@@ -181,6 +189,12 @@ pub enum Work {
     GrowingVolumes,
     /// A node runs data of a cluster that was replaced by a recovered one.
     RetiringNode,
+    /// Its Kubernetes node is about to be emptied.
+    MovingLeader,
+    /// A volume of an earlier life is of this cluster.
+    MarkingVolume,
+    /// The PodMonitor differs from what the resource says.
+    UpdatingMonitor,
 }
 
 impl Work {
@@ -206,6 +220,9 @@ impl Work {
             Work::GrowingVolumes => "GrowingVolumes",
             Work::Recovering => "Recovering",
             Work::RetiringNode => "RetiringNode",
+            Work::MovingLeader => "MovingLeader",
+            Work::MarkingVolume => "MarkingVolume",
+            Work::UpdatingMonitor => "UpdatingMonitor",
         }
     }
 
@@ -231,6 +248,9 @@ impl Work {
             Work::GrowingVolumes => "larger volumes are being asked for",
             Work::Recovering => "the cluster is being recovered from one survivor, as a human asked",
             Work::RetiringNode => "a node with data of a retired cluster is being started again, to set it aside",
+            Work::MovingLeader => "leadership is leaving a Kubernetes node that takes no new pods",
+            Work::MarkingVolume => "a volume of an earlier life is being noted as one of this cluster",
+            Work::UpdatingMonitor => "the PodMonitor is being brought to the specification",
         }
     }
 }

@@ -6,39 +6,60 @@ use super::World;
 use crate::plan::{ClusterId, JobState, NodeId, Observed, Ordinal, RecoveryRequest, Step, Survivor, Voter};
 
 impl World {
-    /// The invariants of the module, at the moment of each step.
-    pub(super) fn check(&self, step: &Step, observed: &Observed) {
-        let spared = |ordinal: Ordinal| {
-            let member = self.members.iter().find(|(_, m)| m.ordinal == ordinal);
-            let voters: BTreeSet<NodeId> = self.members.iter().filter(|(_, m)| m.voter).map(|(id, _)| *id).collect();
-            member.is_none_or(|(id, _)| {
-                voters.iter().filter(|other| *other != id && self.is_up(**other)).count() > voters.len() / 2
-                    || !self.is_up(*id)
-            })
+    /// Whoever may go: no member, one that is down anyway, or one without which those that take part are a quorum.
+    fn spares(&self, ordinal: Ordinal) -> bool {
+        let member = self.members.iter().find(|(_, m)| m.ordinal == ordinal);
+        member.is_none_or(|(id, _)| !self.is_up(*id) || self.is_quorum(|other| other != *id && self.takes_part(other)))
+    }
+
+    /// The voters asked for are a quorum of their own as it is now.
+    fn is_live(&self, voters: &[Voter]) -> bool {
+        let up = |voter: &&Voter| match voter {
+            Voter::Existing(id) => self.is_up(*id),
+            Voter::New(ordinal, incarnation) => {
+                self.is_reachable(*ordinal) && self.volumes.get(ordinal).is_some_and(|v| v.incarnation == *incarnation)
+            }
         };
+        voters.iter().filter(up).count() > voters.len() / 2
+    }
+
+    /// The invariants of the module, at the moment of each step. What a step costs is judged by the world that was looked at, `then`:
+    /// nobody can know what breaks a moment later.
+    pub(super) fn check(&self, step: &Step, then: &World, observed: &Observed) {
         match step {
             Step::SetVoters { voters, .. } => {
                 let gives_up = voters.iter().all(|voter| matches!(voter, Voter::Existing(_)));
-                assert!(self.target.is_none() || gives_up, "a second change is asked for");
+                let joint = self.change.as_ref().is_some_and(|change| change.joint.is_some());
+                assert!(self.change.is_none() || gives_up && !joint, "a second change is asked for in {observed:?}");
+                assert!(then.is_live(voters), "{step:?} names voters that are no quorum in {observed:?}");
             }
             Step::RestartPod(ordinal) | Step::ResetNode(ordinal) => {
-                assert!(spared(*ordinal), "{step:?} costs the quorum in {observed:?}");
+                assert!(then.spares(*ordinal), "{step:?} costs the quorum in {observed:?}");
+            }
+            Step::DeleteVolume(ordinal) if observed.wanted.deleted => {
+                assert!(observed.wanted.delete_volumes, "{step:?} was not asked for");
+                assert_eq!(self.volumes[ordinal].owner, self.resource, "{step:?}: whose is it in {observed:?}");
             }
             Step::DeleteVolume(ordinal) => {
                 let lives_there = self.members.values().any(|m| m.ordinal == *ordinal);
-                let lost = self.pods.get(ordinal).is_some_and(|pod| pod.node_lost);
-                assert!(!lives_there || lost, "{step:?}: a member lives there in {observed:?}");
-                assert!(spared(*ordinal));
+                let volume = &self.volumes[ordinal];
+                assert!(!lives_there || volume.stranded, "{step:?}: a member lives there in {observed:?}");
+                assert!(lives_there || volume.owner == self.resource, "{step:?}: whose is it in {observed:?}");
+                assert!(then.spares(*ordinal));
+            }
+            Step::MarkVolume(ordinal) => {
+                let identity = self.volumes[ordinal].identity;
+                assert_eq!(identity.map(|(cluster, _)| cluster), observed.latched.cluster_id, "{step:?}");
             }
             Step::LatchRecovery { survivor } => {
                 let asked = observed.wanted.recovery.expect("a recovery begins on a human's word alone");
                 let RecoveryRequest::Of { cluster_id, survivor: wanted } = asked else { panic!("an unreadable word") };
                 assert_eq!(Some(cluster_id), observed.latched.cluster_id, "a word for another cluster");
-                assert!(!self.has_quorum(), "{step:?} with a quorum in {observed:?}");
+                assert!(!then.has_quorum(), "{step:?} with a quorum in {observed:?}");
                 assert!(wanted == Survivor::Best || wanted == Survivor::Pod(*survivor));
             }
             Step::StartRecovery => {
-                assert!(self.pods.is_empty(), "a pod may run beside the job in {observed:?}");
+                assert!(then.pods.is_empty(), "a pod may run beside the job in {observed:?}");
                 assert!(!matches!(self.job, Some((_, JobState::Running))), "two jobs at once");
                 assert!(self.job.is_none_or(|(of, _)| Some(of) != self.latched.recovery), "a job is made twice");
             }
@@ -51,10 +72,15 @@ impl World {
     pub(super) fn is_as_wanted(&self) -> bool {
         let ordinals: BTreeSet<u32> = self.members.values().map(|m| m.ordinal.0).collect();
         let expected: BTreeSet<u32> = (0..self.wanted.replicas).collect();
+        // A volume of an earlier life on which nobody has seen this cluster's data stays.
+        let surplus = |(ordinal, volume): (&Ordinal, &super::Volume)| {
+            ordinal.0 >= self.wanted.replicas && volume.owner == self.resource
+        };
         ordinals == expected
+            && self.change.is_none()
             && self.set == Some(self.wanted.replicas)
-            && self.volumes.len() == expected.len()
-            && self.members.keys().all(|id| self.is_up(*id))
+            && !self.volumes.iter().any(surplus)
+            && self.members.keys().all(|id: &NodeId| self.takes_part(*id))
             && self.pods.values().all(|pod| pod.template == self.template && pod.serving)
             && self.small <= self.refuses_growth
             && self.latched.recovery.is_none()

@@ -6,8 +6,8 @@ use crate::plan::{Finding, Ordinal, Step, plan};
 /// Steps after which a world without further faults must be as wanted.
 const CONVERGED_WITHIN: usize = 400;
 
-/// Runs one world: `faults` disturbances among the steps, then quiet until everything is as wanted. The number of recoveries.
-fn run(seed: u64, faults: usize) -> usize {
+/// Runs one world: `faults` disturbances among the steps, then quiet until everything is as wanted.
+fn run(seed: u64, faults: usize) -> World {
     let mut world = World::new(seed);
     let mut left = faults;
     let mut quiet = 0;
@@ -19,20 +19,22 @@ fn run(seed: u64, faults: usize) -> usize {
         }
         world.check_one_cluster();
         if left == 0 {
-            world.wanted.paused = false;
+            world.calm_down();
             quiet += 1;
-            if world.is_lost_for_good() && world.random.one_in(4) {
-                world.ask_for_recovery();
-            }
         }
         let observed = world.observe();
-        world.latched.formed |= observed.cluster.is_some();
+        world.note(observed.cluster.is_some());
         let decided = plan(&observed);
-        assert!(!observed.wanted.paused || decided.step.is_none(), "seed {seed}: a paused cluster is touched");
+        assert!(
+            !observed.wanted.paused || observed.wanted.deleted || decided.step.is_none(),
+            "seed {seed}: it is paused"
+        );
         let crashed_before_it = world.random.one_in(8);
         if let Some(step) = decided.step.filter(|_| !crashed_before_it) {
             let only_refused = left == 0 && step == Step::GrowVolumes && world.refuses_growth;
-            world.act(step, &observed);
+            let then = world.clone();
+            world.hold_up(&mut left);
+            world.take(step, &then);
             if only_refused && world.is_as_wanted() {
                 break;
             }
@@ -41,8 +43,38 @@ fn run(seed: u64, faults: usize) -> usize {
         }
     }
     assert!(world.is_as_wanted(), "seed {seed}: not as wanted: {:#?}\n{:?}", world.observe(), plan(&world.observe()));
-    assert_eq!(world.initialised, 1, "seed {seed}");
-    world.retired.len()
+    // A human may recover from a node that had accepted an Init which never reached the others.
+    let made = world.initialised == 1 || world.initialised == 0 && !world.retired.is_empty();
+    assert!(made, "seed {seed}: made {} times", world.initialised);
+    world
+}
+
+impl World {
+    /// What the status of a cluster that has a leader remembers for good.
+    fn note(&mut self, leads: bool) {
+        if leads && !self.latched.formed {
+            self.latched.formed = true;
+            self.version += 1;
+        }
+    }
+
+    /// Now and then much happens between a look and the step that rests on it; another operator may be at work, too.
+    fn hold_up(&mut self, left: &mut usize) {
+        if !self.random.one_in(4) {
+            return;
+        }
+        self.live();
+        if *left > 0 && self.random.one_in(2) {
+            self.disturb();
+            *left -= 1;
+        }
+        if self.random.one_in(2) {
+            let then = self.clone();
+            if let Some(step) = plan(&self.observe()).step {
+                self.take(step, &then);
+            }
+        }
+    }
 }
 
 /// How the operator fails at one step of a story.
@@ -70,7 +102,7 @@ impl Story {
             self.world.live();
             self.world.check_one_cluster();
             let observed = self.world.observe();
-            self.world.latched.formed |= observed.cluster.is_some();
+            self.world.note(observed.cluster.is_some());
             let decided = plan(&observed);
             let Some(step) = decided.step else {
                 if decided.finding == Finding::Reconciled {
@@ -85,10 +117,11 @@ impl Story {
                 continue;
             }
             let due = self.late.take();
+            let then = self.world.clone();
+            self.world.take(step.clone(), &then);
             if strikes == Some(Failure::ComesLate) {
-                self.late = Some((step.clone(), Box::new(self.world.clone())));
+                self.late = Some((step, Box::new(then)));
             }
-            self.world.act(step, &observed);
             if let Some((step, then)) = due {
                 self.world.live();
                 self.world.act_late(step, &then);
@@ -120,6 +153,7 @@ impl Story {
         story.world.volumes.remove(&Ordinal(1));
         story.goes_on(end);
         story.world.pods.get_mut(&Ordinal(4)).expect("five pods").node_lost = true;
+        story.world.volumes.get_mut(&Ordinal(4)).expect("five volumes").stranded = true;
         story.goes_on(end);
         story.world.volumes.get_mut(&Ordinal(0)).expect("five volumes").damaged = true;
         story.goes_on(end);
@@ -164,11 +198,14 @@ fn an_operator_that_fails_at_any_step_of_a_long_story_changes_nothing_of_its_end
 
 #[test]
 fn every_world_ends_as_wanted_whatever_goes_wrong_on_the_way() {
-    let recoveries: usize = (0..3_000).map(|seed| run(seed, 12)).sum();
+    let worlds = || (0..3_000).map(|seed| run(seed, 14));
+    let (recoveries, again): (usize, u64) = worlds()
+        .fold((0, 0), |(recoveries, again), world| (recoveries + world.retired.len(), again + world.resource - 1));
     assert!(recoveries > 300, "{recoveries}: too few to tell anything of them");
+    assert!(again > 300, "{again} resources made again: too few to tell anything of them");
 }
 
 #[test]
 fn a_world_without_faults_comes_up() {
-    assert_eq!(run(1, 0), 0);
+    assert!(run(1, 0).retired.is_empty());
 }

@@ -1,0 +1,225 @@
+//! Scenes with one thing wrong, each told to its end.
+
+use std::collections::BTreeSet;
+
+use super::World;
+use crate::plan::{ClusterId, Finding, NodeId, Ordinal, Plan, Step, plan};
+
+impl World {
+    /// A cluster of `replicas` that runs as wanted.
+    fn of(replicas: u32) -> World {
+        let mut world = World::new(7);
+        world.wanted.replicas = replicas;
+        world.goes_on(|plan| plan.finding == Finding::Reconciled);
+        world
+    }
+
+    /// The world goes on and the operator works until it decides something that is as `expected`. That decision, and whether its
+    /// step was taken, is left to the caller.
+    #[track_caller]
+    fn goes_on(&mut self, expected: impl Fn(&Plan) -> bool) -> Plan {
+        for _ in 0..200 {
+            self.live();
+            let decided = plan(&self.observe());
+            if expected(&decided) {
+                return decided;
+            }
+            self.latched.formed |= self.view().is_some();
+            let then = self.clone();
+            if let Some(step) = decided.step {
+                self.take(step, &then);
+            }
+        }
+        panic!("never decided: {:#?}\n{:?}", self.observe(), plan(&self.observe()));
+    }
+
+    #[track_caller]
+    fn ends_as_wanted(&mut self) {
+        self.goes_on(|plan| plan.finding == Finding::Reconciled);
+        assert!(self.is_as_wanted(), "{:#?}", self.observe());
+    }
+
+    fn wait(&mut self) {
+        (0..20).for_each(|_| self.live());
+    }
+
+    fn apply_template(&mut self, bad: bool) {
+        self.template += 1;
+        if bad {
+            self.bad_templates.insert(self.template);
+        }
+    }
+
+    fn member_at(&self, ordinal: u32) -> NodeId {
+        let found = self.members.iter().find(|(_, member)| member.ordinal == Ordinal(ordinal));
+        *found.expect("a member is there").0
+    }
+}
+
+#[test]
+fn a_resize_with_a_template_that_cannot_start_goes_on_when_it_is_mended() {
+    for supervised in [false, true] {
+        let mut world = World::of(3);
+        world.wanted.roll_unsupervised = false;
+        world.apply_template(true);
+        world.wanted.replicas = 5;
+        world.goes_on(|plan| plan.finding == Finding::WaitingForPods && plan.step.is_none());
+        world.wait();
+        world.apply_template(false);
+        world.wanted.roll_unsupervised = !supervised;
+        world.goes_on(|plan| matches!(plan.step, Some(Step::SetVoters { .. })));
+        world.wanted.roll_unsupervised = true;
+        world.ends_as_wanted();
+    }
+}
+
+#[test]
+fn a_newcomer_that_cannot_start_any_more_is_mended_in_the_middle_of_its_change() {
+    let mut world = World::of(3);
+    world.wanted.replicas = 5;
+    let decided = world.goes_on(|plan| matches!(plan.step, Some(Step::SetVoters { .. })));
+    let then = world.clone();
+    world.take(decided.step.expect("a change"), &then);
+    world.apply_template(true);
+    world.applied_template = world.template;
+    world.pods.remove(&Ordinal(4));
+    world.wait();
+    assert!(world.change.is_some() && !world.pods[&Ordinal(4)].running);
+    world.apply_template(false);
+    world.ends_as_wanted();
+}
+
+#[test]
+fn a_member_that_lags_is_not_restarted_while_the_others_are_no_quorum_without_it() {
+    let mut world = World::of(3);
+    let (one, other) = (world.member_at(1), world.member_at(2));
+    world.apply_template(false);
+    world.applied_template = world.template;
+    let mut observed = world.observe();
+    let view = observed.cluster.as_mut().expect("a leader");
+    view.caught_up.remove(&one);
+    view.caught_up.remove(&other);
+    let decided = plan(&observed);
+    assert!(decided.step.is_none(), "{decided:?}");
+    observed.cluster.as_mut().expect("a leader").caught_up.insert(other);
+    assert_eq!(plan(&observed).step, Some(Step::RestartPod(Ordinal(1))), "the others are a quorum");
+    observed.pods.get_mut(&Ordinal(2)).expect("three pods").terminating = true;
+    assert_eq!(plan(&observed).step, None, "one of the others is on its way out");
+}
+
+/// A resource made again over the volumes of a cluster of five, of which those in `gone` were lost.
+fn made_again(gone: &[u32], replicas: u32) -> World {
+    let mut world = World::of(5);
+    world.wanted.deleted = true;
+    let decided = world.goes_on(|plan| plan.step == Some(Step::ReleaseFinalizer));
+    let then = world.clone();
+    world.take(decided.step.expect("released"), &then);
+    for ordinal in gone {
+        world.volumes.remove(&Ordinal(*ordinal));
+    }
+    world.wanted.replicas = replicas;
+    world
+}
+
+#[test]
+fn volumes_above_the_wanted_number_are_another_clusters_until_they_are_known() {
+    let mut world = made_again(&[0, 1, 2], 3);
+    for _ in 0..100 {
+        world.live();
+        let decided = plan(&world.observe());
+        assert!(!matches!(decided.step, Some(Step::LatchNewClusterId | Step::DeleteVolume(_))), "{decided:?}");
+        let then = world.clone();
+        if let Some(step) = decided.step {
+            world.take(step, &then);
+        }
+    }
+    assert_eq!(plan(&world.observe()).finding, Finding::ClusterIdMismatch);
+    assert!(world.volumes.contains_key(&Ordinal(3)) && world.volumes.contains_key(&Ordinal(4)));
+}
+
+#[test]
+fn a_quorum_of_the_voters_takes_the_cluster_up_again_whatever_number_is_wanted() {
+    made_again(&[], 3).ends_as_wanted();
+    made_again(&[1, 2], 5).ends_as_wanted();
+    // Two of the three that are wanted are no quorum of the five that vote.
+    let mut world = made_again(&[0, 3, 4], 3);
+    world.goes_on(|plan| plan.finding == Finding::ClusterIdMismatch);
+}
+
+#[test]
+fn a_damaged_or_removed_node_does_not_count_for_a_quorum_that_is_taken_up_again() {
+    let mut world = made_again(&[3, 4], 3);
+    world.volumes.get_mut(&Ordinal(2)).expect("it was kept").damaged = true;
+    world.goes_on(|plan| plan.finding == Finding::ClusterIdMismatch);
+}
+
+#[test]
+fn a_volume_that_was_never_seen_to_be_of_this_cluster_is_not_deleted() {
+    let mut world = World::of(3);
+    let mut stranger = world.empty_volume();
+    (stranger.owner, stranger.identity) = (0, Some((ClusterId(77), NodeId(77))));
+    world.volumes.insert(Ordinal(4), stranger);
+    world.ends_as_wanted();
+    assert!(world.volumes.contains_key(&Ordinal(4)));
+    world.wanted.deleted = true;
+    world.wanted.delete_volumes = true;
+    world.goes_on(|plan| plan.step == Some(Step::ReleaseFinalizer));
+    let kept = world.volumes.iter().filter(|(_, volume)| !volume.terminating).map(|(ordinal, _)| *ordinal);
+    assert_eq!(kept.collect::<BTreeSet<_>>(), [Ordinal(4)].into());
+}
+
+#[test]
+fn a_volume_that_can_follow_its_pod_is_kept_when_a_node_is_lost() {
+    for (stranded, kept) in [(false, true), (true, false)] {
+        let mut world = World::of(3);
+        let before = world.volumes[&Ordinal(1)].incarnation;
+        world.pods.get_mut(&Ordinal(1)).expect("three pods").node_lost = true;
+        world.volumes.get_mut(&Ordinal(1)).expect("three volumes").stranded = stranded;
+        world.ends_as_wanted();
+        assert_eq!(world.volumes[&Ordinal(1)].incarnation == before, kept);
+    }
+}
+
+#[test]
+fn a_pod_that_was_collected_with_its_node_gets_a_new_volume() {
+    let mut world = World::of(3);
+    world.pods.remove(&Ordinal(1));
+    world.volumes.get_mut(&Ordinal(1)).expect("three volumes").stranded = true;
+    world.ends_as_wanted();
+    assert!(!world.volumes[&Ordinal(1)].stranded);
+}
+
+#[test]
+fn leadership_that_does_not_move_holds_nothing_up() {
+    let mut world = World::of(5);
+    world.stubborn = true;
+    world.apply_template(false);
+    world.ends_as_wanted();
+    world.leader = Some(world.member_at(4));
+    world.wanted.replicas = 3;
+    world.ends_as_wanted();
+}
+
+#[test]
+fn a_cluster_shrinks_when_all_that_stay_take_part() {
+    let mut world = World::of(5);
+    world.wanted.replicas = 3;
+    let down = world.member_at(2);
+    let mut observed = world.observe();
+    observed.latched.target_replicas = Some(3);
+    observed.cluster.as_mut().expect("a leader").caught_up.remove(&down);
+    let decided = plan(&observed);
+    assert_eq!((decided.step, decided.finding), (None, Finding::TooFewTakePart));
+}
+
+#[test]
+fn leadership_leaves_a_node_that_takes_no_new_pods() {
+    let world = World::of(3);
+    let mut observed = world.observe();
+    let view = observed.cluster.clone().expect("a leader");
+    observed.pods.get_mut(&view.members[&view.leader].ordinal).expect("three pods").cordoned = true;
+    let Some(Step::TransferLeader { to, .. }) = plan(&observed).step else { panic!("{:?}", plan(&observed)) };
+    assert_ne!(to, view.leader);
+    observed.pods.values_mut().for_each(|pod| pod.cordoned = true);
+    assert_eq!(plan(&observed).finding, Finding::Reconciled, "there is nowhere to go");
+}

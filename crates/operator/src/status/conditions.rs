@@ -1,0 +1,240 @@
+//! The conditions of a cluster: whether it serves, whether anything is to be done, whether it suffices, and whether waiting is of
+//! any use. Read by people, `kubectl wait`, Helm and Argo CD alike.
+//!
+//! Reconciling and Stalled are there only while they hold, and never both: a tool that sees Reconciling waits.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::crd::{MemberRole, QuorateCluster, QuorateClusterStatus};
+use crate::names::{Names, RECOVER_ANNOTATION, ROLL_ANNOTATION};
+use crate::observe::{OUT_OF_SERVICE, Sighting};
+use crate::plan::{ClusterView, Finding, Plan, Work};
+
+/// One condition before it has a time.
+struct Verdict {
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+/// Sets the conditions, and the time of the last progress, of `after`, which still has those of the status before.
+pub(super) fn set(after: &mut QuorateClusterStatus, sighting: &Sighting, plan: &Plan, now: &Time) {
+    let cluster = &sighting.cluster;
+    let view = sighting.observed.cluster.as_ref();
+    let finding = &plan.finding;
+    let available = available(cluster, view, finding);
+    let progressing = progressing(sighting, finding);
+    let degraded = degraded(sighting);
+    after.last_progress_time = last_progress(after, cluster.status.as_ref(), &progressing, now);
+    let stalled = stalled(after, cluster, finding, now);
+    let held = held(sighting, finding);
+    let decisive = [held.as_ref(), Some(&progressing), Some(&degraded)].into_iter().flatten().find(|it| it.holds);
+    let decisive = decisive.unwrap_or(&available);
+    let ready = Verdict {
+        kind: "Ready",
+        holds: available.holds && !progressing.holds && !degraded.holds && held.is_none(),
+        reason: decisive.reason,
+        message: decisive.message.clone(),
+    };
+    let reconciling = (progressing.holds && stalled.is_none()).then(|| Verdict {
+        kind: "Reconciling",
+        holds: true,
+        reason: progressing.reason,
+        message: progressing.message.clone(),
+    });
+    let verdicts = [Some(available), Some(progressing), Some(degraded), Some(ready), reconciling, stalled];
+    let before = &after.conditions;
+    let timed = |verdict: Verdict| {
+        let status = if verdict.holds { "True" } else { "False" };
+        let same = before.iter().find(|old| old.type_ == verdict.kind && old.status == status);
+        Condition {
+            type_: verdict.kind.to_string(),
+            status: status.to_string(),
+            reason: verdict.reason.to_string(),
+            message: verdict.message,
+            observed_generation: cluster.metadata.generation,
+            last_transition_time: same.map_or_else(|| now.clone(), |old| old.last_transition_time.clone()),
+        }
+    };
+    after.conditions = verdicts.into_iter().flatten().map(timed).collect();
+}
+
+/// Paused with something to do: what is specified is not what runs.
+fn held(sighting: &Sighting, finding: &Finding) -> Option<Verdict> {
+    let observed = &sighting.observed;
+    let set_differs = observed.set.as_ref().is_none_or(|set| set.outdated || set.small);
+    let differs = set_differs
+        || observed.pods.values().any(|pod| pod.outdated)
+        || observed.latched.target_replicas != Some(observed.wanted.replicas);
+    (*finding == Finding::Paused && differs).then(|| Verdict {
+        kind: "Ready",
+        holds: true,
+        reason: "Paused",
+        message: "spec.paused is set, and what runs differs from what is specified".to_string(),
+    })
+}
+
+fn available(cluster: &QuorateCluster, view: Option<&ClusterView>, finding: &Finding) -> Verdict {
+    let lost = |text: &str| format!("no quorum of the members answers; {text}");
+    let (holds, reason, message) = match (view, finding) {
+        (Some(view), _) if view.members.keys().all(|id| view.caught_up.contains(id)) => {
+            (true, "QuorumHealthy", "every member takes part".to_string())
+        }
+        (Some(_), _) => (true, "QuorumAvailable", "a quorum serves; some members do not take part".to_string()),
+        (None, Finding::ClusterIdMismatch) => (
+            false,
+            "ClusterIDMismatch",
+            "the volumes belong to another cluster, or too few of this one are there; nothing was changed".to_string(),
+        ),
+        (None, Finding::QuorumLost) => {
+            let command = recover_command(cluster);
+            let text = format!("nothing is changed until one does. Only if it is gone for good: {command}");
+            (false, "QuorumLost", lost(&text))
+        }
+        (None, Finding::RecoveryRefused(refusal)) => {
+            (false, "QuorumLost", lost(&format!("the recovery that was asked for is refused: {}", refusal.text())))
+        }
+        (None, Finding::RecoveryFailed) => (false, "QuorumLost", lost("the job that should recover it has failed")),
+        (None, Finding::Working(Work::Recovering)) => (false, "QuorumLost", lost(Work::Recovering.text())),
+        (None, Finding::Paused) => (false, "Paused", "the operator is paused, and no leader answers".to_string()),
+        (None, _) => (false, "Bootstrapping", "the cluster has no leader yet".to_string()),
+    };
+    Verdict { kind: "Available", holds, reason, message }
+}
+
+/// What a human types who is sure. It names the cluster, so that it cannot be pasted for another one.
+fn recover_command(cluster: &QuorateCluster) -> String {
+    let id = cluster.status.as_ref().and_then(|status| status.cluster_id.as_deref()).unwrap_or("CLUSTER-ID");
+    annotate_command(cluster, RECOVER_ANNOTATION, &format!("{id}/best"))
+}
+
+fn annotate_command(cluster: &QuorateCluster, annotation: &str, value: &str) -> String {
+    let Names { cluster: name, namespace } = Names::of(cluster);
+    format!("kubectl annotate quoratecluster/{name} --namespace {namespace} --overwrite {annotation}={value}")
+}
+
+fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
+    let (holds, reason, message) = match finding {
+        Finding::Working(work) => (true, work.reason(), work.text()),
+        Finding::WaitingForPods => (true, "WaitingForPods", "pods are coming up"),
+        Finding::Deleting => (true, "Deleting", "the cluster is being deleted"),
+        Finding::RollAwaitsApproval => {
+            let command = annotate_command(&sighting.cluster, ROLL_ANNOTATION, &waiting_revision(sighting));
+            let message = format!("pods run an older template; to have them restarted: {command}");
+            return Verdict { kind: "Progressing", holds: true, reason: "RollAwaitsApproval", message };
+        }
+        Finding::TooFewTakePart => {
+            (true, "TooFewTakePart", "the next step waits for members that do not take part: it would cost the quorum")
+        }
+        Finding::Reconciled => (false, "Reconciled", "everything is as specified"),
+        Finding::MembersDown => (false, "MembersDown", "nothing is to be done until the missing members come back"),
+        Finding::Paused => (false, "Paused", "spec.paused is set"),
+        Finding::QuorumLost => (false, "QuorumLost", "nothing is changed while the quorum is away"),
+        Finding::RecoveryRefused(refusal) => (false, "RecoveryRefused", refusal.text()),
+        Finding::RecoveryFailed => (
+            false,
+            "RecoveryFailed",
+            "its job says why; name another survivor in the annotation, or remove it to have the pods back",
+        ),
+        Finding::ClusterIdMismatch => (false, "ClusterIDMismatch", "a human must decide about the volumes"),
+    };
+    Verdict { kind: "Progressing", holds, reason, message: message.to_string() }
+}
+
+fn waiting_revision(sighting: &Sighting) -> String {
+    let set = sighting.kubernetes.set.as_ref();
+    set.and_then(|set| set.revision.clone()).unwrap_or_else(|| sighting.cluster.spec.version.clone())
+}
+
+/// True exactly when the cluster delivers less than was asked for: reading it alone tells whether to page somebody.
+fn degraded(sighting: &Sighting) -> Verdict {
+    let wanted = usize::try_from(sighting.cluster.spec.replicas).unwrap_or(0);
+    let (holds, reason, message) = match &sighting.observed.cluster {
+        None => (true, "NoLeader", "no leader answers".to_string()),
+        Some(view) => {
+            let taking_part = view.members.keys().filter(|id| view.caught_up.contains(id)).count();
+            let down = view.members.len() - taking_part;
+            if down > 0 {
+                (true, "MembersDown", format!("{down} of {} members do not take part", view.members.len()))
+            } else if taking_part < wanted {
+                (true, "TooFewMembers", format!("{taking_part} members of {wanted}"))
+            } else {
+                (false, "FullCapacity", "every member takes part".to_string())
+            }
+        }
+    };
+    match lost_nodes(sighting).filter(|_| holds) {
+        Some(lost) => Verdict { kind: "Degraded", holds, reason: "NodeLost", message: format!("{message}; {lost}") },
+        None => Verdict { kind: "Degraded", holds, reason, message },
+    }
+}
+
+/// Pods that cannot run where they are, and what a human types who knows that the node never comes back: nobody else can tell it
+/// from one that is only cut off.
+fn lost_nodes(sighting: &Sighting) -> Option<String> {
+    let names = Names::of(&sighting.cluster);
+    let pods = sighting.kubernetes.pods.iter().filter(|(_, pod)| !pod.state.ready);
+    let lost = pods.filter_map(|(ordinal, pod)| {
+        let node = pod.node.as_ref().filter(|node| !node.ready && !node.gone)?;
+        let (pod, node) = (names.pod(*ordinal), &node.name);
+        Some(format!(
+            "pod {pod} is on node {node}, which is not ready; only if that is gone for good: kubectl delete node {node}, or, to \
+             keep the Node object: kubectl taint node {node} {OUT_OF_SERVICE}=nodeshutdown:NoExecute"
+        ))
+    });
+    let lost: Vec<String> = lost.collect();
+    (!lost.is_empty()).then(|| lost.join("; "))
+}
+
+/// When something was last seen to move; none while nothing is to be done. What only comes and goes, such as a leader, is no
+/// progress.
+fn last_progress(
+    after: &QuorateClusterStatus,
+    before: Option<&QuorateClusterStatus>,
+    progressing: &Verdict,
+    now: &Time,
+) -> Option<Time> {
+    if !progressing.holds {
+        return None;
+    }
+    let moved = before.is_none_or(|before| {
+        let told = before.conditions.iter().find(|old| old.type_ == "Progressing");
+        standing(before) != standing(after) || told.is_none_or(|told| told.reason != progressing.reason)
+    });
+    let known = before.and_then(|before| before.last_progress_time.clone());
+    known.filter(|_| !moved).or_else(|| Some(now.clone()))
+}
+
+/// What a change or a roll-out moves.
+fn standing(status: &QuorateClusterStatus) -> impl PartialEq + use<> {
+    let member = |member: &crate::crd::MemberStatus| {
+        (member.id.clone(), member.role == MemberRole::Learner, member.caught_up, member.version.clone())
+    };
+    let members: Vec<_> = status.members.iter().map(member).collect();
+    let made = (status.observed_generation, status.cluster_id.clone(), status.recovery.clone(), status.target_replicas);
+    (made, status.config_index, status.ready_replicas, members)
+}
+
+/// Only while true, as `kubectl wait` and Helm read it: waiting longer is of no use.
+fn stalled(after: &QuorateClusterStatus, cluster: &QuorateCluster, finding: &Finding, now: &Time) -> Option<Verdict> {
+    let verdict = |reason, message: String| Some(Verdict { kind: "Stalled", holds: true, reason, message });
+    match finding {
+        Finding::ClusterIdMismatch => {
+            return verdict("ClusterIDMismatch", "a human must decide about the volumes".to_string());
+        }
+        Finding::RecoveryFailed => {
+            return verdict("RecoveryFailed", "the job that should recover the cluster has failed".to_string());
+        }
+        // A human may take as long as they like.
+        Finding::RollAwaitsApproval => return None,
+        _ => {}
+    }
+    let seconds = now.0.duration_since(after.last_progress_time.as_ref()?.0).as_secs();
+    let allowed = i64::from(cluster.spec.progress_deadline_seconds);
+    if seconds <= allowed {
+        return None;
+    }
+    // The number itself would change with every look.
+    verdict("DeadlineExceeded", format!("nothing has moved for more than {allowed} seconds"))
+}
