@@ -21,7 +21,7 @@ mod writer;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
 use crate::{image, process};
@@ -32,7 +32,7 @@ use self::suite::Suite;
 use self::toolchain::Toolchain;
 
 /// What the distribution has to provide: the program, and its package in Debian.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("ip", "iproute2"),
@@ -40,7 +40,10 @@ const PACKAGES: [(&str, &str); 7] = [
     ("buildah", "buildah"),
     ("openssl", "openssl"),
     ("mount", "mount"),
+    ("promtool", "prometheus"),
 ];
+/// What the core set is meant to take at most.
+const CORE_BUDGET: Duration = Duration::from_secs(25 * 60);
 const CNI_PLUGIN: &str = "/usr/lib/cni/bridge";
 const FOLDERS: [&str; 11] =
     ["pids", "logs", "pki", "run", "cni", "image", "volumes", "helm", "pod-logs", "kubelet", "kubelet-plugins"];
@@ -176,6 +179,7 @@ fn start(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failu
 
 fn test(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failure> {
     let suite = Suite::new(tools, args.datastore, binaries);
+    let begin = Instant::now();
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases::ALL {
         let named = args.only.iter().any(|part| case.name.contains(part.as_str()));
@@ -197,15 +201,22 @@ fn test(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failur
             }
             Err(failure) => {
                 failed += 1;
-                eprintln!("test {} FAILED: {failure}", case.name);
-                suite.print_state();
+                eprintln!("test {} FAILED after {} s: {failure}", case.name, start.elapsed().as_secs());
+                suite.print_state(case);
                 if args.fail_fast {
                     break;
                 }
             }
         }
     }
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    let minutes = begin.elapsed().as_secs_f64() / 60.0;
+    println!("{passed} passed, {failed} failed, {skipped} skipped in {minutes:.1} min");
+    let core = !args.all && args.only.is_empty();
+    if core && begin.elapsed() > CORE_BUDGET {
+        // Said and not held against the change: the machine may be busy with other things.
+        let budget = CORE_BUDGET.as_secs() / 60;
+        eprintln!("xtask: the core set took {minutes:.1} min; it is meant to take at most {budget} on two idle cores");
+    }
     if failed > 0 {
         return Err(Failure::Broken("end-to-end tests failed".to_owned()));
     }

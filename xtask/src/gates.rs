@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use crate::alerts;
+use crate::charts;
 use crate::e2e::{self, E2eArgs};
 use crate::failure::Failure;
 use crate::fuzz::FuzzArgs;
@@ -68,6 +69,7 @@ pub(crate) fn ci() -> Result<(), Failure> {
     step("fuzz", || crate::fuzz::run_targets(&FuzzArgs::slice(CI_FUZZ_SECONDS)))?;
     step("alerts", alerts::test)?;
     step("manifests", || manifests::run(&ManifestsArgs { check: true }))?;
+    step("charts", charts::check)?;
     step("e2e", || e2e::run(&E2eArgs::core()))
 }
 

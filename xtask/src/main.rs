@@ -5,6 +5,7 @@
 
 mod alerts;
 mod bench;
+mod charts;
 mod codegen;
 mod differential;
 mod e2e;
@@ -56,6 +57,8 @@ enum Command {
     Image(image::ImageArgs),
     /// Evaluate every alert of the charts on series that set it off, and on series that do not
     Alerts,
+    /// Lint both charts, render them with every value, and have them refuse what is misspelt
+    Charts,
     /// Generate the resource definition in the chart, and manifests/ from the charts
     Manifests(manifests::ManifestsArgs),
     /// Measure Quorate beside etcd
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::E2e(args) => e2e::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Alerts => alerts::test(),
+        Command::Charts => charts::check(),
         Command::Manifests(args) => manifests::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

@@ -13,7 +13,7 @@ use super::place;
 use crate::failure::Failure;
 
 const POLL: Duration = Duration::from_millis(100);
-const LINES_SHOWN: usize = 20;
+const LINES_SHOWN: usize = 40;
 const PATIENCE_TO_END: Duration = Duration::from_secs(15);
 
 /// Starts `binary` in the background. Its output is added to `logs/NAME.log`.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::cases::Case;
+use super::daemon;
 use super::datastore::{Absence, Datastore};
 use super::images::{IMAGE, TAGS};
 use super::kubectl::Kubectl;
@@ -59,7 +60,7 @@ impl Suite {
 
     /// In a namespace of its own, which is removed if the test passed.
     fn run_undisturbed(&self, case: &Case) -> Result<(), Failure> {
-        let scene = Scene { kubectl: &self.kubectl, namespace: case.name.replace('_', "-") };
+        let scene = Scene { kubectl: &self.kubectl, namespace: namespace_of(case) };
         let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",
@@ -82,18 +83,34 @@ impl Suite {
         volumes::remove(&self.kubectl, test);
     }
 
-    /// Everything a person would look at first.
-    pub(super) fn print_state(&self) {
-        for arguments in [
-            &["get", "pods,persistentvolumeclaims,statefulsets,services", "--all-namespaces", "-o", "wide"][..],
-            &["get", "quorateclusters", "--all-namespaces", "-o", "yaml"],
-            &["get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"],
-            &["logs", "--namespace", SYSTEM, "--selector=app.kubernetes.io/name=quorate-operator", "--tail=40"],
-        ] {
-            match self.kubectl.output(arguments) {
-                Ok(text) => eprintln!("---- kubectl {}\n{}", arguments.join(" "), last_lines(&text, 120)),
-                Err(failure) => eprintln!("---- {failure}"),
+    /// Everything a person would look at first, of a test that failed.
+    pub(super) fn print_state(&self, case: &Case) {
+        let namespace = namespace_of(case);
+        let own = ["--namespace", &namespace];
+        let operator = ["logs", "--namespace", SYSTEM, "--selector=app.kubernetes.io/name=quorate-operator"];
+        self.print(&["get", "nodes,persistentvolumes", "-o", "wide"]);
+        self.print(&["get", "pods,persistentvolumeclaims,statefulsets", "--all-namespaces", "-o", "wide"]);
+        self.print(
+            &[&["get", "services,endpointslices,poddisruptionbudgets,jobs"][..], &own, &["-o", "wide"]].concat(),
+        );
+        self.print(&[&["get", "quorateclusters", "-o", "yaml"][..], &own].concat());
+        self.print(&["get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"]);
+        self.print(&[&operator[..], &["--prefix", "--tail=60"]].concat());
+        let pods = self.kubectl.output(&[&["get", "pods", "-o", "name"][..], &own].concat()).unwrap_or_default();
+        for pod in pods.lines() {
+            self.print(&[&["logs", pod, "--all-containers", "--tail=40"][..], &own].concat());
+            // What a container said before it was started again; most were not.
+            if let Ok(text) = self.kubectl.output(&[&["logs", pod, "--previous", "--tail=40"][..], &own].concat()) {
+                eprintln!("---- {pod}, before its restart\n{text}");
             }
+        }
+        daemon::print_logs();
+    }
+
+    fn print(&self, arguments: &[&str]) {
+        match self.kubectl.output(arguments) {
+            Ok(text) => eprintln!("---- kubectl {}\n{}", arguments.join(" "), last_lines(&text, 120)),
+            Err(failure) => eprintln!("---- {failure}"),
         }
     }
 }
@@ -236,6 +253,10 @@ impl Scene<'_> {
         let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0);
         Ok(items.iter().map(|p| (text(&p["metadata"]["name"]), text(&p["metadata"]["uid"]), restarts(p))).collect())
     }
+}
+
+fn namespace_of(case: &Case) -> String {
+    case.name.replace('_', "-")
 }
 
 /// Installs the operator's chart, or does nothing if it is there.

@@ -62,6 +62,14 @@ impl Toolchain {
         Ok(Toolchain::find(|name| name == HELM_4)?.path(HELM_4))
     }
 
+    /// The same if it is built already.
+    pub(crate) fn built_helm_4() -> Result<Option<PathBuf>, Failure> {
+        let tool = TOOLS.iter().find(|tool| tool.name == HELM_4).expect("a tool of the list");
+        let module = root().join("tests/tools").join(tool.module);
+        let binary = cache_folder("e2e")?.join(format!("{:016x}", pins(&module, tool)?)).join(tool.name);
+        Ok(binary.exists().then_some(binary))
+    }
+
     fn find(wanted: impl Fn(&str) -> bool) -> Result<Toolchain, Failure> {
         let cache = cache_folder("e2e")?;
         let mut folders = Vec::new();
