@@ -33,6 +33,9 @@ pub(crate) struct NodeFlags {
     /// Entries by which the log is cut at a time.
     #[arg(long, value_name = "ENTRIES", default_value_t = 10_000)]
     snapshot_count: u64,
+    /// Entries that the log keeps for members that lag; who is further behind gets an image.
+    #[arg(long, value_name = "ENTRIES", default_value_t = 20_000)]
+    snapshot_catchup_entries: u64,
     /// Largest write a client may ask for, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 1_572_864)]
     max_request_bytes: usize,
@@ -45,6 +48,9 @@ pub(crate) struct NodeFlags {
     /// Requests in flight on one HTTP/2 connection.
     #[arg(long, value_name = "COUNT", default_value_t = 8192)]
     max_concurrent_streams: u32,
+    /// Leases at one time; further ones are not granted.
+    #[arg(long, value_name = "COUNT", default_value_t = 4_000_000)]
+    max_leases: usize,
     /// Live bytes above which writes are refused; 0 for 2 GiB, less than 0 for no limit.
     #[arg(long, value_name = "BYTES", default_value_t = 0, allow_negative_numbers = true)]
     quota_backend_bytes: i64,
@@ -111,7 +117,9 @@ impl NodeFlags {
         config.heartbeat_interval = Duration::from_millis(self.heartbeat_interval);
         config.election_timeout = Duration::from_millis(self.election_timeout);
         config.snapshot_count = self.snapshot_count;
+        config.keep_log_entries = self.snapshot_catchup_entries;
         config.max_request_bytes = self.max_request_bytes;
+        config.max_leases = self.max_leases;
         let progress = quorate_server::duration::parse_duration(&self.watch_progress_notify_interval);
         config.watch_progress_interval = progress.expect("checked at the start").max(LEAST_PROGRESS_INTERVAL);
         config.quota_bytes = match self.quota_backend_bytes {

@@ -98,13 +98,22 @@ pub(crate) struct ServedStream {
     pub place: OwnedSemaphorePermit,
 }
 
+/// What one node lets its clients ask for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WriteLimits {
+    /// Encoded bytes of a write.
+    pub(crate) max_request_bytes: usize,
+    /// Leases there may be before no more are granted.
+    pub(crate) max_leases: usize,
+}
+
 /// Serves requests of all protocols from one replica.
 #[derive(Debug)]
 pub(crate) struct ClientApi {
     replica: Replica,
     access: Access,
     limits: quorate_kv::Limits,
-    max_request_bytes: usize,
+    writes: WriteLimits,
     metrics: Arc<Metrics>,
     large_reads: Arc<Semaphore>,
     answers: Arc<AnswerBudget>,
@@ -115,11 +124,11 @@ pub(crate) struct ClientApi {
 }
 
 impl ClientApi {
-    /// Serves from `replica` by the rules of `access`. Larger writes than `max_request_bytes` are refused.
+    /// Serves from `replica` by the rules of `access`. Writes past `writes` are refused.
     pub(crate) fn new(
         replica: Replica,
         access: Access,
-        max_request_bytes: usize,
+        writes: WriteLimits,
         answer_limits: AnswerLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -127,7 +136,7 @@ impl ClientApi {
             replica,
             access,
             limits: quorate_kv::Limits::default(),
-            max_request_bytes,
+            writes,
             metrics,
             large_reads: Arc::new(Semaphore::new(MAX_LARGE_READS)),
             answers: AnswerBudget::new(&answer_limits),
@@ -150,7 +159,7 @@ impl ClientApi {
 
     /// Largest write that is taken.
     pub(crate) fn max_request_bytes(&self) -> usize {
-        self.max_request_bytes
+        self.writes.max_request_bytes
     }
 
     /// Limits of answers.
@@ -180,13 +189,16 @@ impl ClientApi {
     /// [`ApiError`]. After [`NodeError::Timeout`] and its kin the command may still take effect.
     pub(crate) async fn write(&self, headers: &HeaderMap, command: Command, bytes: usize) -> Result<Outcome, ApiError> {
         let permit = self.access.check(headers, Action::Write(&command)).await?;
-        if bytes > self.max_request_bytes {
+        if bytes > self.writes.max_request_bytes {
             return Err(self.explain(NodeError::TooLarge));
         }
         quorate_kv::validate(&command, &self.limits)?;
         // Judged again where it is applied; what is refused here makes no entry.
         if let Some(view) = self.replica.view() {
             view.admit(&command)?;
+            if matches!(command, Command::LeaseGrant(_)) && view.lease_count() >= self.writes.max_leases {
+                return Err(KvError::TooManyLeases.into());
+            }
         }
         let _pending = PendingWrite::begin(&self.metrics);
         self.replica.write(permit.actor(), command).await.map_err(|refused| {

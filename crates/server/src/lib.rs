@@ -24,6 +24,7 @@ pub mod metrics;
 mod node_state;
 mod peer;
 mod placed;
+mod preface;
 pub mod query;
 mod read_choice;
 mod relay;

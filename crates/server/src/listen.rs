@@ -19,13 +19,14 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tonic::codegen::{Service, http};
 
 use crate::answers::ConnectionEnd;
 use crate::counted_stream::CountedStream;
 use crate::metrics::Metrics;
+use crate::preface::begin;
 
 /// Streams that a client opened and reset before they were served; with one more the connection ends (rapid reset).
 const MAX_PENDING_RESETS: usize = 20;
@@ -49,7 +50,7 @@ pub struct PortLimits {
     pub max_arriving_bytes: usize,
     /// How long one request may take to arrive.
     pub request_time: Duration,
-    /// How long a new connection may say nothing, and an HTTP/1.1 one may take for the headers of a request.
+    /// How long a new connection may take to show what it speaks, and an HTTP/1.1 one for the headers of a request.
     pub silence: Duration,
     /// A quiet HTTP/2 connection is pinged this often,
     pub ping_interval: Duration,
@@ -137,7 +138,9 @@ pub async fn serve<S, B>(
         let (metrics, silence) = (Arc::clone(&metrics), limits.silence);
         tokio::spawn(async move {
             metrics.network.client_connections.inc();
-            if speaks_within(&stream, silence).await {
+            // Without this a connection that never speaks, or stops in the middle of its preface, would hold its slot for
+            // ever: no other timer runs before the protocol is known.
+            if let Ok(Ok((_, stream))) = tokio::time::timeout(silence, begin(stream)).await {
                 let stream = CountedStream::new(stream, Arc::clone(&metrics));
                 tokio::select! {
                     () = serve_stream(stream, service, &builder, watcher) => {}
@@ -189,12 +192,6 @@ fn connection_builder(limits: &PortLimits) -> Builder<TokioExecutor> {
     builder
 }
 
-/// Whether the client sent anything in time. Without this a connection that never speaks would hold its slot for ever:
-/// no other timer runs before the protocol is known.
-async fn speaks_within(stream: &TcpStream, silence: Duration) -> bool {
-    matches!(tokio::time::timeout(silence, stream.peek(&mut [0])).await, Ok(Ok(1)))
-}
-
 /// A client that is gone before it was accepted is no reason to wait; a lack of descriptors or memory is, or the loop
 /// would spin.
 async fn pause_after_accept_error(error: &io::Error) {
@@ -215,6 +212,7 @@ mod tests {
     use axum::Router;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -264,6 +262,19 @@ mod tests {
         let silence = Duration::from_millis(10);
         let (address, _orders, _port) = port(PortLimits { silence, ..PortLimits::default() }).await;
         assert!(is_closed(&mut TcpStream::connect(address).await.expect("connected")).await);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_stops_in_the_middle_of_its_first_words_is_closed() {
+        let silence = Duration::from_millis(10);
+        let (address, _orders, _port) = port(PortLimits { silence, ..PortLimits::default() }).await;
+        for words in [&b"P"[..], b"PRI", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r", b"GET / HT", b"POST / HTTP/1.1\r\nhost: t"]
+        {
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            stream.write_all(words).await.expect("sent");
+            let closed = tokio::time::timeout(Duration::from_secs(30), is_closed(&mut stream)).await;
+            assert_eq!(closed, Ok(true), "{}", String::from_utf8_lossy(words));
+        }
     }
 
     #[tokio::test]

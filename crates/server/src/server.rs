@@ -17,7 +17,7 @@ use crate::access::Access;
 use crate::answers::AnswerLimits;
 use crate::auth::{Authenticator, TokenOption};
 use crate::auto_compaction::{self, AutoCompaction};
-use crate::client_api::ClientApi;
+use crate::client_api::{ClientApi, WriteLimits};
 use crate::dispatch::Dispatch;
 use crate::gate::Gate;
 use crate::inside::Inside;
@@ -67,6 +67,7 @@ impl Server {
     /// [`StartError`].
     pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
         let max_request_bytes = config.replica.max_request_bytes;
+        let writes = WriteLimits { max_request_bytes, max_leases: config.replica.max_leases };
         let metrics = Arc::clone(&config.replica.metrics);
         let client_listener = into_tokio(config.client_listener)?;
         let metrics_listener = config.metrics_listener.map(into_tokio).transpose()?;
@@ -77,7 +78,7 @@ impl Server {
         let authenticator = Authenticator::new(&config.auth_token, replica.tokens())?;
         let access = Access::new(replica.clone(), authenticator, config.admin_token_file);
         let answers = config.answers;
-        let api = ClientApi::new(replica.clone(), access, max_request_bytes, answers.clone(), Arc::clone(&metrics));
+        let api = ClientApi::new(replica.clone(), access, writes, answers.clone(), Arc::clone(&metrics));
         let api = Arc::new(api);
         let (orders, receiver) = watch::channel(PortOrder::Serve);
         let orders = Arc::new(orders);

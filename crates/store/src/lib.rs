@@ -20,6 +20,8 @@ mod database;
 mod disk;
 mod error;
 mod fields;
+#[cfg(feature = "test-faults")]
+mod hostile_disk;
 mod log;
 mod meta;
 pub mod offline;
@@ -34,6 +36,8 @@ pub mod testing;
 
 pub use disk::{Disk, FileCounts, INDEX_FILE, LOG_FILE, OpenMode, STATE_FILE};
 pub use error::{ApplyError, OpenError, RationedReadError, ReadError, SnapshotError, WriteError};
+#[cfg(feature = "test-faults")]
+pub use hostile_disk::{DiskFaults, HostileDisk};
 pub use log::{LogOptions, LogReader, LogStats, LogStore, LogWrite, NodeMark, RecoveredLog, TRUNCATE_STEP_ENTRIES};
 pub use overlay_disk::OverlayDisk;
 pub use quorate_wire::Identity;

@@ -53,12 +53,7 @@ impl Disk for OverlayDisk {
         if names.hidden.contains(name) {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("no file {name}")));
         }
-        let below = self.below.open(name, OpenMode::Existing)?;
-        let len = below.len()?;
-        let file = Arc::new(OverlayFile {
-            below: Some(below),
-            written: Mutex::new(Written { pages: BTreeMap::new(), len, below_len: len }),
-        });
+        let file = Arc::new(OverlayFile::over(self.below.open(name, OpenMode::Existing)?)?);
         names.files.insert(name.to_owned(), file.clone());
         Ok(Box::new(OverlayHandle(file)))
     }
@@ -105,7 +100,7 @@ impl Disk for OverlayDisk {
 
 /// One file: the pages written here, over the file below.
 #[derive(Debug, Default)]
-struct OverlayFile {
+pub(crate) struct OverlayFile {
     below: Option<Box<dyn StorageBackend>>,
     written: Mutex<Written>,
 }
@@ -119,6 +114,43 @@ struct Written {
 }
 
 impl OverlayFile {
+    /// Nothing is written yet.
+    pub(crate) fn over(below: Box<dyn StorageBackend>) -> io::Result<OverlayFile> {
+        let len = below.len()?;
+        let written = Mutex::new(Written { pages: BTreeMap::new(), len, below_len: len });
+        Ok(OverlayFile { below: Some(below), written })
+    }
+
+    /// Gives the file below what was written here, as far as `keeps` says so of a page, or of the length for `None`; the
+    /// rest is lost.
+    #[cfg(feature = "test-faults")]
+    pub(crate) fn settle(&self, keeps: impl Fn(Option<u64>) -> bool) -> io::Result<()> {
+        let mut written = self.lock();
+        let Some(below) = &self.below else { return Ok(()) };
+        if keeps(None) {
+            // What was cut off and grown again is zero.
+            if written.below_len < below.len()? {
+                below.set_len(written.below_len)?;
+            }
+            below.set_len(written.len)?;
+        }
+        for (page, bytes) in std::mem::take(&mut written.pages) {
+            let start = page * PAGE_BYTES;
+            if keeps(Some(page)) && start < written.len {
+                below.write(start, &bytes[..(written.len - start).min(PAGE_BYTES) as usize])?;
+            }
+        }
+        written.len = below.len()?;
+        written.below_len = written.len;
+        Ok(())
+    }
+
+    /// Makes durable what the file below holds.
+    #[cfg(feature = "test-faults")]
+    pub(crate) fn sync_below(&self) -> io::Result<()> {
+        self.below.as_ref().map_or(Ok(()), |below| below.sync_data())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Written> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +185,7 @@ fn parts(offset: u64, len: usize) -> Vec<(u64, usize, std::ops::Range<usize>)> {
 }
 
 #[derive(Debug)]
-struct OverlayHandle(Arc<OverlayFile>);
+pub(crate) struct OverlayHandle(pub(crate) Arc<OverlayFile>);
 
 impl StorageBackend for OverlayHandle {
     fn len(&self) -> io::Result<u64> {

@@ -46,6 +46,22 @@ fn pending_writes_are_limited_by_bytes() {
 }
 
 #[test]
+fn bytes_in_flight_are_let_in_up_to_the_limit_and_not_one_past_it() {
+    // What one write takes with its envelope is not for this test to know: measured as the difference it makes.
+    let fits = |limit: usize, value: usize| {
+        let mut cluster = Cluster::with_config(3, |config| config.limits.max_pending_write_bytes = limit);
+        cluster.write(2, put("a", ""));
+        let second = cluster.write(2, put("b", &"v".repeat(value)));
+        !cluster.answers.contains_key(&second)
+    };
+    let least = (1..10_000).find(|limit| fits(*limit, 100)).expect("both fit in some limit");
+    for (value, expected) in [(99, true), (100, true), (101, false)] {
+        assert_eq!(fits(least, value), expected, "{value}");
+    }
+    assert!(!fits(least - 1, 100), "one byte less is one too few");
+}
+
+#[test]
 fn waiting_reads_are_limited() {
     let mut cluster = Cluster::with_config(3, |config| config.limits.max_waiting_reads = 1);
     cluster.read(2, Consistency::Default);

@@ -18,7 +18,7 @@ pub struct NetworkMetrics {
     /// From a number given to the stream to `peer` until it came back, about every two seconds.
     /// The wait behind other messages counts.
     pub peer_round_trip_seconds: HistogramVec,
-    /// Streams from `peer` refused; `reason` = garbage, cluster, incarnation, removed.
+    /// Streams from `peer` refused; `reason` = garbage, crowded (it had to make room), or why a greeting was not welcome.
     pub peer_refused_total: IntCounterVec,
     /// Bytes sent to clients, as on the wire.
     pub client_sent_bytes_total: IntCounter,

@@ -1,46 +1,49 @@
 //! The accept loop of the peer port.
 //!
 //! A connection is looked at before HTTP/2 sees it: whoever does not begin with its preface is closed with one line in the
-//! log and a count. Reading the preface happens in a task of its own, so a silent connection delays nobody.
+//! log and a count. That happens in a task of its own, and accepting waits for none of them: how many there are is a matter
+//! of [`Guests`].
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::quorate::peer::v1::peer_server::PeerServer;
 use quorate_wire::peer::MAX_FRAME_BYTES;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
+use super::guests::{Guest, Guests, Place};
 use super::service::PeerService;
 use super::{Host, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use crate::metrics::Metrics;
+use crate::preface::{Beginning, begin};
 
-/// What every HTTP/2 connection with prior knowledge begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The preface must arrive in this time.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections whose preface is awaited at once; more wait in the kernel's queue.
-const MAX_PENDING: usize = 64;
+/// Connections that wait for HTTP/2 to take them.
+const MAX_READY: usize = 16;
 /// HTTP/2 streams a connection: a stream of messages, and snapshots and questions beside it.
 const MAX_STREAMS: u32 = 16;
 const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
-/// Serves the peer port until `stop` becomes true; returns when every connection is closed.
+/// Serves the peer port, with room for `guests`, until `stop` becomes true; returns when every connection is closed.
 pub(crate) async fn serve(
     listener: TcpListener,
+    guests: Guests,
     host: Arc<dyn Host>,
     metrics: Arc<Metrics>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let (checked, incoming) = mpsc::channel(MAX_PENDING);
+    let (checked, incoming) = mpsc::channel(MAX_READY);
     // In this task and no other: when it ends, or is ended, the port is free at once.
     let accepting = async {
         tokio::select! {
-            () = accept(listener, checked, Arc::clone(&metrics)) => {}
+            () = accept(listener, guests, checked, Arc::clone(&metrics)) => {}
             () = stopped(stop.clone()) => {}
         }
     };
@@ -65,10 +68,13 @@ pub(super) async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn accept(listener: TcpListener, checked: mpsc::Sender<io::Result<TcpStream>>, metrics: Arc<Metrics>) {
-    let pending = Arc::new(Semaphore::new(MAX_PENDING));
+async fn accept(
+    listener: TcpListener,
+    guests: Guests,
+    checked: mpsc::Sender<io::Result<Guest>>,
+    metrics: Arc<Metrics>,
+) {
     loop {
-        let permit = Arc::clone(&pending).acquire_owned().await;
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -78,43 +84,41 @@ async fn accept(listener: TcpListener, checked: mpsc::Sender<io::Result<TcpStrea
                 continue;
             }
         };
+        let (place, leave) = guests.enter(from);
         let checked = checked.clone();
         let metrics = Arc::clone(&metrics);
         tokio::spawn(async move {
-            let _permit = permit;
-            let verdict = tokio::time::timeout(PREFACE_TIMEOUT, speaks_http2(&stream)).await;
-            match verdict {
-                Ok(Ok(true)) => {
-                    if stream.set_nodelay(true).is_ok() {
-                        // A closed channel is a stopped server: the connection is dropped like all others.
-                        let _ = checked.send(Ok(stream)).await;
-                    }
-                    return;
-                }
-                Ok(Ok(false)) => tracing::warn!(%from, "peer port: refused a connection that does not speak HTTP/2"),
-                Ok(Err(error)) => tracing::debug!(%from, "peer port: connection lost before its first bytes: {error}"),
-                Err(_) => tracing::warn!(%from, "peer port: closed a connection that said nothing"),
+            match look_at(stream, from, place, leave).await {
+                // A closed channel is a stopped server: the connection is dropped like all others.
+                Ok(guest) => drop(checked.send(Ok(guest)).await),
+                Err(reason) => metrics.network.peer_refused_total.with_label_values(&[reason]).inc(),
             }
-            metrics.network.peer_refused_total.with_label_values(&["garbage"]).inc();
         });
     }
 }
 
-/// Looks at the first bytes without taking them.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut seen = [0; PREFACE.len()];
-    loop {
-        let length = stream.peek(&mut seen).await?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+/// Waits for the first bytes; an error is the metric's label `reason`.
+async fn look_at(
+    stream: TcpStream,
+    from: SocketAddr,
+    place: Place,
+    mut leave: oneshot::Receiver<()>,
+) -> Result<Guest, &'static str> {
+    let begun = tokio::select! {
+        begun = tokio::time::timeout(PREFACE_TIMEOUT, begin(stream)) => begun,
+        // No line in the log for each: they come by the thousand.
+        _ = &mut leave => return Err("crowded"),
+    };
+    match begun {
+        Ok(Ok((Beginning::Http2, stream))) => {
+            place.badge().spoke();
+            return Ok(Guest { stream, place, leave });
         }
-        if seen[..length] != PREFACE[..length] {
-            return Ok(false);
+        Ok(Ok((Beginning::Other, _))) => {
+            tracing::warn!(%from, "peer port: refused a connection that does not speak HTTP/2");
         }
-        if length == PREFACE.len() {
-            return Ok(true);
-        }
-        // `peek` returns at once while a part of the preface is there: wait for the rest without spinning.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        Ok(Err(error)) => tracing::debug!(%from, "peer port: connection lost before its first bytes: {error}"),
+        Err(_) => tracing::warn!(%from, "peer port: closed a connection that said nothing"),
     }
+    Err("garbage")
 }

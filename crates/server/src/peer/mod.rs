@@ -7,6 +7,7 @@
 //! tolerates loss, so every queue here may drop; it then says so with [`Host::peer_lost`].
 //!
 mod dial;
+mod guests;
 mod identify;
 mod link;
 mod listener;
@@ -22,6 +23,7 @@ use quorate_wire::peer::{Hello, HelloRefused, PeerIdentity};
 use quorate_wire::{Bootstrap, PeerMessage};
 
 pub(crate) use dial::Dialer;
+pub(crate) use guests::Guests;
 pub use identify::IdentifyError;
 pub(crate) use identify::identify;
 pub(crate) use link::{Links, Peer};

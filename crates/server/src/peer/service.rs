@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, once};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::guests::Badge;
 use super::listener::stopped;
 use super::{HELLO_TIMEOUT, Host};
 use crate::metrics::Metrics;
@@ -37,8 +38,8 @@ impl PeerService {
         PeerService { host, metrics, stop, incoming: Arc::default() }
     }
 
-    fn refuse(&self, who: &str, refusal: &HelloRefused) {
-        tracing::warn!("peer port: refused {who}: {refusal}");
+    fn refuse(&self, badge: &Badge, refusal: &HelloRefused) {
+        tracing::warn!("peer port: refused a stream from {}: {refusal}", badge.from);
         self.metrics.network.peer_refused_total.with_label_values(&[label(refusal)]).inc();
     }
 
@@ -63,8 +64,10 @@ fn label(refusal: &HelloRefused) -> &'static str {
     }
 }
 
-fn who<T>(request: &Request<T>) -> String {
-    request.remote_addr().map_or_else(|| "a stream".to_owned(), |address| format!("a stream from {address}"))
+/// Names the connection that a call came over.
+fn badge<T>(request: &Request<T>) -> Badge {
+    // Put there by the server for every connection of the listener.
+    request.extensions().get::<Badge>().expect("a call comes over a connection").clone()
 }
 
 #[tonic::async_trait]
@@ -72,23 +75,24 @@ impl peer_server::Peer for PeerService {
     type StreamStream = Answers;
 
     async fn stream(&self, request: Request<Streaming<proto::Frame>>) -> Result<Response<Answers>, Status> {
-        let who = who(&request);
+        let badge = badge(&request);
         let mut frames = request.into_inner();
         let hello = match first_hello(&mut frames).await {
             Ok(hello) => hello,
             Err(refusal) => {
-                self.refuse(&who, &refusal);
+                self.refuse(&badge, &refusal);
                 return Err(Status::invalid_argument(refusal.to_string()));
             }
         };
         let greeting = match self.host.welcome(&hello).await {
             Ok(greeting) => greeting,
             Err(refusal) => {
-                self.refuse(&who, &refusal);
+                self.refuse(&badge, &refusal);
                 let answer = refusing(&hello, refusal);
                 return Ok(Response::new(Box::pin(once(Ok(answer)))));
             }
         };
+        badge.welcome();
         let from = hello.from;
         let (answers, answer_stream) = mpsc::channel(1);
         // The channel is empty and has room for one, so this cannot fail.
@@ -138,10 +142,10 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<Streaming<proto::SnapshotChunk>>,
     ) -> Result<Response<proto::SnapshotResponse>, Status> {
-        let who = who(&request);
+        let badge = badge(&request);
         let mut chunks = request.into_inner();
         let outcome = tokio::select! {
-            outcome = self.take_snapshot(&who, &mut chunks) => outcome?,
+            outcome = self.take_snapshot(&badge, &mut chunks) => outcome?,
             () = stopped(self.stop.clone()) => return Err(Status::unavailable("this node stops")),
         };
         let label = if outcome.is_ok() { "installed" } else { "failed" };
@@ -160,7 +164,7 @@ impl PeerService {
     /// The outer error is a broken stream, the inner one a snapshot that is not wanted or not whole.
     async fn take_snapshot(
         &self,
-        who: &str,
+        badge: &Badge,
         chunks: &mut Streaming<proto::SnapshotChunk>,
     ) -> Result<Result<u64, String>, Status> {
         let Some(proto::SnapshotChunk { start: Some(start), data }) = chunks.message().await? else {
@@ -169,9 +173,10 @@ impl PeerService {
         let hello = Hello::from_wire(start.hello.unwrap_or_default())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Err(refusal) = self.host.welcome(&hello).await {
-            self.refuse(who, &refusal);
+            self.refuse(badge, &refusal);
             return Ok(Err(refusal.to_string()));
         }
+        badge.welcome();
         let mut sink = match self.host.receive_snapshot(hello.from, Term(start.term)).await {
             Ok(sink) => sink,
             Err(text) => return Ok(Err(text)),

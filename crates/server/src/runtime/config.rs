@@ -39,10 +39,16 @@ pub struct ReplicaConfig {
     pub state_cache_bytes: usize,
     /// Client requests a node holds unanswered; more are refused with `TooManyRequests`.
     pub max_pending_requests: usize,
+    /// Open connections of the peer port; past it those go that are known least.
+    pub max_peer_connections: usize,
     /// A request unanswered for this long fails with `Timeout`.
     pub request_timeout: Duration,
     /// Clusters that must never run again: data of one is set aside at the start.
     pub retired_clusters: BTreeSet<u128>,
+    /// Leases at one time; with more this node asks for none. Grants that are under way at once may pass it by as many.
+    pub max_leases: usize,
+    /// Watches of this node at one time.
+    pub max_watches: usize,
     /// A watch that wants reports of progress gets one after this long without events.
     pub watch_progress_interval: Duration,
     /// Where the replica records what it does.
@@ -68,8 +74,12 @@ impl ReplicaConfig {
             quota_bytes: 2 * 1024 * 1024 * 1024,
             state_cache_bytes: 64 * 1024 * 1024,
             max_pending_requests: 16 * 1024,
+            // As many peers as there may be links to, with a stream and an image each.
+            max_peer_connections: 128,
             request_timeout: Duration::from_secs(5),
             retired_clusters: BTreeSet::new(),
+            max_leases: quorate_kv::MAX_LEASES,
+            max_watches: 200_000,
             watch_progress_interval: Duration::from_secs(600),
             metrics: Arc::new(Metrics::new()),
         }

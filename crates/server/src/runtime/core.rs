@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quorate_node::{Input, Lifecycle};
 use quorate_raft::{Incarnation, Member, Membership, NodeId, Term};
-use quorate_store::{OpenedStores, RealDisk};
+use quorate_store::{Disk, OpenedStores};
 use quorate_wire::peer::{Hello, HelloRefused, NodeState, PeerIdentity};
 use quorate_wire::{Bootstrap, FORMAT_VERSION, PeerMessage, WRITTEN_VERSION};
 use tokio::runtime::Handle;
@@ -47,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) max_pending_requests: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) max_request_bytes: usize,
+    pub(crate) max_watches: usize,
     pub(crate) watch_progress_interval: Duration,
 }
 
@@ -71,7 +72,7 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) dialer: Dialer,
     pub(crate) runtime: Handle,
-    pub(crate) disk: Arc<RealDisk>,
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) phase: RwLock<Phase>,
     pub(crate) lifecycle: Mutex<Lifecycle>,
     /// Held by whoever changes what the data folder is.

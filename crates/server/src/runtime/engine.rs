@@ -131,6 +131,7 @@ impl Engine {
             jitter: Jitter::new()?,
             limits: WatchLimits {
                 fragment_bytes: core.settings.max_request_bytes + WATCH_FRAGMENT_MARGIN,
+                node_watches: core.settings.max_watches,
                 progress_interval: core.settings.watch_progress_interval,
                 ..WatchLimits::default()
             },

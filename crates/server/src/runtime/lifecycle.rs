@@ -8,7 +8,7 @@ use std::time::Duration;
 use quorate_node::{Admitted, AppliedState, Barred, InitAccepted, Lifecycle, NodeConfig, Restored, Retention};
 use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Term};
 use quorate_store::{
-    LogOptions, LogStore, NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions, StoreOptions,
+    Disk, LogOptions, LogStore, NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions, StoreOptions,
 };
 use quorate_wire::peer::{Hello, HelloRefused, NodeState};
 use quorate_wire::{Bootstrap, Identity};
@@ -23,7 +23,7 @@ use super::engine::{Engine, Opened};
 use super::promises;
 use super::set_aside::{set_aside, set_aside_retired};
 use super::status::StatusChange;
-use crate::peer::{Dialer, Host, Links, serve};
+use crate::peer::{Dialer, Guests, Host, Links, serve};
 
 /// Connections of the peer port get this long to end by themselves.
 const PORT_GRACE: Duration = Duration::from_secs(1);
@@ -32,7 +32,9 @@ const PORT_GRACE: Duration = Duration::from_secs(1);
 pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError> {
     let ReplicaConfig { data_dir, peer_listener, metrics, .. } = config;
     let data_dir_error = |problem: String| StartError::DataDir { path: data_dir.display().to_string(), problem };
-    let disk = Arc::new(RealDisk::new(&data_dir).map_err(|error| data_dir_error(error.to_string()))?);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&data_dir).map_err(|error| data_dir_error(error.to_string()))?);
+    #[cfg(feature = "test-faults")]
+    let disk = super::faults::begin(disk);
     set_aside_retired(&disk, &data_dir, &config.retired_clusters).map_err(|error| data_dir_error(error.to_string()))?;
     let settings = Settings {
         data_dir: data_dir.clone(),
@@ -51,6 +53,7 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
         max_pending_requests: config.max_pending_requests,
         request_timeout: config.request_timeout,
         max_request_bytes: config.max_request_bytes,
+        max_watches: config.max_watches,
         watch_progress_interval: config.watch_progress_interval,
     };
     let core = Arc::new_cyclic(|me| Core {
@@ -95,16 +98,16 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
         }
         Err(error) => return Err(data_dir_error(error.to_string())),
     }
-    listen(&core, peer_listener)?;
+    listen(&core, peer_listener, Guests::new(config.max_peer_connections))?;
     tokio::spawn(promises::keep(Arc::clone(&core)));
     Ok(core)
 }
 
-fn listen(core: &Arc<Core>, listener: std::net::TcpListener) -> std::io::Result<()> {
+fn listen(core: &Arc<Core>, listener: std::net::TcpListener, guests: Guests) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let host = Arc::clone(core) as Arc<dyn Host>;
-    let serving = serve(listener, host, Arc::clone(&core.metrics), core.stop.subscribe());
+    let serving = serve(listener, guests, host, Arc::clone(&core.metrics), core.stop.subscribe());
     let port = tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!("the peer port ended: {error}");
@@ -116,7 +119,7 @@ fn listen(core: &Arc<Core>, listener: std::net::TcpListener) -> std::io::Result<
 
 /// Opens the stores and runs the node, if the folder says to which cluster it belongs.
 async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
-    let disk: Arc<dyn quorate_store::Disk> = Arc::clone(&core.disk) as _;
+    let disk = Arc::clone(&core.disk);
     let options = StoreOptions {
         state: StateOptions { cache_bytes: core.settings.state_cache_bytes, ..StateOptions::default() },
         ..StoreOptions::default()
@@ -150,7 +153,7 @@ async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
 
 /// Stays up with damaged files, and says whose they are if the log still tells.
 async fn damaged(core: &Arc<Core>, reason: String) {
-    let disk: Arc<dyn quorate_store::Disk> = Arc::clone(&core.disk) as _;
+    let disk = Arc::clone(&core.disk);
     let opening = move || {
         // A missing file must not be made: it would say that this node is empty.
         let present = disk.exists(quorate_store::LOG_FILE).unwrap_or(false);

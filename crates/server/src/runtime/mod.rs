@@ -21,6 +21,8 @@ mod config;
 mod core;
 mod driver;
 mod engine;
+#[cfg(feature = "test-faults")]
+mod faults;
 mod images;
 mod lifecycle;
 mod log_writer;

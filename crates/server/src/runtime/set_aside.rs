@@ -8,19 +8,19 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quorate_raft::Incarnation;
-use quorate_store::{Disk, LOCK_FILE, LOG_FILE, LogOptions, LogStore, RealDisk};
+use quorate_store::{Disk, LOCK_FILE, LOG_FILE, LogOptions, LogStore};
 
 /// Sub-folders with data that was set aside begin with this.
 const SET_ASIDE: &str = "set-aside-";
 
 /// Sets the data aside if it is a node's of a cluster that is retired: another cluster was recovered from one of its nodes, and
 /// if enough of the others came back they would go on beside it. Files that do not say whose they are stay.
-pub(super) fn set_aside_retired(disk: &Arc<RealDisk>, folder: &Path, retired: &BTreeSet<u128>) -> std::io::Result<()> {
+pub(super) fn set_aside_retired(disk: &Arc<dyn Disk>, folder: &Path, retired: &BTreeSet<u128>) -> std::io::Result<()> {
     if retired.is_empty() || !disk.exists(LOG_FILE)? {
         return Ok(());
     }
     // The log alone says it: an interrupted recovery has the new cluster's id in the state already.
-    let log = LogStore::open(Arc::clone(disk) as _, Incarnation(0), LogOptions::default());
+    let log = LogStore::open(Arc::clone(disk), Incarnation(0), LogOptions::default());
     let identity = log.ok().and_then(|(_, recovered)| recovered.identity);
     if let Some(identity) = identity.filter(|identity| retired.contains(&identity.cluster_id)) {
         let aside = set_aside(folder)?;

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use quorate_kv::{Actor, Alarm, AlarmCommand, AlarmKind, Command, Raised};
 use quorate_node::{ClientOp, Input};
 use quorate_raft::{NodeId, RoleKind};
-use quorate_store::{Disk as _, StateStore};
+use quorate_store::StateStore;
 
 use super::core::Core;
 use super::engine::Engine;

@@ -3,6 +3,7 @@
 //! No test sleeps: each waits for a state it can name, for at most [`cluster::PATIENCE`].
 
 mod admin_calls;
+mod boundaries;
 mod client_limits;
 mod cluster;
 mod etcd_auth;

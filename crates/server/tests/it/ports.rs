@@ -25,6 +25,26 @@ async fn garbage_is_closed_and_the_node_goes_on() {
     cluster.put(0, "key", "value").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_silent_connections_keep_no_peer_out() {
+    let mut cluster = Cluster::running(2).await;
+    let address = cluster.nodes[0].address;
+    cluster.stop(1).await;
+    let connecting = async {
+        let mut silent = Vec::new();
+        for _ in 0..1000 {
+            silent.push(TcpStream::connect(address).await.expect("listens"));
+        }
+        silent
+    };
+    let mut silent = timeout(PATIENCE, connecting).await.expect("all are taken, whoever is there already");
+    cluster.restart(1).await;
+    // Both are needed for it: node 1 must have come in.
+    cluster.put(1, "key", "value").await;
+    let gone = timeout(PATIENCE, silent[0].read(&mut [0])).await.expect("the oldest one has to go");
+    assert!(matches!(gone, Ok(0) | Err(_)), "{gone:?}");
+}
+
 /// Greets node 0 and answers how it was refused.
 async fn greet(cluster: &Cluster, adjust: impl Fn(&mut Hello)) -> Option<HelloRefused> {
     let own = cluster.replica(0).own_identity();
