@@ -10,11 +10,17 @@ use quorate_tests::load::{Load, LoadConfig, Report, read};
 const KEYS: usize = 5;
 
 pub(crate) fn start_load(cluster: &Cluster) -> Load {
+    start_load_at(cluster.endpoints(), false)
+}
+
+/// The same at these addresses; the reads may trust the leader's lease.
+pub(crate) fn start_load_at(endpoints: Vec<String>, by_lease: bool) -> Load {
     Load::start(&LoadConfig {
-        endpoints: cluster.endpoints(),
+        endpoints,
         clients: 6,
         keys: KEYS,
         read_every: 3,
+        by_lease,
         pace: Duration::from_millis(2),
         move_on_failure: true,
     })
@@ -85,7 +91,8 @@ async fn killed_leaders_lose_nothing_that_was_acknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_leader_is_replaced_and_serves_nothing_stale_when_it_wakes() {
     let cluster = Cluster::start(3, &[]).await;
-    let load = start_load(&cluster);
+    // By lease: those are the reads that a sleeper would answer without asking anybody.
+    let load = start_load_at(cluster.endpoints(), true);
     for _ in 0..3 {
         let leader = cluster.leader().await;
         wait_for_writes(&cluster, leader, 50).await;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_tests::cluster::{Cluster, wait_for};
 use quorate_tests::load::put;
+use quorate_tests::proxy::CLIENTS;
 
-use crate::faults::{assert_holds, start_load, wait_for_writes};
+use crate::faults::{assert_holds, start_load, start_load_at, wait_for_writes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_is_replaced_and_acknowledges_nothing_more() {
@@ -82,5 +83,47 @@ async fn delays_and_resets_in_the_middle_of_messages_lose_nothing() {
         (seen[0] != 0 && seen.iter().all(|id| *id == seen[0])).then_some(())
     })
     .await;
+    assert_holds(&cluster, load.finish().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_that_lose_narrow_and_jitter_lose_no_write() {
+    let cluster = Cluster::start_behind_proxies(3).await;
+    let load = start_load(&cluster);
+    let leader = cluster.leader().await;
+    wait_for_writes(&cluster, leader, 20).await;
+    for node in 0..3 {
+        // One piece of two hundred ends its connection; half a megabyte a second passes.
+        cluster.network().worsen(node, Duration::from_millis(15), 500_000, 5);
+    }
+    for node in 0..3 {
+        wait_for_writes(&cluster, node, 30).await;
+    }
+    cluster.network().heal();
+    let leader = cluster.leader().await;
+    wait_for_writes(&cluster, leader, 20).await;
+    assert_holds(&cluster, load.finish().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_lose_their_node_go_on_at_another_and_no_write_is_lost_or_doubled() {
+    let cluster = Cluster::start_behind_proxies(3).await;
+    let mut endpoints = Vec::new();
+    for node in 0..3 {
+        let behind = cluster.nodes[node].config.client;
+        endpoints.push(cluster.network().add_client_port(node, behind).await.to_string());
+    }
+    let load = start_load_at(endpoints, false);
+    for round in 0..4 {
+        let leader = cluster.leader().await;
+        wait_for_writes(&cluster, leader, 40).await;
+        // Requests arrive and their answers do not, or the other way round, and then the connections end.
+        let (from, to) = if round % 2 == 0 { (leader, CLIENTS) } else { (CLIENTS, leader) };
+        cluster.network().cut(from, to);
+        // Those of the other nodes go on.
+        wait_for_writes(&cluster, (leader + 1) % 3, 40).await;
+        cluster.network().reset_clients(leader);
+        cluster.network().heal();
+    }
     assert_holds(&cluster, load.finish().await).await;
 }

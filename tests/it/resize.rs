@@ -16,6 +16,7 @@ fn start_writers(cluster: &Cluster, staying: &[usize]) -> Load {
         clients: 10,
         keys: 200,
         read_every: 0,
+        by_lease: false,
         pace: Duration::from_millis(15),
         move_on_failure: true,
     })
@@ -94,6 +95,7 @@ async fn a_leader_that_leaves_hands_over_and_its_own_clients_are_served_on() {
         clients: 10,
         keys: 200,
         read_every: 3,
+        by_lease: false,
         pace: Duration::from_millis(15),
         move_on_failure: false,
     });

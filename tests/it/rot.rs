@@ -5,7 +5,7 @@ use std::path::Path;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_tests::cluster::{Cluster, wait_for};
 use quorate_tests::load::{put, read};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use quorate_tests::node::get;
 
 /// A value that is found in a file.
 const MARK: &str = "a value that will not stay what it was, repeated so that it cannot be missed";
@@ -22,16 +22,6 @@ fn rot(file: &Path) -> usize {
     places.iter().for_each(|place| bytes[place + 20] ^= 1);
     std::fs::write(file, bytes).expect("the file can be written");
     places.len()
-}
-
-/// Body of an HTTP answer, whatever its status; `None` while nobody listens.
-async fn get(address: std::net::SocketAddr, path: &str) -> Option<String> {
-    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    Some(answer)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use quorate_proto::etcdserverpb::StatusRequest;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_tests::cluster::{Cluster, wait_for};
+use quorate_tests::companions::{Keeper, Watcher};
 use quorate_tests::load::{Load, LoadConfig};
+use quorate_tests::node::Build;
 
 use crate::faults::{assert_holds, wait_for_writes};
 
@@ -17,8 +19,13 @@ const MINUTES: &str = "QUORATE_SOAK_MINUTES";
 /// Voters that stay; their clients see everything that happens.
 const CORE: usize = 3;
 /// History is compacted by itself, or files would have to grow.
-const FLAGS: &[&str] =
-    &["--auto-compaction-mode", "revision", "--auto-compaction-retention", "1000", "--snapshot-count", "1000"];
+const FLAGS: &[&str] = &[
+    "--auto-compaction-mode=revision",
+    "--auto-compaction-retention=1000",
+    "--snapshot-count=1000",
+    // Full within the first minute: what comes after it is flat.
+    "--snapshot-catchup-entries=1000",
+];
 /// The last third may take this much more than the middle one, in percent, for memory that is freed late.
 const SLACK_PERCENT: u64 = 20;
 /// And this much, so that the smallest of clusters is not judged by its noise.
@@ -51,10 +58,8 @@ fn file_bytes(path: PathBuf) -> u64 {
 fn taken(cluster: &Cluster) -> Taken {
     let of = |position: usize| {
         let node = &cluster.nodes[position];
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", node.id())).unwrap_or_default();
-        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
         Taken {
-            memory: pages * 4096,
+            memory: node.memory_bytes(),
             log: file_bytes(node.config.data_dir.join("log.redb")),
             state: file_bytes(node.config.data_dir.join("state.redb")),
         }
@@ -73,18 +78,19 @@ fn set_voters(cluster: &Cluster, count: usize) {
     ctl(cluster, 0, &["set-voters", &voters.join(",")]);
 }
 
-/// One round of a year: a graceful restart, a kill, five voters and back to three, a backup.
-async fn round(cluster: &mut Cluster, number: usize) {
+/// One round of a year: a restart as another build, a kill, five voters and back to three, a backup.
+async fn round(cluster: &mut Cluster, number: usize, newest: Build) {
     let restarted = number % CORE;
-    assert!(cluster.nodes[restarted].stop(), "{}", cluster.nodes[restarted].log_tail());
-    cluster.nodes[restarted].restart();
+    // Up and back again, as an upgrade that is given up half-way: the first node stays what it is until all go.
+    let build = if restarted > 0 && (number / CORE).is_multiple_of(2) { Build::Next } else { newest };
+    cluster.nodes[restarted].restart_as(build);
     wait_for_writes(cluster, restarted, 20).await;
     let killed = (number + 1) % CORE;
     cluster.nodes[killed].kill();
     cluster.nodes[killed].restart();
     wait_for_writes(cluster, killed, 20).await;
     for _ in 0..2 {
-        cluster.add_empty_node(FLAGS);
+        cluster.add_empty_node_of(newest, FLAGS);
     }
     cluster.wait_until_reachable().await;
     set_voters(cluster, CORE + 2);
@@ -136,13 +142,26 @@ async fn a_busy_cluster_loses_nothing_and_stays_as_small_as_it_is() {
         clients: 6,
         keys: 5,
         read_every: 3,
+        by_lease: false,
         pace: Duration::from_millis(5),
         move_on_failure: true,
     });
+    let watcher = Watcher::start(cluster.endpoints(), "key-", 1);
+    let keeper = Keeper::start(cluster.endpoints());
     let begun = Instant::now();
+    let length = Duration::from_secs(60 * minutes);
     let mut series = Vec::new();
-    while begun.elapsed() < Duration::from_secs(60 * minutes) {
-        round(&mut cluster, series.len()).await;
+    let mut newest = Build::Current;
+    while begun.elapsed() < length {
+        if newest == Build::Current && begun.elapsed() > length / 2 {
+            newest = Build::Next;
+            for position in 0..CORE {
+                cluster.nodes[position].restart_as(newest);
+                wait_for_writes(&cluster, position, 20).await;
+            }
+            println!("{:>5} s  upgraded", begun.elapsed().as_secs());
+        }
+        round(&mut cluster, series.len(), newest).await;
         let now = taken(&cluster);
         println!(
             "{:>5} s  round {:>3}  memory {:>10}  log {:>10}  state {:>10}",
@@ -155,6 +174,9 @@ async fn a_busy_cluster_loses_nothing_and_stays_as_small_as_it_is() {
         series.push(now);
     }
     let report = load.finish().await;
+    let seen = watcher.finish(&report.history).await.unwrap_or_else(|missed| panic!("the watcher: {missed}"));
+    let granted = keeper.finish().await.unwrap_or_else(|ended| panic!("the keeper: {ended}"));
+    println!("{seen} events seen, one lease kept, {granted} left to end");
     wait_until_equal(&cluster).await;
     assert_holds(&cluster, report).await;
     assert!(series.len() >= 3, "too few rounds to compare: {}", series.len());

@@ -29,6 +29,7 @@ async fn the_cluster_version_rises_last_and_the_way_back_is_open_until_then() {
         clients: 4,
         keys: 5,
         read_every: 3,
+        by_lease: false,
         pace: Duration::from_millis(5),
         move_on_failure: true,
     });

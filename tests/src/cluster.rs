@@ -8,7 +8,7 @@ use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::node::{Node, NodeConfig};
+use crate::node::{Build, Node, NodeConfig};
 use crate::proxy::Network;
 
 /// How long a fact may take to become true before a test gives up. Generous: machines are slow, and no test asserts
@@ -30,6 +30,23 @@ impl Cluster {
         let mut cluster = Cluster::empty(None);
         for _ in 0..count {
             cluster.add_empty_node(extra);
+        }
+        cluster.initialise().await;
+        cluster
+    }
+
+    /// The same, of nodes whose disk and clock go wrong when told to.
+    pub async fn start_faulty(count: usize) -> Self {
+        Cluster::start_adjusted(count, |_, config| config.build = Build::Faulty).await
+    }
+
+    /// The same, of nodes each adjusted before it starts.
+    pub async fn start_adjusted(count: usize, adjust: impl Fn(usize, &mut NodeConfig)) -> Self {
+        let mut cluster = Cluster::empty(None);
+        for number in 0..count {
+            let mut config = cluster.next_config();
+            adjust(number, &mut config);
+            cluster.nodes.push(Node::start(config));
         }
         cluster.initialise().await;
         cluster
@@ -79,7 +96,13 @@ impl Cluster {
 
     /// Starts one more node, empty and waiting; returns its position.
     pub fn add_empty_node(&mut self, extra: &[&str]) -> usize {
+        self.add_empty_node_of(Build::Current, extra)
+    }
+
+    /// The same of another build.
+    pub fn add_empty_node_of(&mut self, build: Build, extra: &[&str]) -> usize {
         let mut config = self.next_config();
+        config.build = build;
         config.extra = extra.iter().map(ToString::to_string).collect();
         self.nodes.push(Node::start(config));
         self.nodes.len() - 1

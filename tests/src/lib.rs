@@ -6,8 +6,11 @@
 //! Never: reads a node's files or memory while it runs; the checks see what a client sees.
 
 pub mod cluster;
+pub mod companions;
 pub mod differential;
 pub mod history;
+pub mod hostile;
 pub mod load;
+pub mod namespaces;
 pub mod node;
 pub mod proxy;

@@ -23,6 +23,8 @@ pub struct LoadConfig {
     pub keys: usize,
     /// Every n-th operation of a client is a linearizable read; 0 for none.
     pub read_every: usize,
+    /// Whether those reads trust the leader's lease, and so its clock, instead of asking a quorum.
+    pub by_lease: bool,
     /// Pause between two operations of one client.
     pub pace: Duration,
     /// Whether a client that failed goes on at the next endpoint.
@@ -80,7 +82,7 @@ async fn run_client(number: usize, config: LoadConfig, stop: Arc<AtomicBool>) ->
         let began = Instant::now();
         let reads = config.read_every > 0 && round % config.read_every == 0;
         let result = if reads {
-            read(&mut client, &key).await.map_err(|error| (None, error))
+            read_as(&mut client, &key, config.by_lease).await.map_err(|error| (None, error))
         } else {
             let value = format!("{number}-{round}");
             put(&mut client, &key, &value).await.map_err(|error| (Some(Event::Unknown { value }), error))
@@ -122,7 +124,15 @@ pub async fn put(client: &mut KvClient<Channel>, key: &str, value: &str) -> Resu
 /// # Errors
 /// The server's or the connection's status.
 pub async fn read(client: &mut KvClient<Channel>, key: &str) -> Result<Event, tonic::Status> {
-    let request = RangeRequest { key: key.as_bytes().to_vec().into(), ..RangeRequest::default() };
+    read_as(client, key, false).await
+}
+
+async fn read_as(client: &mut KvClient<Channel>, key: &str, by_lease: bool) -> Result<Event, tonic::Status> {
+    let key = key.as_bytes().to_vec().into();
+    let mut request = tonic::Request::new(RangeRequest { key, ..RangeRequest::default() });
+    if by_lease {
+        request.metadata_mut().insert("quorate-consistency", tonic::metadata::MetadataValue::from_static("default"));
+    }
     let answer = client.range(request).await?.into_inner();
     let revision = answer.header.expect("a range is answered with a header").revision;
     let seen = answer

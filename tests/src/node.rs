@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 /// Which build of the server a node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Build {
@@ -15,6 +17,8 @@ pub enum Build {
     Current,
     /// The next release, as far as format versions go.
     Next,
+    /// This one, whose disk and clock go wrong when they are told to: see [`Node::order`].
+    Faulty,
 }
 
 /// The `quorate` binary of `build`, made once per test process if it is not there yet.
@@ -24,18 +28,32 @@ pub enum Build {
 pub fn binary(build: Build) -> &'static Path {
     static CURRENT: OnceLock<PathBuf> = OnceLock::new();
     static NEXT: OnceLock<PathBuf> = OnceLock::new();
+    static FAULTY: OnceLock<PathBuf> = OnceLock::new();
     match build {
         Build::Current => CURRENT.get_or_init(|| {
             make(&[]);
             profile_folder().join("quorate")
         }),
-        Build::Next => NEXT.get_or_init(|| {
-            // A folder of its own: a build with another feature would take the place of the current one.
-            let folder = profile_folder().join("next-format");
-            make(&["--features", "next-format", "--target-dir", folder.to_str().expect("a path in UTF-8")]);
-            folder.join("debug").join("quorate")
-        }),
+        Build::Next => NEXT.get_or_init(|| make_variant("next-format")),
+        Build::Faulty => FAULTY.get_or_init(|| make_variant("test-faults")),
     }
+}
+
+/// Builds with another feature, in a folder apart: in that of the current build it would take its place.
+fn make_variant(feature: &str) -> PathBuf {
+    let folder = profile_folder().join("variants");
+    std::fs::create_dir_all(&folder).expect("a folder below the target folder");
+    // One folder for all variants, because they share what they are built of: so one of them is made at a time, and moved
+    // away from where the next will be.
+    let lock = File::create(folder.join("lock")).expect("a file in it");
+    lock.lock().expect("nobody holds it for ever");
+    make(&["--features", feature, "--target-dir", folder.to_str().expect("a path in UTF-8")]);
+    let (made, kept) = (folder.join("debug").join("quorate"), folder.join(feature));
+    // Another test process may be running the old one: a new name for the file, not new bytes in it.
+    let copy = folder.join(format!("{feature}.new"));
+    std::fs::copy(made, &copy).expect("the binary can be copied");
+    std::fs::rename(copy, &kept).expect("within one folder");
+    kept
 }
 
 fn make(arguments: &[&str]) {
@@ -95,6 +113,8 @@ pub struct NodeConfig {
     pub extra: Vec<String>,
     /// What it runs.
     pub build: Build,
+    /// A command that the server is an argument of, as `ip netns exec NAME`.
+    pub inside: Vec<String>,
 }
 
 impl NodeConfig {
@@ -109,6 +129,7 @@ impl NodeConfig {
             metrics: free_address(),
             extra: Vec::new(),
             build: Build::Current,
+            inside: Vec::new(),
         }
     }
 
@@ -142,7 +163,17 @@ impl Node {
         assert!(!self.is_running(), "{} still runs", self.config.name);
         let log = File::options().create(true).append(true).open(self.log_path()).expect("log file opens");
         let config = &self.config;
-        let child = Command::new(binary(config.build))
+        let program = binary(config.build);
+        let mut command = match config.inside.split_first() {
+            None => Command::new(program),
+            Some((outer, arguments)) => {
+                let mut command = Command::new(outer);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
+        let child = command
+            .env("QUORATE_TEST_FAULTS", self.orders_path())
             .arg("server")
             .args(["--name", &config.name])
             .arg("--data-dir")
@@ -166,6 +197,25 @@ impl Node {
         assert!(self.stop(), "{}", self.log_tail());
         self.config.build = build;
         self.restart();
+    }
+
+    /// Makes disk or clock of a [`Build::Faulty`] go wrong from now on; returns when it knows. Orders are lines `NAME VALUE`:
+    /// `clock-rate` (millionths of the right one), `clock-jump-ms`, `write-delay-us`, `sync-delay-us`, `fail-syncs`,
+    /// `fail-reads`, and `lose-power`, whose value chooses which of the unsynced pages are not lost.
+    ///
+    /// # Panics
+    /// If it runs another build.
+    pub async fn order(&self, orders: &str) {
+        assert_eq!(self.config.build, Build::Faulty, "{} obeys no orders", self.config.name);
+        let (orders_path, writing) = (self.orders_path(), self.config.data_dir.with_extension("writing"));
+        std::fs::write(&writing, orders).expect("orders can be written");
+        std::fs::rename(&writing, &orders_path).expect("within one folder");
+        let obeyed = || async { (!orders_path.exists()).then_some(()) };
+        crate::cluster::wait_for("a node to obey", obeyed).await;
+    }
+
+    fn orders_path(&self) -> PathBuf {
+        self.config.data_dir.with_extension("orders")
     }
 
     /// Where its output goes.
@@ -225,6 +275,27 @@ impl Node {
         assert!(status.success(), "kill -{name} {id} failed");
     }
 
+    /// Bytes of memory that the process has from the system.
+    pub fn memory_bytes(&self) -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.id())).unwrap_or_default();
+        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        pages * 4096
+    }
+
+    /// Files and sockets that the process has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).map_or(0, Iterator::count)
+    }
+
+    /// The sum of the series of a metric, as scraped; `None` if nobody answers or there is none.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let text = get(self.config.metrics, "/metrics").await?;
+        let series = text
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{')));
+        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).reduce(|sum, next| sum + next)
+    }
+
     /// Runs `quorate ctl` against this node.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
         self.ctl_command(arguments).output().expect("ctl runs")
@@ -246,4 +317,14 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The HTTP answer to a GET, head and body, whatever its status; `None` while nobody listens.
+pub async fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
 }

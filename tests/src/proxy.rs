@@ -1,13 +1,16 @@
-//! A network between nodes that can be cut, slowed down and reset: a TCP proxy before the peer port of each node.
+//! A network between nodes, and between clients and nodes, that can be cut, slowed down, narrowed and reset: a TCP proxy
+//! before the port of each node.
 //!
 //! A node advertises its proxy, so that all others reach it through that. Who is at the other end of a connection shows in
-//! the greeting, which carries the sender's own advertised address. A cut holds bytes back, as a network does that loses
-//! every packet: the connection stays, and what was sent arrives when the cut is healed, or never.
+//! the greeting, which carries the sender's own advertised address; clients have a proxy of their own. A cut holds bytes
+//! back, as a network does that loses every packet: the connection stays, and what was sent arrives when the cut is healed,
+//! or never. Bytes that are lost otherwise end their connection: what is below a connection sends again or gives up.
 //!
 //! Never looks further into what it passes on.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,12 +27,21 @@ const GREETING_BYTES: usize = 16 * 1024;
 struct Link {
     cut: bool,
     delay: Duration,
+    /// Up to this much is added to the delay, another time for each piece.
+    jitter: Duration,
+    /// Bytes a second; 0 for as many as may come.
+    rate: u64,
+    /// Of a thousand pieces so many are lost, each with its connection.
+    lost: u64,
     /// Connections that were opened under another number are reset.
     resets: u64,
 }
 
 /// Links by sender and receiver.
 type Links = BTreeMap<(usize, usize), Link>;
+
+/// Stands for all clients where a link has a sender and a receiver.
+pub const CLIENTS: usize = usize::MAX;
 
 /// The network of a cluster.
 #[derive(Debug)]
@@ -58,7 +70,26 @@ impl Network {
         let (links, addresses) = (self.links.subscribe(), Arc::clone(&self.addresses));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(carry(stream, behind, node, links.clone(), Arc::clone(&addresses)));
+                tokio::spawn(greet_and_carry(stream, behind, node, links.clone(), Arc::clone(&addresses)));
+            }
+        });
+        address
+    }
+
+    /// Puts a proxy before the client port of `node`, which listens at `behind`; gives the address for clients. The link
+    /// has [`CLIENTS`] at its other end.
+    pub async fn add_client_port(&self, node: usize, behind: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let links = self.links.subscribe();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let links = links.clone();
+                tokio::spawn(async move {
+                    if let Ok(server) = TcpStream::connect(behind).await {
+                        carry(client, server, Vec::new(), (CLIENTS, node), links).await;
+                    }
+                });
             }
         });
         address
@@ -83,6 +114,21 @@ impl Network {
             self.change(node, other, |link| link.delay = delay);
             self.change(other, node, |link| link.delay = delay);
         }
+    }
+
+    /// The links between `node` and the others are bad, both ways: each piece of a message comes up to `jitter` later, no more
+    /// than `rate` bytes a second pass, and of a thousand pieces `lost` are lost.
+    pub fn worsen(&self, node: usize, jitter: Duration, rate: u64, lost: u64) {
+        let worse = |link: &mut Link| *link = Link { jitter, rate, lost, ..*link };
+        for other in self.others(node) {
+            self.change(node, other, worse);
+            self.change(other, node, worse);
+        }
+    }
+
+    /// Ends every connection between clients and `node`.
+    pub fn reset_clients(&self, node: usize) {
+        self.change(CLIENTS, node, |link| link.resets += 1);
     }
 
     /// Ends every connection between `node` and the others, in the middle of whatever it carries.
@@ -112,8 +158,8 @@ impl Network {
     }
 }
 
-/// One connection to the node `to`, from its greeting to its end.
-async fn carry(
+/// One connection to the peer port of the node `to`, from its greeting to its end.
+async fn greet_and_carry(
     mut client: TcpStream,
     behind: SocketAddr,
     to: usize,
@@ -144,6 +190,17 @@ async fn carry(
             }
         }
     };
+    carry(client, server, held, (from, to), links).await;
+}
+
+/// Passes on what both sides say, until one of them ends or the link is reset; `held` was said by the client already.
+async fn carry(
+    client: TcpStream,
+    server: TcpStream,
+    held: Vec<u8>,
+    (from, to): (usize, usize),
+    links: watch::Receiver<Links>,
+) {
     let resets = link(&links, from, to).resets;
     let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
     let mut watched = links.clone();
@@ -166,7 +223,7 @@ fn link(links: &watch::Receiver<Links>, from: usize, to: usize) -> Link {
     links.borrow().get(&(from, to)).copied().unwrap_or_default()
 }
 
-/// Passes bytes on, one way, until one side ends; `held` came before.
+/// Passes bytes on, one way, until one side ends or a piece is lost; `held` came before.
 async fn pump(
     mut held: Vec<u8>,
     mut input: OwnedReadHalf,
@@ -175,9 +232,16 @@ async fn pump(
     (from, to): (usize, usize),
 ) {
     let mut buffer = vec![0; 64 * 1024];
+    let mut chance = Chance::new();
     loop {
         if !held.is_empty() {
-            tokio::time::sleep(link(&links, from, to).delay).await;
+            let link = link(&links, from, to);
+            if chance.below(1000) < link.lost {
+                return;
+            }
+            let jitter = chance.below(u64::try_from(link.jitter.as_micros()).expect("a short time").max(1));
+            let narrow = (held.len() as u64 * 1_000_000).checked_div(link.rate).unwrap_or(0);
+            tokio::time::sleep(link.delay + Duration::from_micros(jitter + narrow)).await;
             let open = links.wait_for(|links| !links.get(&(from, to)).is_some_and(|link| link.cut)).await.is_ok();
             if !open || output.write_all(&held).await.is_err() {
                 return;
@@ -186,5 +250,22 @@ async fn pump(
         let Ok(read @ 1..) = input.read(&mut buffer).await else { return };
         held.clear();
         held.extend_from_slice(&buffer[..read]);
+    }
+}
+
+/// Small random numbers, others for each connection.
+struct Chance(u64);
+
+impl Chance {
+    fn new() -> Chance {
+        static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+        Chance(CONNECTIONS.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed) | 1)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
     }
 }
