@@ -8,7 +8,9 @@
 //! and more memory than [`MEMORY_BYTES`] for the whole process (an aborted run is repeated with `--trail FILE`, which
 //! holds the input of its last step).
 
+mod calls;
 mod mutate;
+mod node;
 mod random;
 mod targets;
 
@@ -108,6 +110,7 @@ fn main() -> ExitCode {
             });
         }
     });
+    node::end();
     let failed = failed.into_inner();
     println!("{} passed, {failed} failed", chosen.len() - failed);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -203,6 +206,7 @@ mod tests {
                 execute(target, input).unwrap_or_else(|finding| panic!("{finding}"));
             }
         }
+        node::end();
     }
 
     #[test]

@@ -20,6 +20,7 @@ use quorate_wire::{
     encode_envelope, encode_hard_state, encode_membership, encode_peer, identity,
 };
 
+use crate::calls;
 use crate::random::Random;
 
 /// One parser, or a few of a kind.
@@ -40,8 +41,10 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "records", samples: record_samples, run: records },
     Target { name: "envelope", samples: envelope_samples, run: envelope },
     Target { name: "rows", samples: row_samples, run: rows },
-    Target { name: "query", samples: query_samples, run: query },
-    Target { name: "settings", samples: setting_samples, run: settings },
+    Target { name: "texts", samples: text_samples, run: texts },
+    Target { name: "calls", samples: calls::call_samples, run: calls::calls },
+    Target { name: "http", samples: calls::http_samples, run: calls::http },
+    Target { name: "tokens", samples: calls::token_samples, run: calls::tokens },
 ];
 
 /// A refusal without its numbers: one kind of refusal, not one a value.
@@ -325,6 +328,15 @@ fn row_samples(random: &mut Random) -> Vec<Vec<u8>> {
             bytes
         })
         .to_vec()
+}
+
+/// What people type: addresses and flags.
+fn texts(input: &[u8]) -> String {
+    format!("{} {}", query(input), settings(input))
+}
+
+fn text_samples(random: &mut Random) -> Vec<Vec<u8>> {
+    [query_samples(random), setting_samples(random)].concat()
 }
 
 /// Paths and queries of the HTTP API.

@@ -1,0 +1,212 @@
+//! Whole nodes for the targets whose parsers are behind a client port: what is sent there is judged as it is in life.
+//!
+//! Never talks to anybody else: a call that names addresses is made only if they are this machine's.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
+use prost::Message as _;
+use quorate_proto::authpb::UserAddOptions;
+use quorate_proto::etcdserverpb as etcd;
+use quorate_server::TokenOption;
+use quorate_server::answers::AnswerLimits;
+use quorate_server::listen::PortLimits;
+use quorate_server::runtime::ReplicaConfig;
+use quorate_server::server::{Server, ServerConfig};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+
+/// Calls that wait for others (locks, watches) are given up after this long.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// More of an answer is not read.
+const MOST_ANSWER_BYTES: usize = 64 * 1024;
+/// What signed tokens are signed with.
+pub(crate) const SECRET: &[u8] = b"known to the fuzzer and its node";
+
+/// Panics anywhere in this process: those of the node's threads and tasks end where no target sees them.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+static NODE: Mutex<Option<Arc<Node>>> = Mutex::new(None);
+static GUARDED: Mutex<Option<Arc<Node>>> = Mutex::new(None);
+
+/// See the module documentation.
+pub(crate) struct Node {
+    runtime: Runtime,
+    server: Mutex<Option<Server>>,
+    connection: Mutex<Option<SendRequest<Bytes>>>,
+    address: std::net::SocketAddr,
+    _folder: TempDir,
+}
+
+/// What came back.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// HTTP's status, or gRPC's where there is one.
+    pub(crate) status: String,
+    /// Of gRPC, or the beginning of the body.
+    pub(crate) text: String,
+}
+
+/// The node, started when it is first asked for.
+pub(crate) fn node() -> Arc<Node> {
+    let mut node = lock(&NODE);
+    Arc::clone(node.get_or_insert_with(|| Arc::new(Node::start())))
+}
+
+/// Another one, where nobody may do anything without a token.
+pub(crate) fn guarded() -> Arc<Node> {
+    let mut node = lock(&GUARDED);
+    Arc::clone(node.get_or_insert_with(|| {
+        let node = Node::start();
+        for (call, message) in [
+            (
+                "UserAdd",
+                etcd::AuthUserAddRequest { name: "root".into(), options: no_password(), ..Default::default() }
+                    .encode_to_vec(),
+            ),
+            (
+                "UserGrantRole",
+                etcd::AuthUserGrantRoleRequest { user: "root".into(), role: "root".into() }.encode_to_vec(),
+            ),
+            ("AuthEnable", Vec::new()),
+        ] {
+            let answer = node.call(&format!("etcdserverpb.Auth/{call}"), &message);
+            assert_eq!(answer.status, "0", "{call}: {answer:?}");
+        }
+        Arc::new(node)
+    }))
+}
+
+fn no_password() -> Option<UserAddOptions> {
+    Some(UserAddOptions { no_password: true })
+}
+
+/// Stops the nodes there are, and removes their files.
+pub(crate) fn end() {
+    for node in [&NODE, &GUARDED] {
+        let Some(node) = lock(node).take() else { continue };
+        if let Some(server) = lock(&node.server).take() {
+            node.runtime.block_on(server.stop());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Node {
+    fn start() -> Node {
+        static COUNTING: Once = Once::new();
+        COUNTING.call_once(|| {
+            let previous = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                PANICS.fetch_add(1, Ordering::Relaxed);
+                previous(panic);
+            }));
+        });
+        let folder = TempDir::new().expect("a temporary folder");
+        let runtime = Runtime::new().expect("threads");
+        let server = runtime.block_on(start(folder.path()));
+        let address = server.client_address();
+        Node { runtime, server: Mutex::new(Some(server)), connection: Mutex::new(None), address, _folder: folder }
+    }
+
+    /// Sends one message, well framed, to a method of gRPC.
+    pub(crate) fn call(&self, method: &str, message: &[u8]) -> Answer {
+        let length = u32::try_from(message.len()).expect("inputs are small").to_be_bytes();
+        let body = [&[0][..], &length, message].concat();
+        let request = Request::post(format!("http://fuzz/{method}")).header("content-type", "application/grpc");
+        self.exchange(request.header("te", "trailers").body(()).expect("sound"), body.into())
+    }
+
+    /// Sends one request over HTTP/2.
+    ///
+    /// # Panics
+    /// If anything panicked meanwhile, or the node ended.
+    pub(crate) fn exchange(&self, request: Request<()>, body: Bytes) -> Answer {
+        let before = PANICS.load(Ordering::Relaxed);
+        let answer = self.runtime.block_on(async {
+            let exchange = self.exchange_now(request, body);
+            tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Ok(Answer::default()))
+        });
+        assert_eq!(PANICS.load(Ordering::Relaxed), before, "something panicked in the node");
+        match answer {
+            Ok(answer) => {
+                assert!(!answer.text.contains("server stopped"), "the node ended: {answer:?}");
+                answer
+            }
+            Err(error) => {
+                *lock(&self.connection) = None;
+                Answer { status: "broken".to_owned(), text: error.to_string() }
+            }
+        }
+    }
+
+    async fn exchange_now(&self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
+        let held = lock(&self.connection).clone();
+        let client = match held {
+            Some(client) => client,
+            None => {
+                let stream = TcpStream::connect(self.address).await.expect("the node's port is open");
+                let (client, connection) = h2::client::handshake(stream).await?;
+                tokio::spawn(connection);
+                *lock(&self.connection) = Some(client.clone());
+                client
+            }
+        };
+        let (answer, mut sending) = client.ready().await?.send_request(request, false)?;
+        sending.send_data(body, true)?;
+        let (head, mut body) = answer.await?.into_parts();
+        let mut bytes = Vec::new();
+        while let Some(more) = body.data().await {
+            let more = more?;
+            body.flow_control().release_capacity(more.len())?;
+            bytes.extend_from_slice(&more);
+            if bytes.len() > MOST_ANSWER_BYTES {
+                break;
+            }
+        }
+        let trailers = body.trailers().await?;
+        let field = |name: &str| {
+            let value = trailers.as_ref().and_then(|fields| fields.get(name)).or_else(|| head.headers.get(name));
+            value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let status = field("grpc-status").unwrap_or_else(|| head.status.as_str().to_owned());
+        let text = field("grpc-message").unwrap_or_else(|| {
+            // What was read is data; what was refused says why.
+            let refused = !head.status.is_success();
+            if refused { String::from_utf8_lossy(&bytes).into_owned() } else { String::new() }
+        });
+        Ok(Answer { status, text })
+    }
+}
+
+async fn start(folder: &Path) -> Server {
+    let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let key = folder.join("secret");
+    std::fs::write(&key, SECRET).expect("a file in the folder");
+    let option = format!("jwt,sign-method=HS256,priv-key={}", key.display());
+    let config = ServerConfig {
+        replica: ReplicaConfig::new(folder.join("data"), "fuzzed".to_owned(), bind()),
+        client_listener: bind(),
+        metrics_listener: None,
+        admin_token_file: None,
+        auth_token: option.parse::<TokenOption>().expect("a sound option"),
+        auto_compaction: None,
+        limits: PortLimits::default(),
+        answers: AnswerLimits::default(),
+    };
+    let server = Server::start(config).await.expect("starts");
+    let replica = server.replica();
+    replica.init(1, vec![replica.own_identity().member]).await.expect("an empty node accepts");
+    let mut changes = replica.watch_status();
+    changes.wait_for(|change| change.leader.is_some()).await.expect("it runs");
+    server
+}
