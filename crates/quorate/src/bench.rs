@@ -8,6 +8,7 @@
 //! 2. an operation is either acknowledged and in the percentiles, or counted under its error, never both.
 
 mod drive;
+mod leases;
 mod options;
 mod overload;
 mod report;
@@ -54,9 +55,10 @@ pub(crate) enum BenchError {
         /// Writes that failed, whose outcome is not known.
         unknown: u64,
     },
-    /// `overload`: too little was left, or the leader changed.
+    /// `overload`: too little was left, the leader changed, or leases ended.
     #[error(
-        "{percent:.0} % of the peak were left (at least {least} are wanted), the term went from {before} to {after}"
+        "{percent:.0} % of the peak were left (at least {least} are wanted), the term went from {before} to {after}, {ended} leases \
+         that were renewed ended"
     )]
     Overload {
         /// Of the largest throughput.
@@ -67,6 +69,8 @@ pub(crate) enum BenchError {
         before: u64,
         /// Term after the last.
         after: u64,
+        /// Leases that should live.
+        ended: usize,
     },
     /// Watchers were not told what they should have been.
     #[error("watch: {0}")]

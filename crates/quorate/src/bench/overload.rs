@@ -2,8 +2,9 @@
 //!
 //! Never sleeps between the two: the servers meet the overload warm and loaded, as in an incident.
 //!
-//! Goodput counts acknowledged writes alone. It passes if at least [`GOODPUT_PERCENT`] of the peak is left and the term
-//! is the one before: a leader that loses its office under load takes the cluster with it.
+//! Goodput counts acknowledged writes alone. It passes if at least [`GOODPUT_PERCENT`] of the peak is left, the term is the
+//! one before (a leader that loses its office under load takes the cluster with it), and the leases that somebody renewed
+//! all the while are alive.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use super::BenchError;
 use super::drive::drive;
+use super::leases::{self, Held};
 use super::options::{Output, Plan};
 use super::report::Report;
 
@@ -30,7 +32,7 @@ const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(100);
 /// Measures, prints, judges.
 ///
 /// # Errors
-/// [`BenchError::Overload`] if the goodput is too low or the leader changed.
+/// [`BenchError::Overload`] if the goodput is too low, the leader changed, or leases ended.
 pub(super) fn run(plan: &Plan) -> Result<(), BenchError> {
     let mut steps: Vec<(usize, f64)> = Vec::new();
     let mut clients = FIRST_CLIENTS;
@@ -51,7 +53,10 @@ pub(super) fn run(plan: &Plan) -> Result<(), BenchError> {
     let peak = peak(&steps);
     let saturating = steps.iter().find(|(_, throughput)| *throughput >= peak * SATURATED_PERCENT / 100.0);
     let saturating = saturating.expect("the peak is among the steps").0;
+    let runtime = tokio::runtime::Handle::current();
+    let held = runtime.block_on(Held::begin(&plan.endpoints[0]))?;
     let report = step(plan, saturating * OVERLOAD)?;
+    let alive = runtime.block_on(held.end());
     let goodput = report.write_throughput();
     let percent = 100.0 * goodput / peak;
     let terms = (first.expect("there was a first step"), report.terms().1);
@@ -66,6 +71,8 @@ pub(super) fn run(plan: &Plan) -> Result<(), BenchError> {
                 "percent": percent,
                 "term_before": terms.0,
                 "term_after": terms.1,
+                "leases": leases::COUNT,
+                "leases_alive": alive,
                 "overload": report.json(),
             })
         ),
@@ -73,11 +80,13 @@ pub(super) fn run(plan: &Plan) -> Result<(), BenchError> {
             println!("peak      {peak:>10.0} writes/s, reached by {saturating} clients");
             println!("overload  {goodput:>10.0} writes/s with {} clients: {percent:.0} %", saturating * OVERLOAD);
             println!("term      {} before, {} after", terms.0, terms.1);
+            println!("leases    {alive:>10} of {} alive", leases::COUNT);
             report.print(Output::Text).map_err(BenchError::Print)?;
         }
     }
-    if percent < GOODPUT_PERCENT || terms.0 != terms.1 {
-        return Err(BenchError::Overload { percent, least: GOODPUT_PERCENT, before: terms.0, after: terms.1 });
+    let ended = leases::COUNT - alive;
+    if percent < GOODPUT_PERCENT || terms.0 != terms.1 || ended > 0 {
+        return Err(BenchError::Overload { percent, least: GOODPUT_PERCENT, before: terms.0, after: terms.1, ended });
     }
     Ok(())
 }
