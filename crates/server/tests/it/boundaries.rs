@@ -41,7 +41,7 @@ const LIMITS: [(Limit, usize); 11] = [
     (Limit::Watches, 4),
     (Limit::Leases, 4),
     (Limit::ArrivingBytes, 20_000),
-    (Limit::AnswerBytes, 20_000),
+    (Limit::AnswerBytes, 32 * 1024),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
