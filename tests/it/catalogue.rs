@@ -74,3 +74,21 @@ fn every_hazard_has_its_line_and_every_name_in_it_exists() {
     assert_eq!(numbers, (1..=84).collect::<Vec<_>>(), "one line for each hazard, in order");
     assert!(missing.is_empty(), "named in docs/testing.md, and not there: {missing:#?}");
 }
+
+#[test]
+fn every_bug_of_etcd_has_its_tests() {
+    let page = std::fs::read_to_string(root().join("docs/testing.md")).expect("the page is there");
+    let section =
+        page.split("\n## ").find(|section| section.starts_with("etcd's bugs")).expect("the page has the table");
+    let tests = tests();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| #")).collect();
+    assert_eq!(rows.len(), 17, "as many as etcd's robustness tests list");
+    for row in rows {
+        let covered = row.trim_end_matches('|').rsplit(" | ").next().expect("a row has cells");
+        let names = named(covered);
+        assert!(!names.is_empty(), "{row} names no test");
+        for name in names {
+            assert!(tests.contains(name), "{name} is named in docs/testing.md, and not there");
+        }
+    }
+}

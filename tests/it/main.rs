@@ -3,6 +3,7 @@
 mod bad_input;
 mod catalogue;
 mod disk_full;
+mod etcd_bugs;
 mod faults;
 mod hostile;
 mod machine;
@@ -12,3 +13,4 @@ mod resize;
 mod rot;
 mod soak;
 mod versions;
+mod watching;

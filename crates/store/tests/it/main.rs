@@ -1,6 +1,7 @@
 //! Tests of the stores over the faulty disk, and of the real one.
 
 mod dice;
+mod etcd_bugs;
 mod faulty_disk;
 mod fixture;
 mod log_crash;

@@ -10,7 +10,7 @@ use quorate_wire::{Envelope, encode_envelope};
 use crate::dice::Dice;
 use crate::fixture::{CLUSTER, Reference, entries, entry, member, options};
 
-fn image(state: &StateStore) -> Vec<Bytes> {
+pub(crate) fn image(state: &StateStore) -> Vec<Bytes> {
     state.snapshot().expect("a member").collect::<Result<_, ReadError>>().expect("sound")
 }
 

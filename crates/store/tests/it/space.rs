@@ -9,7 +9,7 @@ use quorate_wire::{Envelope, encode_envelope};
 
 use crate::fixture::{INCARNATION, member, options};
 
-fn command(index: u64, command: Command) -> Entry {
+pub(crate) fn command(index: u64, command: Command) -> Entry {
     let envelope = Envelope {
         origin: NodeId(1),
         incarnation: Incarnation(3),

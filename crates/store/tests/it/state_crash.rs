@@ -23,10 +23,10 @@ struct Promised {
     checkpointed: u64,
 }
 
-struct Run {
+pub(crate) struct Run {
     seed: u64,
     dice: Dice,
-    disk: FaultyDisk,
+    pub(crate) disk: FaultyDisk,
     node: Option<OpenedStores>,
     reference: Reference,
     promised: Promised,
@@ -35,10 +35,10 @@ struct Run {
     installs: u64,
 }
 
-type Stopped = Box<dyn std::error::Error>;
+pub(crate) type Stopped = Box<dyn std::error::Error>;
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let disk = FaultyDisk::new();
         let node = Some(member(&disk));
         Self {
@@ -53,19 +53,22 @@ impl Run {
         }
     }
 
-    fn node(&mut self) -> &mut OpenedStores {
+    pub(crate) fn node(&mut self) -> &mut OpenedStores {
         self.node.as_mut().expect("open")
+    }
+
+    /// Writes what is applied, and promises it.
+    pub(crate) fn checkpoint(&mut self) -> Result<(), Stopped> {
+        let durable = self.node().state.checkpoint()?;
+        self.promised.checkpointed = durable.0;
+        Ok(())
     }
 
     fn step(&mut self) -> Result<(), Stopped> {
         match self.dice.below(16) {
             0..6 => self.append(),
             6..10 => self.apply(),
-            10 => {
-                let durable = self.node().state.checkpoint()?;
-                self.promised.checkpointed = durable.0;
-                Ok(())
-            }
+            10 => self.checkpoint(),
             11 => {
                 let keys = 1 + self.dice.below(20) as usize;
                 self.node().state.compact_step(keys)?;
@@ -82,7 +85,7 @@ impl Run {
         }
     }
 
-    fn append(&mut self) -> Result<(), Stopped> {
+    pub(crate) fn append(&mut self) -> Result<(), Stopped> {
         let first = self.node().log.stats().last.0 + 1;
         let last = first + self.dice.below(8);
         self.reference.advance(last);
@@ -92,7 +95,7 @@ impl Run {
         Ok(())
     }
 
-    fn apply(&mut self) -> Result<(), Stopped> {
+    pub(crate) fn apply(&mut self) -> Result<(), Stopped> {
         let max_bytes = 1 + self.dice.below(8000) as usize;
         let node = self.node();
         let next = LogIndex(node.state.position().index.0 + 1);
@@ -103,7 +106,7 @@ impl Run {
         Ok(())
     }
 
-    fn install(&mut self) -> Result<(), Stopped> {
+    pub(crate) fn install(&mut self) -> Result<(), Stopped> {
         let target = self.node().log.stats().last.0 + self.dice.below(5);
         let ahead = self.peer.state.position().index.0;
         if target > ahead {
@@ -140,7 +143,7 @@ impl Run {
     }
 
     /// Loses power and starts again, with the power failing now and then during the start.
-    fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.disk.crash(&mut self.dice);
         self.node = None;
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
@@ -160,7 +163,7 @@ impl Run {
         self.disk.call_off_faults();
     }
 
-    fn assert_recovered(&mut self) {
+    pub(crate) fn assert_recovered(&mut self) {
         let seed = self.seed;
         let node = self.node.as_mut().expect("open");
         let recovered = node.log.recovered();
