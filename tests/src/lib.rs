@@ -5,6 +5,7 @@
 //! its own id, when its handle is dropped.
 //! Never: reads a node's files or memory while it runs; the checks see what a client sees.
 
+pub mod clients;
 pub mod cluster;
 pub mod companions;
 pub mod differential;

@@ -65,10 +65,15 @@ fn make(arguments: &[&str]) {
     assert!(status.success(), "cargo build --package quorate {arguments:?} failed");
 }
 
-/// target/PROFILE; the test binary is in its folder `deps`.
+/// target/PROFILE: a test binary is in its folder `deps`, other programs are in it.
 fn profile_folder() -> PathBuf {
-    let test = std::env::current_exe().expect("a test binary has a path");
-    test.parent().and_then(Path::parent).expect("deps has a parent").to_path_buf()
+    let program = std::env::current_exe().expect("a program has a path");
+    let folder = program.parent().expect("a program is in a folder");
+    if folder.ends_with("deps") {
+        folder.parent().expect("deps has a parent").to_path_buf()
+    } else {
+        folder.to_path_buf()
+    }
 }
 
 /// First and last port that [`free_address`] gives out. Below the range from which systems take the ports of outgoing

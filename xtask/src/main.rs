@@ -6,6 +6,7 @@
 mod alerts;
 mod bench;
 mod charts;
+mod clients;
 mod codegen;
 mod differential;
 mod e2e;
@@ -51,6 +52,8 @@ enum Command {
     Tools,
     /// Send random requests to etcd and to Quorate and compare the answers
     Differential(differential::DifferentialArgs),
+    /// Put client libraries of four languages and etcdctl to work on three nodes; last line `N passed, M failed, K skipped`
+    Clients(clients::ClientsArgs),
     /// Install the charts on a real Kubernetes on this machine and put them to the test
     E2e(e2e::E2eArgs),
     /// Build the image with node and operator, and write it as an archive
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Codegen(args) => codegen::run(&args),
         Command::Tools => tools::build(),
         Command::Differential(args) => differential::run(&args),
+        Command::Clients(args) => clients::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Alerts => alerts::test(),
