@@ -45,6 +45,6 @@ pub use real_disk::{DirectoryError, LOCK_FILE, RealDisk};
 pub use snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
 pub use state::{
     AppliedBatch, AppliedEntry, Forgotten, History, RecordTotals, RevisionHash, RevisionHasher, StateOptions,
-    StateStats, StateStore, StateStream, StateView, StreamChunk,
+    StatePlace, StateStats, StateStore, StateStream, StateView, StreamChunk,
 };
 pub use stores::{OpenedStores, StoreOptions};

@@ -67,6 +67,21 @@ impl<T: ReadableTable<&'static str, &'static [u8]>> MetaRows<T> {
         self.get(name, decode)?.ok_or_else(|| ReadError::damaged(self.file, format!("the row `{name}` is missing")))
     }
 
+    /// Verifies every row, those of later releases too; gives their bytes.
+    pub(crate) fn verify(&self) -> Result<usize, ReadError> {
+        let failed = |error: redb::StorageError| ReadError::from_redb(self.file, error);
+        let mut bytes = 0;
+        for row in self.table.range::<&str>(..).map_err(failed)? {
+            let (name, row) = row.map_err(failed)?;
+            let (name, row) = (name.value(), row.value());
+            bytes += row.len();
+            if seal::open(name.as_bytes(), row).is_none() {
+                return Err(ReadError::damaged(self.file, format!("the row `{name}` fails its checksum")));
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Refuses a file of a later format.
     pub(crate) fn check_format(&self, supported: u32) -> Result<(), OpenError> {
         // Only the version is read: what else the row holds is for the release that wrote it.

@@ -12,9 +12,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use quorate_kv::{RecordKey, Revision};
 use quorate_raft::LogIndex;
-use quorate_store::ReadError;
+use quorate_store::{ReadError, StatePlace};
 
 use super::core::Core;
 use super::engine::Engine;
@@ -30,9 +29,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const PASS_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Where a pass stands.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Place {
-    State(RecordKey),
+    State(StatePlace),
     Log(LogIndex),
     Done,
 }
@@ -42,7 +41,7 @@ pub(crate) async fn run(core: Weak<Core>, engine: Weak<Engine>) {
     let mut pause = FIRST_PAUSE;
     loop {
         tokio::time::sleep(pause).await;
-        let mut place = Place::State(RecordKey::first_of(Revision(0)));
+        let mut place = Place::State(StatePlace::START);
         loop {
             let (Some(core), Some(engine)) = (core.upgrade(), engine.upgrade()) else { return };
             if engine.driver.is_ended() {

@@ -9,6 +9,7 @@ use super::tables::{ENTRIES, EntryError, decode_entry};
 use crate::database::Database;
 use crate::disk::LOG_FILE;
 use crate::error::ReadError;
+use crate::meta::MetaRows;
 
 /// A handle on the stored entries; cheap to clone, never blocks the writer.
 #[derive(Debug, Clone)]
@@ -41,25 +42,31 @@ impl LogReader {
         Ok(entries)
     }
 
-    /// Reads entries from `from` on until they were `max_bytes`, and verifies them. Gives the bytes read and where to go
-    /// on; `None` at the end.
+    /// Reads entries from `from` on until they were `max_bytes`, and verifies them; after the last entry what the file says
+    /// of term, vote, base and node. Gives the bytes read and where to go on; `None` at the end.
     ///
     /// # Errors
-    /// [`ReadError::Damaged`] if a record fails its checksum.
+    /// [`ReadError::Damaged`] if a record or a row fails its checksum.
     pub fn verify(&self, from: LogIndex, max_bytes: usize) -> Result<(usize, Option<LogIndex>), ReadError> {
         let failed = |error: redb::Error| ReadError::from_redb(LOG_FILE, error);
         let transaction = self.database.read()?;
         let table = transaction.open_table(ENTRIES).map_err(|error| failed(error.into()))?;
-        let mut bytes = 0;
+        let (mut bytes, mut expected) = (0, None);
         for row in table.range(from.0..).map_err(|error| failed(error.into()))? {
             let (index, record) = row.map_err(|error| failed(error.into()))?;
             let index = LogIndex(index.value());
             if bytes >= max_bytes {
                 return Ok((bytes, Some(index)));
             }
+            // A page that went astray takes whole entries with it, and those that are left are sound.
+            if let Some(expected) = expected.filter(|expected| *expected != index) {
+                return Err(ReadError::damaged(LOG_FILE, format!("entry {expected} is missing")));
+            }
+            expected = Some(index.next());
             bytes += record.value().len();
             decode_entry(index, record.value()).map_err(|error| damage(index, error))?;
         }
+        bytes += MetaRows::open(LOG_FILE, &transaction)?.verify()?;
         Ok((bytes, None))
     }
 

@@ -28,7 +28,7 @@ use quorate_wire::Envelope;
 pub use history::{Forgotten, History};
 pub use records::RecordTotals;
 pub use revision_hash::{RevisionHash, RevisionHasher};
-pub use view::{StateStream, StateView, StreamChunk};
+pub use view::{StatePlace, StateStream, StateView, StreamChunk};
 
 pub(crate) use pinned::PinnedState;
 pub(crate) use records::{RECORDS, RawKey, RecordAppender};

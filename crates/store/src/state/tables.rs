@@ -50,12 +50,26 @@ impl RowReader {
         for row in ReadableTable::range::<&[u8]>(table, &first[..]..&end[..]).map_err(failed)? {
             let (raw, sealed) = row.map_err(failed)?;
             let raw = raw.value();
-            let Some(value) = seal::open(raw, sealed.value()) else {
-                return Err(ReadError::damaged(STATE_FILE, format!("the row {raw:02x?} fails its checksum")));
-            };
-            visit(&raw[1..], value)?;
+            visit(&raw[1..], open_row(raw, sealed.value())?)?;
         }
         Ok(())
+    }
+
+    /// Reads rows from `from` on until they were `max_bytes`, and verifies them. Gives the bytes read and where to go on;
+    /// `None` at the end.
+    pub(crate) fn verify(&self, from: &[u8], max_bytes: usize) -> Result<(usize, Option<Vec<u8>>), ReadError> {
+        let Some(table) = &self.table else { return Ok((0, None)) };
+        let failed = |error: redb::StorageError| ReadError::from_redb(STATE_FILE, error);
+        let mut bytes = 0;
+        for row in ReadableTable::range::<&[u8]>(table, from..).map_err(failed)? {
+            let (raw, sealed) = row.map_err(failed)?;
+            if bytes >= max_bytes {
+                return Ok((bytes, Some(raw.value().to_vec())));
+            }
+            bytes += sealed.value().len();
+            open_row(raw.value(), sealed.value())?;
+        }
+        Ok((bytes, None))
     }
 
     /// Every row, in the order of an image.
@@ -69,6 +83,11 @@ impl RowReader {
         }
         Ok(rows)
     }
+}
+
+fn open_row<'a>(raw: &[u8], sealed: &'a [u8]) -> Result<&'a [u8], ReadError> {
+    let damaged = || ReadError::damaged(STATE_FILE, format!("the row {raw:02x?} fails its checksum"));
+    seal::open(raw, sealed).ok_or_else(damaged)
 }
 
 /// Everything that a start reads of one commit: records and rows.

@@ -7,6 +7,7 @@
 //! batch to the index under the lock, writes the file without it, and takes it again only to raise the visible revision.
 //! The index keeps the versions before, so a reader in between is served by those.
 
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -22,10 +23,12 @@ use super::rationed::RationedReader;
 use super::records::{RecordReader, RecordTotals, decode_record};
 use super::revision_hash::RevisionHasher;
 use super::rows::StateRows;
+use super::tables::RowReader;
 use super::{index_image, revisions};
 use crate::database::Database;
-use crate::disk::Disk;
+use crate::disk::{Disk, STATE_FILE};
 use crate::error::{RationedReadError, ReadError, SnapshotError};
+use crate::meta::MetaRows;
 use crate::snapshot::{SnapshotSink, SnapshotSource};
 
 /// Keys of the index walked under one hold of its lock.
@@ -305,23 +308,36 @@ impl StateView {
         SnapshotSink::new(self.shared.disk.clone(), Some(expected), self.shared.cache_bytes)
     }
 
-    /// Reads records from `from` on until they were `max_bytes`, and verifies them. Gives the bytes read and where to go on;
-    /// `None` at the end.
+    /// Reads the file from `from` on until that were `max_bytes`, and verifies it: records, then rows (leases, users, roles,
+    /// alarms), then the revisions and the rest. Gives the bytes read and where to go on; `None` at the end.
     ///
     /// # Errors
-    /// [`ReadError::Damaged`] for a record that fails its checksum.
-    pub fn verify(&self, from: RecordKey, max_bytes: usize) -> Result<(usize, Option<RecordKey>), ReadError> {
-        let records = self.shared.read().records()?;
-        let (mut bytes, mut next) = (0, None);
-        records.visit_stored(std::ops::Bound::Included(from.to_bytes()), |raw, sealed| {
-            if bytes >= max_bytes {
-                next = Some(RecordKey::from_bytes(raw));
-                return Ok(false);
+    /// [`ReadError::Damaged`] for what fails its checksum.
+    pub fn verify(&self, from: StatePlace, max_bytes: usize) -> Result<(usize, Option<StatePlace>), ReadError> {
+        let transaction = self.shared.read().database.read()?;
+        match from {
+            StatePlace::Records(from) => {
+                let (mut bytes, mut next) = (0, StatePlace::Rows(Vec::new()));
+                RecordReader::new(&transaction)?.visit_stored(Bound::Included(from.to_bytes()), |raw, sealed| {
+                    if bytes >= max_bytes {
+                        next = StatePlace::Records(RecordKey::from_bytes(raw));
+                        return Ok(false);
+                    }
+                    bytes += sealed.len();
+                    decode_record(&raw, sealed).map(|_| true)
+                })?;
+                Ok((bytes, Some(next)))
             }
-            bytes += sealed.len();
-            decode_record(&raw, sealed).map(|_| true)
-        })?;
-        Ok((bytes, next))
+            StatePlace::Rows(from) => {
+                let (bytes, next) = RowReader::new(&transaction)?.verify(&from, max_bytes)?;
+                Ok((bytes, Some(next.map_or(StatePlace::Rest, StatePlace::Rows))))
+            }
+            StatePlace::Rest => {
+                let revisions = revisions::read(&transaction)?;
+                let bytes = MetaRows::open(STATE_FILE, &transaction)?.verify()?;
+                Ok((bytes + revisions.len(), None))
+            }
+        }
     }
 
     /// The record of one change, if it is still there: for watchers that fall behind.
@@ -354,6 +370,22 @@ impl AttachedKeys for StateView {
     fn all_attached(&self, lease: i64, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.shared.read().key_space.all_attached(lease, test)
     }
+}
+
+/// Where reading a state file through stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatePlace {
+    /// At this record.
+    Records(RecordKey),
+    /// At this row.
+    Rows(Vec<u8>),
+    /// At what is read at once: the revisions of entries, position, configuration and origin.
+    Rest,
+}
+
+impl StatePlace {
+    /// The beginning.
+    pub const START: StatePlace = StatePlace::Records(RecordKey { revision: 0, sub: 0 });
 }
 
 /// One chunk of a streamed range.

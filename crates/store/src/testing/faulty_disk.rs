@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::StorageBackend;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::faulty_file::FaultyFile;
+use super::faulty_file::{FaultyFile, PAGE_BYTES};
 use crate::disk::{Disk, OpenMode};
 
 /// The caller's source of decisions: the same choices give the same disk.
@@ -82,6 +82,7 @@ struct State {
     /// Calls that failed by a planned fault, but for power cuts.
     failures: u64,
     limit_bytes: Option<u64>,
+    decays: u64,
 }
 
 /// The disk. Clones are the same disk.
@@ -160,6 +161,11 @@ impl FaultyDisk {
         self.lock().failures
     }
 
+    /// Times that something was changed behind the process' back.
+    pub fn decays(&self) -> u64 {
+        self.lock().decays
+    }
+
     /// The `nth` file sync from now (1 = the next) fails with an I/O error. What it covered counts as clean from then on, as
     /// Linux has it: it can be read, a later sync does not write it, and a crash loses it.
     pub fn fail_sync(&self, nth: u64) {
@@ -197,16 +203,38 @@ impl FaultyDisk {
     /// # Panics
     /// If there is no such file.
     pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
+        self.damage(name, |file| file.flip_bit(offset, bit)).expect("a name leads to a file");
+    }
+
+    /// Zeroes the 512 bytes around an offset of a file.
+    pub fn zero_sector(&self, name: &str, offset: u64) {
+        self.damage(name, |file| file.zero_sector(offset));
+    }
+
+    /// The page at this offset is again what it was before its newest version was synced, as if that write had been confirmed
+    /// and lost. False if it had no earlier version.
+    pub fn revert_page(&self, name: &str, offset: u64) -> bool {
+        self.damage(name, |file| file.revert_page(offset / PAGE_BYTES as u64)).unwrap_or(false)
+    }
+
+    /// The newest version of the page at `meant` is at `hit` instead. False if one of them was never written.
+    pub fn misdirect_page(&self, name: &str, meant: u64, hit: u64) -> bool {
+        let page = |offset: u64| offset / PAGE_BYTES as u64;
+        self.damage(name, |file| file.misdirect(page(meant), page(hit))).unwrap_or(false)
+    }
+
+    fn damage<T>(&self, name: &str, change: impl FnOnce(&mut FaultyFile) -> T) -> Option<T> {
         let mut state = self.lock();
-        let file = state.names[name];
-        state.files.get_mut(&file).expect("a name leads to a file").flip_bit(offset, bit);
+        let file = *state.names.get(name)?;
+        state.decays += 1;
+        state.files.get_mut(&file).map(change)
     }
 
     /// Offsets of the 4 KiB pages of a file that were ever written; empty if there is no such file.
     pub fn written_pages(&self, name: &str) -> Vec<u64> {
         let state = self.lock();
         let Some(file) = state.names.get(name) else { return Vec::new() };
-        state.files[file].written_pages().map(|page| page * super::faulty_file::PAGE_BYTES as u64).collect()
+        state.files[file].written_pages().map(|page| page * PAGE_BYTES as u64).collect()
     }
 
     /// A hash of all that is on the disk: names, contents, and what is not synced. Equal for equal runs.

@@ -49,6 +49,8 @@ pub(super) struct FaultyFile {
     synced_len: u64,
     /// Pages of a failed sync, as the medium still has them. They count as clean: only writing them again saves them.
     lost_pages: BTreeMap<u64, Option<Page>>,
+    /// What the last sync that wrote a page replaced there.
+    replaced_pages: BTreeMap<u64, Page>,
 }
 
 impl FaultyFile {
@@ -116,9 +118,12 @@ impl FaultyFile {
 
     pub(super) fn sync(&mut self) {
         self.pending.clear();
-        for page in std::mem::take(&mut self.synced_pages).into_keys() {
+        for (page, replaced) in std::mem::take(&mut self.synced_pages) {
             // A page is written out whole.
             self.lost_pages.remove(&page);
+            if let Some(replaced) = replaced {
+                self.replaced_pages.insert(page, replaced);
+            }
         }
         self.synced_len = self.len;
     }
@@ -197,6 +202,32 @@ impl FaultyFile {
         let mut bytes = self.pages.get(&page).map_or([0; PAGE_BYTES], |page| **page);
         bytes[at] ^= 1 << (bit % 8);
         self.pages.insert(page, Arc::new(bytes));
+    }
+
+    /// Zeroes the sector around `offset` on the medium.
+    pub(super) fn zero_sector(&mut self, offset: u64) {
+        let start = (offset % PAGE_BYTES as u64) as usize / SECTOR_BYTES * SECTOR_BYTES;
+        put(&mut self.pages, offset / PAGE_BYTES as u64, start, &[0; SECTOR_BYTES]);
+    }
+
+    /// The newest version of a page never got there: the medium has the one before. False if there was none.
+    pub(super) fn revert_page(&mut self, page: u64) -> bool {
+        let Some(replaced) = self.replaced_pages.remove(&page) else { return false };
+        self.pages.insert(page, replaced);
+        true
+    }
+
+    /// The newest version of page `meant` went to page `hit`. False if either was never written.
+    pub(super) fn misdirect(&mut self, meant: u64, hit: u64) -> bool {
+        let Some(written) = self.pages.get(&meant).filter(|_| self.pages.contains_key(&hit)).cloned() else {
+            return false;
+        };
+        if !self.revert_page(meant) {
+            // It was written once: the medium has what a new page has.
+            self.pages.insert(meant, Arc::new([0; PAGE_BYTES]));
+        }
+        self.pages.insert(hit, written);
+        true
     }
 
     /// The numbers of the pages that were ever written.

@@ -14,3 +14,4 @@ mod snapshots;
 mod space;
 mod state_crash;
 mod state_damage;
+mod verification;

@@ -1,0 +1,117 @@
+//! Verification of open files: whatever decays in any table is found, and sound files pass.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_kv::auth::AuthCommand;
+use quorate_kv::{Actor, Command, PutRequest};
+use quorate_raft::{Entry, Incarnation, LogIndex, Member, Membership, NodeId, Payload, Term};
+use quorate_store::testing::FaultyDisk;
+use quorate_store::{
+    Disk, LOG_FILE, LogOptions, OpenMode, OpenedStores, ReadError, STATE_FILE, StateOptions, StatePlace, StoreOptions,
+};
+use quorate_wire::{Envelope, encode_envelope};
+
+use crate::fixture::{CLUSTER, INCARNATION, identity, write};
+
+/// Bytes that stand in one kind of row alone.
+const NAME_OF_MEMBER: &str = "a-member-like-no-other";
+const VALUE: &str = "a-value-like-no-other";
+const USER: &str = "a-user-like-no-other";
+
+fn command(index: u64, command: Command) -> Entry {
+    let envelope =
+        Envelope { origin: NodeId(1), incarnation: Incarnation(3), sequence: index, actor: Actor::Node, command };
+    Entry { term: Term(1), index: LogIndex(index), payload: Payload::Command(encode_envelope(&envelope)) }
+}
+
+/// Files with something in each table, open, and without a cache: every read comes from the disk.
+fn open_stores(disk: &FaultyDisk) -> OpenedStores {
+    let options = StoreOptions {
+        log: LogOptions { cache_bytes: 0, ..LogOptions::default() },
+        state: StateOptions { cache_bytes: 0, ..StateOptions::default() },
+    };
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut stores = options.open(&shared, INCARNATION).expect("empty");
+    let member = Member { incarnation: INCARNATION, name: NAME_OF_MEMBER.to_owned(), ..Member::default() };
+    let id = identity().node_id;
+    let membership = Arc::new(Membership {
+        voters: [id].into(),
+        members: [(id, member)].into(),
+        cluster_version: 1,
+        ..Membership::default()
+    });
+    stores.log.bootstrap(identity(), membership.clone()).expect("no fault");
+    stores.state.set_cluster_id(CLUSTER).expect("no fault");
+    let put =
+        PutRequest { key: Bytes::from_static(b"k"), value: Bytes::from_static(VALUE.as_bytes()), ..Default::default() };
+    let user = AuthCommand::UserAdd { name: USER.to_owned(), password: Default::default() };
+    let entries = vec![
+        Entry { term: Term(1), index: LogIndex(1), payload: Payload::Membership(membership) },
+        command(2, Command::Put(put)),
+        command(3, Command::Auth(user)),
+    ];
+    stores.log.append(&[write(entries.clone())]).expect("no fault");
+    stores.state.apply(&entries).expect("no fault");
+    stores.state.checkpoint().expect("no fault");
+    stores
+}
+
+/// Both files, in steps as small as they come.
+fn verify(stores: &OpenedStores) -> Result<(), ReadError> {
+    let mut place = Some(StatePlace::START);
+    while let Some(from) = place {
+        place = stores.state.view().verify(from, 1)?.1;
+    }
+    let mut place = Some(LogIndex(0));
+    while let Some(from) = place {
+        place = stores.log.reader().verify(from, 1)?.1;
+    }
+    Ok(())
+}
+
+/// Flips a bit in every copy of `text` in a file.
+fn rot(disk: &FaultyDisk, file: &str, text: &str) {
+    let backend = disk.open(file, OpenMode::Existing).expect("there");
+    let mut bytes = vec![0; backend.len().expect("no fault") as usize];
+    backend.read(0, &mut bytes).expect("no fault");
+    let places = (0..bytes.len() - text.len()).filter(|at| bytes[*at..].starts_with(text.as_bytes()));
+    let places: Vec<usize> = places.collect();
+    assert!(!places.is_empty(), "{text} is not in {file}");
+    places.iter().for_each(|at| disk.flip_bit(file, *at as u64, 0));
+}
+
+#[test]
+fn sound_files_pass() {
+    let disk = FaultyDisk::new();
+    verify(&open_stores(&disk)).expect("sound");
+}
+
+#[test]
+fn decay_in_any_table_of_an_open_file_is_found() {
+    for (file, text, row) in [
+        (STATE_FILE, VALUE, "record"),
+        (STATE_FILE, USER, "row"),
+        (STATE_FILE, NAME_OF_MEMBER, "`membership`"),
+        (LOG_FILE, VALUE, "entry 2"),
+        (LOG_FILE, USER, "entry 3"),
+        (LOG_FILE, NAME_OF_MEMBER, "entry 1"),
+    ] {
+        let disk = FaultyDisk::new();
+        let stores = open_stores(&disk);
+        rot(&disk, file, text);
+        let error = verify(&stores).expect_err(text).to_string();
+        assert!(error.contains(row), "{text} in {file}: {error}");
+    }
+}
+
+#[test]
+fn decay_of_what_the_log_says_of_its_base_is_found() {
+    let disk = FaultyDisk::new();
+    let mut stores = open_stores(&disk);
+    // Only the row `base` holds the configuration then.
+    while stores.log.truncate_prefix(LogIndex(2)).expect("no fault") {}
+    rot(&disk, LOG_FILE, NAME_OF_MEMBER);
+    let error = verify(&stores).expect_err("the row `base` is rotten").to_string();
+    assert!(error.contains("`base`"), "{error}");
+}
