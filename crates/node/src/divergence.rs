@@ -2,7 +2,8 @@
 //!
 //! Every node cuts its batches at the same log indexes, so hashes of the same index exist everywhere. Followers send theirs to
 //! the leader; what a quorum agrees on is the truth, and whoever has another hash is told, checks against its own record, and
-//! fences itself. A leader in the minority fences itself too.
+//! fences itself. A leader in the minority fences itself too. Where every voter has reported and no quorum agrees, nobody can
+//! tell who is right: that is an alarm of the whole cluster.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,12 +22,13 @@ pub(crate) struct Divergence {
     verified: LogIndex,
 }
 
-/// What a quorum agreed on at one index, and who has something else.
+/// What the hashes of one index say.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) index: LogIndex,
-    pub(crate) digest: Digest,
-    pub(crate) divergent: Vec<NodeId>,
+pub(crate) enum Verdict {
+    /// What a quorum agreed on, and who has something else.
+    Agreed { index: LogIndex, digest: Digest, divergent: Vec<NodeId> },
+    /// All voters have spoken, and no quorum agrees: one to one, two to two, or three opinions.
+    Undecided,
 }
 
 impl Divergence {
@@ -77,14 +79,17 @@ impl Divergence {
         digests.insert(from, digest);
         let agreed =
             digests.values().copied().find(|digest| membership.quorum_reached(|id| digests.get(&id) == Some(digest)));
-        let verdict = agreed.map(|digest| Verdict {
-            index,
-            digest,
-            divergent: digests.iter().filter(|(_, other)| **other != digest).map(|(id, _)| *id).collect(),
-        });
-        if verdict.is_some() {
-            self.verified = self.verified.max(index);
-        }
+        let verdict = match agreed {
+            Some(digest) => {
+                self.verified = self.verified.max(index);
+                let divergent = digests.iter().filter(|(_, other)| **other != digest).map(|(id, _)| *id).collect();
+                Some(Verdict::Agreed { index, digest, divergent })
+            }
+            None => {
+                let mut voters = membership.voters.iter().chain(&membership.outgoing);
+                voters.all(|id| digests.contains_key(id)).then_some(Verdict::Undecided)
+            }
+        };
         while self.reported.len() > MAX_REMEMBERED {
             self.reported.pop_first();
         }
@@ -108,5 +113,47 @@ impl Divergence {
 
     pub(crate) fn verified(&self) -> LogIndex {
         self.verified
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn membership(voters: u64) -> Membership {
+        let ids = (1..=voters).map(NodeId);
+        Membership {
+            voters: ids.clone().collect(),
+            members: ids.map(|id| (id, quorate_raft::Member::default())).collect(),
+            ..Membership::default()
+        }
+    }
+
+    /// The last verdict, with one hash a voter.
+    fn verdict(digests: &[u128]) -> Option<Verdict> {
+        let membership = membership(digests.len() as u64);
+        let mut divergence = Divergence::new(1);
+        let reports = digests.iter().zip(1..);
+        let verdicts: Vec<_> = reports
+            .map(|(digest, id)| divergence.report(NodeId(id), LogIndex(1), Digest(*digest), &membership))
+            .collect();
+        verdicts.into_iter().last().flatten()
+    }
+
+    #[test]
+    fn no_quorum_of_equal_states_is_a_verdict_once_all_voters_have_spoken() {
+        for undecided in [&[1, 2][..], &[1, 2, 3], &[1, 1, 2, 2], &[1, 1, 2, 2, 3]] {
+            assert_eq!(verdict(undecided), Some(Verdict::Undecided), "{undecided:?}");
+        }
+        let agreed = Verdict::Agreed { index: LogIndex(1), digest: Digest(1), divergent: vec![NodeId(2)] };
+        assert_eq!(verdict(&[1, 2, 1]), Some(agreed));
+    }
+
+    #[test]
+    fn nothing_is_said_while_a_voter_is_silent() {
+        let mut divergence = Divergence::new(1);
+        let membership = membership(3);
+        assert_eq!(divergence.report(NodeId(1), LogIndex(1), Digest(1), &membership), None);
+        assert_eq!(divergence.report(NodeId(2), LogIndex(1), Digest(2), &membership), None);
     }
 }

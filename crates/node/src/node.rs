@@ -98,6 +98,8 @@ pub struct Node {
     log_size: LogSize,
     streams: Streams,
     divergence: Divergence,
+    /// The alarm that no quorum agrees on a state was proposed in this term.
+    doubt_alarmed: bool,
     barred: Option<Barred>,
     /// Removed nodes that were told so, and when.
     told_removed: BTreeMap<NodeId, Time>,
@@ -149,6 +151,7 @@ impl Node {
             log_size: LogSize::new(base, last, restored.log_bytes),
             streams: Streams::default(),
             divergence: Divergence::new(config.digest_every_entries),
+            doubt_alarmed: false,
             barred: restored.barred,
             told_removed: BTreeMap::new(),
             disk_full: false,

@@ -116,6 +116,7 @@ impl Node {
             }
             self.reads.leader_changed();
             self.divergence.forget_reports();
+            self.doubt_alarmed = false;
             self.announce_at = self.announce_at.min(self.now);
             if let Some(leader) = leader {
                 self.transfers_settled(leader, term);

@@ -1,10 +1,11 @@
 //! What a replica does for itself: image streams, the length of its log, the comparison of state hashes.
 
-use quorate_kv::Digest;
+use quorate_kv::{Alarm, AlarmCommand, AlarmKind, Command, Digest};
 use quorate_raft::{LogIndex, NodeId, ReplicationState, Status};
 use quorate_wire::peer::{NodeState, PeerMessage};
 
 use super::Node;
+use crate::divergence::Verdict;
 use crate::effect::Effect;
 use crate::input::AppliedState;
 
@@ -66,15 +67,30 @@ impl Node {
     }
 
     fn judge(&mut self, from: NodeId, index: LogIndex, digest: Digest) {
-        let Some(verdict) = self.divergence.report(from, index, digest, self.raft.membership().1) else { return };
-        for id in verdict.divergent {
-            if id == self.id {
-                self.fence(verdict.index, verdict.digest);
-            } else {
-                let message = PeerMessage::Diverged { index: verdict.index, digest: verdict.digest };
-                self.send(id, message);
+        match self.divergence.report(from, index, digest, self.raft.membership().1) {
+            None => {}
+            Some(Verdict::Undecided) => self.alarm_of_doubt(),
+            Some(Verdict::Agreed { index, digest, divergent }) => {
+                for id in divergent {
+                    if id == self.id {
+                        self.fence(index, digest);
+                    } else {
+                        self.send(id, PeerMessage::Diverged { index, digest });
+                    }
+                }
             }
         }
+    }
+
+    /// Nobody knows whose state is right: the whole cluster stops serving data until somebody has looked. As in etcd, member 0
+    /// stands for "one of them".
+    fn alarm_of_doubt(&mut self) {
+        if self.doubt_alarmed {
+            return;
+        }
+        let alarm = Command::Alarm(AlarmCommand::Raise(Alarm { kind: AlarmKind::Corrupt, member: 0 }));
+        // Where it cannot be proposed now, the next comparison does.
+        self.doubt_alarmed = self.propose_own(&[alarm]).is_some();
     }
 
     /// The leader says that a quorum has another state hash. This node's own record decides.

@@ -109,7 +109,7 @@ impl Node {
     }
 
     /// Proposes commands that no request asked for, with the clock in front; gives the index of the last.
-    fn propose_own(&mut self, commands: &[Command]) -> Option<LogIndex> {
+    pub(super) fn propose_own(&mut self, commands: &[Command]) -> Option<LogIndex> {
         let stamp = self.stamp();
         let envelopes = commands.iter().map(|command| self.own_envelope(command.clone())).collect();
         self.append(stamp, envelopes).ok().map(|appended| appended.last)

@@ -1,5 +1,6 @@
 //! Fences, stops, and the length of the log.
 
+use quorate_kv::KvError;
 use quorate_node::{Answer, ClientOp, Consistency, Input, NodeError, NodeState};
 use quorate_raft::RoleKind;
 use quorate_wire::peer::PeerMessage;
@@ -35,6 +36,22 @@ fn a_divergent_leader_fences_itself_and_hands_over() {
     let request = cluster.write(2, put("after", "v"));
     cluster.advance(ELECTION);
     assert!(matches!(cluster.answer(request), Answer::Written(_)));
+}
+
+#[test]
+fn states_without_a_majority_raise_the_alarm_and_nothing_more_is_served() {
+    let mut cluster = Cluster::with_config(2, |config| config.digest_every_entries = 4);
+    cluster.elect();
+    cluster.peer(2).lies = true;
+    for n in 0..8 {
+        cluster.write(1, put(&format!("k{n}"), "v"));
+        cluster.advance(ELECTION / 4);
+    }
+    assert_eq!((cluster.peer(1).states.len(), cluster.peer(2).states.len()), (0, 0), "nobody knows who is right");
+    let request = cluster.write(1, put("after", "v"));
+    cluster.advance(ELECTION);
+    let Answer::Written(outcome) = cluster.answer(request) else { panic!("no answer of the state machine") };
+    assert_eq!(outcome.result, Err(KvError::Corrupt));
 }
 
 #[test]
