@@ -12,8 +12,8 @@ use crate::fuzz::FuzzArgs;
 use crate::manifests::{self, ManifestsArgs};
 use crate::process::{cargo, run};
 
-/// Seeds of the slice of simulation that `ci` runs, the same each time.
-const CI_SEEDS: &str = "1..20";
+/// Seeds of the slices of simulation that `ci` runs, the same each time: enough of them to meet everything that can be met.
+const CI_SEEDS: [(&str, &str); 2] = [("core", "1..300"), ("full", "1..70")];
 /// Time of each fuzz target in `ci`; two run at a time.
 const CI_FUZZ_SECONDS: f64 = 120.0;
 /// How long it runs seeds that nobody ran before; the simulator prints where they begin.
@@ -55,16 +55,18 @@ pub(crate) fn sim(args: &SimArgs) -> Result<(), Failure> {
 /// The hunt of the known bugs, all of them or those named, in a build of its own.
 pub(crate) fn mutants(args: &SimArgs) -> Result<(), Failure> {
     let hunt = ["--mutants".to_owned()];
-    simulate(&["--features", "mutants"], &[&hunt, args.args.as_slice()].concat())
+    simulate(&["mutants"], &[&hunt, args.args.as_slice()].concat())
 }
 
 /// Everything, in the order in which mistakes are cheapest to find.
 pub(crate) fn ci() -> Result<(), Failure> {
-    let fixed = ["--seeds".to_owned(), CI_SEEDS.to_owned()];
     let fresh = ["--seconds".to_owned(), CI_SECONDS.to_owned()];
     step("check", check)?;
     step("test", test)?;
-    step("sim", || simulate(&[], &fixed))?;
+    for (tier, seeds) in CI_SEEDS {
+        let arguments = ["--tier", tier, "--seeds", seeds, "--require-coverage"].map(str::to_owned);
+        step(&format!("sim of the {tier} tier"), || simulate(&[], &arguments))?;
+    }
     step("sim of fresh seeds", || simulate(&[], &fresh))?;
     step("fuzz", || crate::fuzz::run_targets(&FuzzArgs::slice(CI_FUZZ_SECONDS)))?;
     step("alerts", alerts::test)?;
@@ -74,8 +76,10 @@ pub(crate) fn ci() -> Result<(), Failure> {
 }
 
 fn simulate(features: &[&str], args: &[String]) -> Result<(), Failure> {
+    // The next release is in every run: clusters are upgraded while they are put to the test.
+    let features = [&["next-format"], features].concat().join(",");
     let mut sim = cargo();
-    sim.args(["run", "--quiet", "--profile", "sim", "--package", "quorate-sim"]).args(features);
+    sim.args(["run", "--quiet", "--profile", "sim", "--package", "quorate-sim", "--features", &features]);
     run(sim.arg("--").args(args))
 }
 

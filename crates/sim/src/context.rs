@@ -18,6 +18,9 @@ use crate::trace::Trace;
 /// A slow host's disk takes this many times as long.
 const SLOW_FACTOR: u64 = 20;
 
+/// What is seldom done is interrupted so many times as often as the rest.
+const SELDOM_FACTOR: u32 = 50;
+
 /// One life of a process on a host; what was meant for an earlier one is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Life(pub u64);
@@ -141,6 +144,10 @@ pub(crate) struct Context<T: Tier> {
     pub(crate) faulty: bool,
     /// The newest version that the release on each host knows.
     pub(crate) versions: Vec<u32>,
+    /// When something befell each host last, or until when.
+    pub(crate) disturbed: Vec<Instant>,
+    /// When a node was told last to campaign at once.
+    pub(crate) handed_over_at: Option<Instant>,
 }
 
 impl<T: Tier> Context<T> {
@@ -165,6 +172,9 @@ impl<T: Tier> Context<T> {
         let Some(&host) = self.cluster.directory.get(&to) else { return };
         let (handler, bytes) = T::describe(message);
         self.coverage.handling(handler);
+        if handler == Handler::TimeoutNow {
+            self.handed_over_at = Some(self.now());
+        }
         let arrivals = self.network.send(self.queue.now(), self.host, host, bytes, &mut self.coverage);
         for at in arrivals.0.into_iter().flatten() {
             self.queue.at(at, Event::Arrive { host, node: to, message: message.clone() });
@@ -194,6 +204,12 @@ impl<T: Tier> Context<T> {
 
     /// Shows the checkers the node right after a step.
     pub(crate) fn stepped(&mut self, status: &Status) {
+        let (release, cluster) = (self.versions[self.host.0], status.membership.cluster_version);
+        assert!(
+            cluster <= release,
+            "I-24: node {} runs a release of version {release} in a cluster of version {cluster}",
+            self.node
+        );
         let view = View { now: self.queue.now(), host: self.host, node: self.node, clock: &self.clock, status };
         self.oracle.stepped(&self.cluster, &self.network, &view);
     }
@@ -208,7 +224,10 @@ impl<T: Tier> Context<T> {
     /// # Errors
     /// [`Killed`] if it does not.
     pub(crate) fn survive(&mut self, before: Handler) -> Result<(), Killed> {
-        if self.faulty && self.random.chance(self.plan.kill_in_step) {
+        // What is seldom done would hardly ever be interrupted.
+        let seldom = matches!(before, Handler::InstallStep | Handler::LogTruncate);
+        let rate = self.plan.kill_in_step * if seldom { SELDOM_FACTOR } else { 1 };
+        if self.faulty && self.random.chance(rate) {
             self.coverage.hit(Reached::KilledInStep);
             self.coverage.struck(Struck::Killed, before);
             return Err(Killed);
@@ -216,26 +235,45 @@ impl<T: Tier> Context<T> {
         Ok(())
     }
 
+    /// Something befalls a host, until then.
+    pub(crate) fn disturb(&mut self, host: HostId, until: Instant) {
+        let disturbed = &mut self.disturbed[host.0];
+        *disturbed = until.max(*disturbed);
+    }
+
     fn slowness(&self) -> u64 {
         if self.now() < self.slow_until { SLOW_FACTOR } else { 1 }
+    }
+
+    /// For how much longer this host's disk stands still, in microseconds, before this call returns.
+    pub(crate) fn stalled_us(&mut self, call: Handler) -> u64 {
+        let stalled = self.disk_stalled_until.since(self.now()).as_micros() as u64;
+        if stalled > 0 {
+            self.coverage.struck(Struck::Stalled, call);
+        }
+        stalled
     }
 
     /// How long this host's next batch takes to apply, in microseconds.
     pub(crate) fn apply_latency_us(&mut self) -> u64 {
         1 + self.random.exponential(self.plan.disk.apply_mean_us * self.slowness())
+            + self.stalled_us(Handler::ApplyStep)
+    }
+
+    /// How long this host's next read from the disk takes, in microseconds.
+    pub(crate) fn read_latency_us(&mut self, call: Handler) -> u64 {
+        1 + self.random.exponential(self.plan.disk.write_mean_us) + self.stalled_us(call)
     }
 
     /// How long this host's next durable write takes, in microseconds.
     pub(crate) fn write_latency_us(&mut self, call: Handler) -> u64 {
-        let stalled = self.disk_stalled_until.since(self.now()).as_micros() as u64;
-        if stalled > 0 {
-            self.coverage.struck(Struck::Stalled, call);
-        }
+        let stalled = self.stalled_us(call);
         let mut latency = 1 + self.random.exponential(self.plan.disk.write_mean_us * self.slowness()) + stalled;
         if self.faulty && self.random.chance(self.plan.disk.stall) {
             self.coverage.hit(Reached::DiskStalled);
             self.coverage.struck(Struck::Stalled, call);
             latency += self.random.below(self.plan.disk.stall_us + 1);
+            self.disturb(self.host, Instant(self.now().0 + latency));
         }
         latency
     }

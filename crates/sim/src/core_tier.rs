@@ -283,14 +283,18 @@ impl Process {
             Ask::RaiseVersion => {
                 self.step(context, disk, Input::RaiseVersion { request, version: CoreTier::NEWEST_VERSION })
             }
-            Ask::StopCampaigning { yes } => self.step(context, disk, Input::StopCampaigning { yes }),
+            Ask::StopCampaigning { yes } => {
+                context.coverage.hit(Reached::CampaignsStopped);
+                self.step(context, disk, Input::StopCampaigning { yes })
+            }
             Ask::PeerLost { id } => self.step(context, disk, Input::PeerUnreachable { id }),
             // A graceful stop is the replica's matter: of the core it asks to hand leadership over.
             Ask::Stop => {
                 self.step(context, disk, Input::TransferLeader { request, to: None })?;
                 Err(Killed)
             }
-            Ask::Workload => Ok(()),
+            // Of these the core knows nothing.
+            Ask::Workload | Ask::Verify | Ask::Diverge => Ok(()),
         }
     }
 

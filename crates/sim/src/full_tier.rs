@@ -12,6 +12,7 @@ mod model;
 mod peers;
 mod rights;
 mod storage;
+mod stray;
 mod workload;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,7 +28,7 @@ use quorate_raft::{
 };
 use quorate_store::testing::FaultyDisk;
 use quorate_store::{LogStore, ReceivedSnapshot, SnapshotSource, StateStore};
-use quorate_wire::peer::Hello;
+use quorate_wire::peer::{Hello, NodeState};
 use quorate_wire::{FORMAT_VERSION, derive_node_id};
 
 use crate::context::Context;
@@ -35,7 +36,7 @@ use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::LogImage;
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::tier::{Harm, Killed, NodeEvent, Tier};
+use crate::tier::{Ask, Harm, Killed, NodeEvent, Tier};
 
 use clients::{Clients, FinishedRead, Pending};
 
@@ -54,6 +55,10 @@ pub(crate) struct Disk {
     torn: Option<LogImage>,
     /// What is on it may have decayed, or may never have reached it.
     doubtful: bool,
+    /// Whole pages of it are sound and not where they belong, or not the newest: what is read may be wrong and look right.
+    strayed: bool,
+    /// The state on it may be another than the log makes.
+    diverged: bool,
     /// The process refused to start on it.
     refused: bool,
 }
@@ -65,6 +70,8 @@ pub(crate) struct Process {
     failures_before: u64,
     /// Its disk is doubtful: reads may fail.
     doubtful: bool,
+    /// Whether its state is that of the log.
+    course: Course,
     /// The log has no room.
     full: bool,
     /// Writes of a batch that failed: they are on the disk or they are not.
@@ -88,6 +95,21 @@ pub(crate) struct Process {
     requests: u64,
     pending: BTreeMap<RequestId, Pending>,
 }
+
+/// Whether a state machine does what its log says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Course {
+    /// It does.
+    #[default]
+    True,
+    /// Its next write will be another.
+    Straying,
+    /// It did something else, unless a restart has undone that. With the states since that nothing was known to compare with.
+    Strayed(Vec<StateAt>),
+}
+
+/// A state: where, and of what revision and hash.
+type StateAt = (LogIndex, (Term, quorate_kv::Revision, quorate_kv::Digest));
 
 /// Work for the log file.
 #[derive(Debug)]
@@ -181,7 +203,17 @@ impl Tier for FullTier {
         incarnation: Incarnation,
         bootstrap: Option<&Membership>,
     ) -> Disk {
-        let disk = Disk { node, incarnation, files: FaultyDisk::new(), torn: None, doubtful: false, refused: false };
+        let files = FaultyDisk::new();
+        let disk = Disk {
+            node,
+            incarnation,
+            files,
+            torn: None,
+            doubtful: false,
+            strayed: false,
+            diverged: false,
+            refused: false,
+        };
         if let Some(membership) = bootstrap {
             storage::bootstrap(&disk, membership);
         }
@@ -214,6 +246,11 @@ impl Tier for FullTier {
             }
             NodeEvent::Message(packet) => process.receive(context, disk, packet),
             NodeEvent::Own(event) => process.own(context, event),
+            NodeEvent::Ask(Ask::Verify) => process.verify(context),
+            NodeEvent::Ask(Ask::Diverge) => {
+                process.course = Course::Straying;
+                Ok(())
+            }
             NodeEvent::Ask(ask) => process.ask(context, ask),
         }
     }
@@ -233,7 +270,7 @@ impl Tier for FullTier {
     fn describe(message: &Packet) -> (Handler, u64) {
         match message {
             Packet::Message { handler, bytes, .. } => (*handler, bytes.len() as u64),
-            Packet::Image { .. } => (Handler::Image, 0),
+            Packet::Image { chunks, .. } => (Handler::Image, images::size(chunks)),
             Packet::ImageReceived { .. } => (Handler::ImageReceived, 60),
         }
     }
@@ -250,6 +287,14 @@ impl Tier for FullTier {
         process.node.as_ref().map(|node| node.status(Time(0)).raft)
     }
 
+    fn owes_fence(process: &Process) -> bool {
+        process.has_strayed() && process.node.is_some() && !FullTier::is_fenced(process)
+    }
+
+    fn is_fenced(process: &Process) -> bool {
+        process.lifecycle.state() == NodeState::Fenced
+    }
+
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Disk, &Process)]) {
         let views: Vec<_> = nodes.iter().map(|(disk, process)| (disk.node, process.state.view())).collect();
         context.clients.check_durable(&views);
@@ -257,6 +302,16 @@ impl Tier for FullTier {
 }
 
 impl Process {
+    /// What is read from its disk may be anything.
+    fn has_doubtful_disk(&self) -> bool {
+        self.doubtful || self.files.decays() > 0
+    }
+
+    /// Its state is another than the log makes, as far as anybody but itself knows.
+    fn has_strayed(&self) -> bool {
+        matches!(self.course, Course::Strayed(_))
+    }
+
     /// What a store answered; a failure that was planned for its disk ends the process before its next promise.
     fn healthy<T, E: fmt::Display>(
         &self,
@@ -265,7 +320,7 @@ impl Process {
         result: Result<T, E>,
     ) -> Result<T, Killed> {
         result.map_err(|error| {
-            let planned = self.doubtful || self.files.failures() > self.failures_before;
+            let planned = self.has_doubtful_disk() || self.files.failures() > self.failures_before;
             assert!(planned, "node {} fails to {}, and its disk is sound: {error}", context.node, call.name());
             context.trace.line(context.now(), || format!("host {} stops: {error}", context.host.0));
             context.coverage.hit(Reached::StoppedByDisk);

@@ -36,6 +36,7 @@ mod queue;
 mod random;
 mod run;
 mod shrink;
+mod stability;
 mod tier;
 mod trace;
 mod world;

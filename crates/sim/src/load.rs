@@ -39,6 +39,7 @@ impl<T: Tier> World<T> {
             return;
         }
         self.schedule_load(load);
+        self.look_at_leader();
         match load {
             Load::Write => {
                 if let Some(host) = self.some_host(800_000) {
@@ -116,13 +117,13 @@ impl<T: Tier> World<T> {
                 self.ask(host, Ask::RaiseVersion);
             }
             2 => {
-                self.context.coverage.hit(Reached::CampaignsStopped);
                 let yes = self.random.coin();
+                self.disturb(host);
                 self.ask(host, Ask::StopCampaigning { yes });
             }
             _ => {
-                self.context.coverage.hit(Reached::StreamLost);
                 if id != self.hosts[host.0].node {
+                    self.context.coverage.hit(Reached::StreamLost);
                     self.ask(host, Ask::PeerLost { id });
                 }
             }
@@ -131,7 +132,7 @@ impl<T: Tier> World<T> {
 
     fn change_voters(&mut self) {
         let Some((leader, status)) = self.leader() else { return };
-        let size = *self.random.pick(&[1, 2, 3, 3, 3, 4, 5, 5]).expect("choices");
+        let size = *self.random.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]).expect("choices");
         let mut order: Vec<HostId> = (0..self.hosts.len()).map(HostId).collect();
         self.random.shuffle(&mut order);
         if self.random.chance(300_000) {

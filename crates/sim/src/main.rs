@@ -20,6 +20,9 @@ use summary::Summary;
 /// Failures that are shrunk; the rest is most likely the same again.
 const SHRUNK: u64 = 2;
 
+/// One seed in so many is run twice.
+const REPEATED: u64 = 100;
+
 /// Runs Quorate's consensus and replicas under seeded faults.
 #[derive(Debug, Parser)]
 #[command(name = "quorate-sim")]
@@ -198,8 +201,11 @@ fn run_in_tiers(seed: u64, tiers: &[TierChoice], arguments: &Arguments, summary:
     let mut failed = false;
     for &tier in tiers {
         let started = thread_time();
-        let result = run_counted(seed, tier, arguments.speed);
+        let mut result = run_counted(seed, tier, arguments.speed);
         let cpu = thread_time() - started;
+        if seed % REPEATED == 1 && !arguments.speed {
+            result = result.and_then(|verdict| repeat(seed, tier, verdict));
+        }
         let failure = {
             let mut summary = summary.lock().expect("no run panics here");
             match result {
@@ -218,6 +224,16 @@ fn run_in_tiers(seed: u64, tiers: &[TierChoice], arguments: &Arguments, summary:
         }
     }
     summary.lock().expect("no run panics here").count(failed);
+}
+
+/// Runs a seed once more: it must be the same run.
+fn repeat(seed: u64, tier: TierChoice, first: Verdict) -> Result<Verdict, Failure> {
+    let second = run_seed(seed, tier, false)?;
+    if (second.trace, second.events) == (first.trace, first.events) {
+        return Ok(first);
+    }
+    let what = format!("determinism: {} the first time and {} the second", first.trace, second.trace);
+    Err(Failure { seed, tier, what })
 }
 
 fn run_counted(seed: u64, tier: TierChoice, speed: bool) -> Result<Verdict, Failure> {

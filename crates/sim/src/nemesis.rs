@@ -15,6 +15,11 @@ use crate::random::Random;
 use crate::tier::{Ask, Harm, Tier};
 use crate::world::World;
 
+/// Longest stall of a disk that works on the whole, in election timeouts.
+pub(crate) const LONG_STALL_TIMEOUTS: u64 = 6;
+/// Longest stall of one that hangs, in microseconds: as good as for ever.
+const HUNG_US: u64 = 60_000_000;
+
 impl<T: Tier> World<T> {
     /// Strikes the planned fault of this number.
     pub(crate) fn strike(&mut self, number: usize) {
@@ -39,12 +44,20 @@ impl<T: Tier> World<T> {
             }
             FaultKind::Stall => {
                 let host = random.below(self.hosts.len() as u64) as usize;
-                let longest = self.context.plan.timeout_us() * 6;
-                self.hosts[host].disk_stalled_until = Instant(self.context.now().0 + random.between(1, longest));
-                self.context.coverage.hit(Reached::DiskStalled);
+                let longest = self.context.plan.timeout_us() * LONG_STALL_TIMEOUTS;
+                let hangs = random.chance(200_000);
+                let stalled = random.between(1, if hangs { HUNG_US } else { longest });
+                let until = Instant(self.context.now().0 + stalled);
+                let it = &mut self.hosts[host];
+                // What waits already waits for the end of the stall it met.
+                it.disk_stalled_until = it.disk_stalled_until.max(until);
+                self.context.disturb(HostId(host), until);
+                self.context.coverage.hit(if hangs { Reached::DiskHung } else { Reached::DiskStalled });
             }
             FaultKind::ClockJump => {
-                let it = &mut self.hosts[random.below(self.context.plan.hosts as u64) as usize];
+                let host = random.below(self.context.plan.hosts as u64) as usize;
+                self.disturb(HostId(host));
+                let it = &mut self.hosts[host];
                 let jump = random.below(self.context.plan.timeout_us() * 3);
                 let now = self.context.queue.now();
                 it.clock = Clock::new(now, it.clock.read(now).0 + jump, 0);
@@ -60,7 +73,9 @@ impl<T: Tier> World<T> {
             FaultKind::Slow => {
                 let host = random.below(self.hosts.len() as u64) as usize;
                 let longest = self.context.plan.timeout_us() * 10;
-                self.hosts[host].slow_until = Instant(self.context.now().0 + random.between(1, longest));
+                let until = Instant(self.context.now().0 + random.between(1, longest));
+                self.hosts[host].slow_until = until;
+                self.context.disturb(HostId(host), until);
                 self.context.coverage.hit(Reached::HostSlow);
             }
             FaultKind::Flap => {
@@ -84,6 +99,17 @@ impl<T: Tier> World<T> {
             FaultKind::SyncError => self.do_harm(Harm::SyncError, Reached::SyncErrorPlanned, &mut random),
             FaultKind::ReadError => self.do_harm(Harm::ReadError, Reached::ReadErrorPlanned, &mut random),
             FaultKind::BitFlip => self.do_harm(Harm::BitFlip, Reached::BitFlipped, &mut random),
+            FaultKind::ZeroSector => self.do_harm(Harm::ZeroSector, Reached::SectorZeroed, &mut random),
+            FaultKind::Misdirect => self.do_harm(Harm::Misdirect, Reached::PageMisdirected, &mut random),
+            FaultKind::StalePage => self.do_harm(Harm::StalePage, Reached::PageStale, &mut random),
+            FaultKind::Diverge => {
+                let Some(&host) = random.pick(&self.running()) else { return };
+                let node = self.hosts[host.0].node;
+                if !self.hosts[host.0].paused && !self.dead.contains(&node) && self.may_lose(node) {
+                    self.dead.push(node);
+                    self.ask(host, Ask::Diverge);
+                }
+            }
             FaultKind::DiskFull => self.do_harm(Harm::Full, Reached::DiskFilled, &mut random),
             FaultKind::Wipe => {
                 let host = HostId(random.below(self.hosts.len() as u64) as usize);
@@ -100,7 +126,8 @@ impl<T: Tier> World<T> {
     fn do_harm(&mut self, harm: Harm, reached: Reached, random: &mut Random) {
         let host = HostId(random.below(self.hosts.len() as u64) as usize);
         let node = self.hosts[host.0].node;
-        let costs_the_node = matches!(harm, Harm::SyncError | Harm::BitFlip);
+        let decays = matches!(harm, Harm::BitFlip | Harm::ZeroSector | Harm::Misdirect | Harm::StalePage);
+        let costs_the_node = decays || harm == Harm::SyncError;
         if costs_the_node && (self.dead.contains(&node) || !self.may_lose(node)) {
             return;
         }
@@ -109,6 +136,7 @@ impl<T: Tier> World<T> {
             return;
         }
         self.context.coverage.hit(reached);
+        self.disturb(host);
         if costs_the_node {
             self.dead.push(node);
         }
@@ -116,9 +144,17 @@ impl<T: Tier> World<T> {
             Harm::Full => {
                 let at = Instant(self.context.now().0 + random.between(1, self.context.plan.timeout_us() * 10));
                 self.context.queue.at(at, Event::SpaceBack { host });
+                self.context.disturb(host, at);
             }
-            // What a running process holds in memory would hide it.
-            Harm::BitFlip if self.hosts[host.0].process.is_some() => self.kill(host),
+            // The process happens to read its files through just then. What it holds in memory would hide the rest.
+            _ if decays && self.hosts[host.0].process.is_some() => {
+                if !self.hosts[host.0].paused {
+                    self.ask(host, Ask::Verify);
+                }
+                if self.hosts[host.0].process.is_some() {
+                    self.kill(host);
+                }
+            }
             _ => {}
         }
     }

@@ -4,7 +4,7 @@
 //! is nothing special. Without reordering a link is first in, first out, as a stream is.
 
 use crate::clock::Instant;
-use crate::coverage::{Coverage, Reached, Struck};
+use crate::coverage::{Coverage, Handler, Reached, Struck};
 use crate::random::Random;
 
 /// A machine: its disk and process come and go, its name stays. Numbered from 0.
@@ -39,6 +39,10 @@ struct Link {
     free_at: Instant,
     /// When the latest message that was not held back arrives, or arrived.
     heard_at: Instant,
+    /// An image takes half of what the link carries until then.
+    shared_until: Instant,
+    /// When it was cut, mended or clogged last, or until when it is clogged.
+    changed_at: Instant,
 }
 
 /// All links.
@@ -48,6 +52,7 @@ pub(crate) struct Network {
     plan: NetworkPlan,
     /// Faults end here: an old message that came later would be one more.
     faults_until: Instant,
+    now: Instant,
     random: Random,
 }
 
@@ -58,7 +63,7 @@ pub(crate) struct Arrivals(pub [Option<Instant>; 3]);
 impl Network {
     /// A whole network of `hosts`.
     pub(crate) fn new(hosts: usize, plan: NetworkPlan, faults_until: Instant, random: Random) -> Network {
-        Network { hosts, links: vec![Link::default(); hosts * hosts], plan, faults_until, random }
+        Network { hosts, links: vec![Link::default(); hosts * hosts], plan, faults_until, now: Instant(0), random }
     }
 
     fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
@@ -106,14 +111,30 @@ impl Network {
         arrivals
     }
 
-    /// When a large transfer that starts now would arrive, or none if the link fails it.
-    pub(crate) fn transfer(&mut self, now: Instant, from: HostId, to: HostId, extra_us: u64) -> Option<Instant> {
+    /// When an image that starts now would arrive, or none if the link fails it. It has a connection of its own and shares a
+    /// narrow link with the messages, half and half.
+    pub(crate) fn transfer(
+        &mut self,
+        now: Instant,
+        from: HostId,
+        to: HostId,
+        (bytes, extra_us): (u64, u64),
+        coverage: &mut Coverage,
+    ) -> Option<Instant> {
         let clogged = self.link(from, to).clogged_until;
         if self.link(from, to).cut || self.link(to, from).cut || self.random.chance(self.plan.loss) {
             return None;
         }
         let delay = self.plan.delay_min_us + self.random.exponential(self.plan.delay_mean_us) + extra_us;
-        Some(Instant(now.max(clogged).0 + delay))
+        let mut start = now.max(clogged);
+        // Unlimited where the bandwidth is 0.
+        if let Some(takes) = (bytes * 2_000_000).checked_div(self.plan.bandwidth) {
+            coverage.struck(Struck::Delayed, Handler::Image);
+            let link = self.link(from, to);
+            start = Instant(start.max(link.shared_until).0 + takes);
+            link.shared_until = start;
+        }
+        Some(Instant(start.0 + delay))
     }
 
     /// When the last byte of a message is on its way.
@@ -121,8 +142,11 @@ impl Network {
         if self.plan.bandwidth == 0 {
             return now;
         }
-        let takes = bytes * 1_000_000 / self.plan.bandwidth;
+        let mut takes = bytes * 1_000_000 / self.plan.bandwidth;
         let link = self.link(from, to);
+        if link.shared_until > now {
+            takes *= 2;
+        }
         if link.free_at > now {
             coverage.hit(Reached::BandwidthLimited);
             coverage.struck_message(Struck::Delayed);
@@ -158,12 +182,32 @@ impl Network {
 
     /// Cuts the link from one host to another, one way.
     pub(crate) fn cut(&mut self, from: HostId, to: HostId) {
-        self.link(from, to).cut = true;
+        let now = self.now;
+        let link = self.link(from, to);
+        (link.cut, link.changed_at) = (true, link.changed_at.max(now));
     }
 
     /// Mends the link from one host to another.
     pub(crate) fn restore(&mut self, from: HostId, to: HostId) {
-        self.link(from, to).cut = false;
+        let now = self.now;
+        let link = self.link(from, to);
+        (link.cut, link.changed_at) = (false, link.changed_at.max(now));
+    }
+
+    /// The time at which cuts and mends strike.
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// The link is whole, and has been for as long as `long_ago` asks.
+    pub(crate) fn is_calm(&self, from: HostId, to: HostId, long_ago: &dyn Fn(Instant) -> bool) -> bool {
+        let link = &self.links[from.0 * self.hosts + to.0];
+        !link.cut && long_ago(link.changed_at)
+    }
+
+    /// Some link is cut.
+    pub(crate) fn is_impaired(&self) -> bool {
+        self.links.iter().any(|link| link.cut)
     }
 
     /// The link from one host to another is whole.
@@ -174,13 +218,15 @@ impl Network {
 
     /// Holds back what is sent over a link until `until`.
     pub(crate) fn clog(&mut self, from: HostId, to: HostId, until: Instant) {
-        self.link(from, to).clogged_until = until;
+        let link = self.link(from, to);
+        (link.clogged_until, link.changed_at) = (until, until.max(link.changed_at));
     }
 
     /// Mends every cut; what is clogged frees itself at its time.
     pub(crate) fn mend(&mut self) {
-        for link in &mut self.links {
-            link.cut = false;
+        let now = self.now;
+        for link in self.links.iter_mut().filter(|link| link.cut) {
+            (link.cut, link.changed_at) = (false, link.changed_at.max(now));
         }
     }
 
@@ -248,6 +294,16 @@ mod tests {
         let second = network.send(Instant(0), HostId(0), HostId(1), 1, &mut coverage).0[0];
         assert!(second.is_some_and(|at| at.0 > 2_000_000));
         assert_eq!(coverage.count(Reached::BandwidthLimited), 1);
+    }
+
+    #[test]
+    fn image_halves_what_a_narrow_link_has_for_messages() {
+        let mut network = network(NetworkPlan { bandwidth: 1_000, delay_mean_us: 0, ..calm() });
+        let mut coverage = Coverage::default();
+        let image = network.transfer(Instant(0), HostId(0), HostId(1), (500, 0), &mut coverage);
+        assert_eq!(image, Some(Instant(1_000_100)));
+        let beside = network.send(Instant(0), HostId(0), HostId(1), 100, &mut coverage).0[0];
+        assert_eq!(beside, Some(Instant(200_100)));
     }
 
     #[test]

@@ -4,11 +4,14 @@
 //! within ten election timeouts, everyone reaches the same index, no joint configuration stays, the voter set can be
 //! changed, leadership can be moved, and every acknowledged write is there.
 
+use std::sync::Arc;
+
 use quorate_raft::Status;
 
 use crate::clock::Instant;
 use crate::context::Event;
 use crate::coverage::Reached;
+use crate::nemesis::LONG_STALL_TIMEOUTS;
 use crate::network::HostId;
 use crate::tier::{Ask, Tier};
 use crate::world::World;
@@ -19,6 +22,9 @@ const LEADER_WITHIN_TIMEOUTS: u64 = 12;
 const CONVERGING_WITHIN_TIMEOUTS: u64 = 60;
 /// L-5 to L-7: each step of serving.
 const SERVED_WITHIN_TIMEOUTS: u64 = 60;
+
+/// Writes a poll while a state that differs has to be found.
+const WRITES_TO_COMPARE: usize = 10;
 
 /// L-8: entries that may have come since the last checkpoint, and a little.
 const LOG_SLACK_ENTRIES: u64 = 100;
@@ -107,6 +113,9 @@ impl<T: Tier> World<T> {
         self.random.shuffle(&mut order);
         for host in order {
             let it = &mut self.hosts[host.0];
+            // Calls to a disk that hangs end with their process.
+            let hangs = it.disk_stalled_until.since(now).as_micros() as u64
+                > self.context.plan.timeout_us() * LONG_STALL_TIMEOUTS;
             it.disk_stalled_until = now;
             it.slow_until = now;
             it.crash_loop = 0;
@@ -120,8 +129,11 @@ impl<T: Tier> World<T> {
                 self.dead.push(node);
                 continue;
             }
-            // A disk that cannot be trusted is replaced, as its owner would.
-            if self.dead.contains(&node) {
+            if hangs && self.hosts[host.0].process.is_some() {
+                self.kill(host);
+            }
+            // A disk that cannot be trusted is replaced, as its owner would; but who went astray must find out itself.
+            if self.dead.contains(&node) && !self.owes_fence(host) {
                 self.wipe(host);
             }
             self.space_back(host);
@@ -146,6 +158,7 @@ impl<T: Tier> World<T> {
             let waited = self.context.now().since(since).as_micros() as u64;
             self.leader_after_percent = waited * 100 / self.context.plan.timeout_us();
         }
+        self.replace_fenced();
         let done = self.done();
         let progress = if done > progress.0 { (done, self.context.now()) } else { progress };
         self.phase = Phase::Converge { since, led: led || leader.is_some(), progress };
@@ -167,6 +180,30 @@ impl<T: Tier> World<T> {
         }
     }
 
+    /// The process on this host stands in the committed configuration with a state of its own.
+    fn owes_fence(&self, host: HostId) -> bool {
+        let it = &self.hosts[host.0];
+        let member = |membership: Arc<quorate_raft::Membership>| membership.is_member(it.node);
+        it.process.as_ref().is_some_and(T::owes_fence)
+            && self.context.oracle.committed_membership().1.is_some_and(member)
+    }
+
+    /// Puts empty disks in the place of fenced nodes, as an operator would, and brings enough entries for states to be compared.
+    fn replace_fenced(&mut self) {
+        let mut owed = false;
+        for host in self.running() {
+            if self.hosts[host.0].process.as_ref().is_some_and(T::is_fenced) {
+                self.wipe(host);
+            }
+            owed |= self.owes_fence(host);
+        }
+        if owed && let Some(leader) = self.leading_host() {
+            for _ in 0..WRITES_TO_COMPARE {
+                self.ask(leader, Ask::Write);
+            }
+        }
+    }
+
     fn done(&self) -> u64 {
         let statuses = self.hosts.iter().filter_map(|it| it.process.as_ref().and_then(T::status));
         statuses.map(|status| status.applied.0 + status.durable.0).sum()
@@ -177,6 +214,9 @@ impl<T: Tier> World<T> {
         let Some((leader, status)) = self.leader() else { return Some("nobody leads".to_owned()) };
         if status.membership.is_joint() {
             return Some(format!("the configuration {:?} is joint", status.membership_index));
+        }
+        if let Some(host) = self.running().into_iter().find(|&host| self.owes_fence(host)) {
+            return Some(format!("host {} has a state of its own and does not fence itself", host.0));
         }
         let members = self.live_members(&status);
         for &host in &members {

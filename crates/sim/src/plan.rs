@@ -52,6 +52,8 @@ pub(crate) struct LoadPlan {
     pub(crate) keep_entries: u64,
     /// Different keys in use.
     pub(crate) keys: u64,
+    /// Keys looked at by one step of a physical compaction.
+    pub(crate) compact_step_keys: usize,
 }
 
 /// One planned fault.
@@ -116,11 +118,19 @@ pub(crate) enum FaultKind {
     ReadError,
     /// A bit of one disk flips at rest.
     BitFlip,
+    /// A sector of one disk reads as zeroes.
+    ZeroSector,
+    /// A page of one disk was written in another's place.
+    Misdirect,
+    /// A page of one disk is what it was before it was written last.
+    StalePage,
+    /// One state machine goes its own way.
+    Diverge,
     /// One disk is full for a while.
     DiskFull,
 }
 
-const FAULTS: [(FaultKind, u64); 25] = [
+const FAULTS: [(FaultKind, u64); 29] = [
     (FaultKind::Kill, 10),
     (FaultKind::CrashLoop, 2),
     (FaultKind::KillAll, 2),
@@ -145,6 +155,10 @@ const FAULTS: [(FaultKind, u64); 25] = [
     (FaultKind::SyncError, 2),
     (FaultKind::ReadError, 2),
     (FaultKind::BitFlip, 2),
+    (FaultKind::ZeroSector, 1),
+    (FaultKind::Misdirect, 1),
+    (FaultKind::StalePage, 1),
+    (FaultKind::Diverge, 2),
     (FaultKind::DiskFull, 2),
 ];
 
@@ -230,7 +244,7 @@ impl Plan {
     /// The same with a length of its own, for measuring.
     pub(crate) fn draw_lasting(seed: u64, length: Option<Duration>) -> Plan {
         let mut random = Random::new(seed);
-        let initial_voters = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5]).expect("choices");
+        let initial_voters = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7]).expect("choices");
         let hosts = initial_voters + random.between(1, 3) as usize;
         let raft = draw_raft(&mut random.fork(1));
         let timeout_us = raft.election_timeout.as_micros() as u64;
@@ -353,6 +367,7 @@ fn draw_load(random: &mut Random, timeout_us: u64) -> LoadPlan {
         compact_entries: random.between(3, 300),
         keep_entries: *random.pick(&[0, 1, 10, 100]).expect("choices"),
         keys: *random.pick(&[1, 3, 10, 50]).expect("choices"),
+        compact_step_keys: *random.pick(&[1, 5, 5, 1_000]).expect("choices"),
     }
 }
 

@@ -68,6 +68,10 @@ pub(crate) enum Ask {
     },
     /// The process shall stop in good order.
     Stop,
+    /// The process reads its files through and compares their checksums.
+    Verify,
+    /// The state machine does something else than the next write says.
+    Diverge,
     /// One of the workloads that stand apart makes its next move.
     Workload,
 }
@@ -81,8 +85,14 @@ pub(crate) enum Harm {
     SyncError,
     /// One of the next reads fails.
     ReadError,
-    /// A bit flips at rest. The node that lives there is lost, whether or not it notices.
+    /// A bit flips at rest. The node that lives there is lost, whether or not it notices; so with the next three.
     BitFlip,
+    /// A sector is zeroes.
+    ZeroSector,
+    /// A page was written in another's place.
+    Misdirect,
+    /// A page is what it was before it was written last.
+    StalePage,
     /// Nothing more fits.
     Full,
     /// There is room again.
@@ -99,8 +109,8 @@ pub(crate) trait Tier: Sized {
     type Event: Clone;
     /// What nodes send to each other.
     type Message: Clone;
-    /// The newest version that the next release knows. What is stored must be readable for the code that is run, so where there
-    /// are encoded bytes this is the version of the present one.
+    /// The newest version that the next release knows. What is stored must be readable for the code that is run: where there are
+    /// encoded bytes that takes a build of that release, which `cargo xtask sim` makes (feature `next-format`).
     const NEWEST_VERSION: u32;
     /// Clients' memory, which no fault touches.
     type Clients;
@@ -142,6 +152,14 @@ pub(crate) trait Tier: Sized {
     fn leads(process: &Self::Process) -> Option<Term>;
     /// Status of the consensus core; none if no cluster has taken the process in yet.
     fn status(process: &Self::Process) -> Option<Status>;
+    /// Its state differs from that of the others, and it has not noticed yet.
+    fn owes_fence(_process: &Self::Process) -> bool {
+        false
+    }
+    /// It has barred itself, since its data cannot be trusted.
+    fn is_fenced(_process: &Self::Process) -> bool {
+        false
+    }
     /// Checks a healed and quiet world: everything acknowledged is there, on every one of `nodes`.
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Self::Disk, &Self::Process)]);
 }

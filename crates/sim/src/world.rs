@@ -17,6 +17,7 @@ use crate::phase::Phase;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::random::Random;
+use crate::stability::Stability;
 use crate::tier::{Ask, NodeEvent, Tier};
 use crate::trace::{Trace, TraceHash};
 
@@ -83,6 +84,7 @@ pub(crate) struct World<T: Tier> {
     pub(crate) struck: u64,
     pub(crate) operations: u64,
     pub(crate) leader_after_percent: u64,
+    pub(crate) stability: Stability,
     events: u64,
 }
 
@@ -108,6 +110,8 @@ impl<T: Tier> World<T> {
             slow_until: Instant(0),
             faulty: true,
             versions: vec![1; plan.hosts],
+            disturbed: vec![Instant(0); plan.hosts],
+            handed_over_at: None,
             plan,
         };
         let mut world = World {
@@ -120,6 +124,7 @@ impl<T: Tier> World<T> {
             struck: 0,
             operations: 0,
             leader_after_percent: 0,
+            stability: Stability::default(),
             events: 0,
         };
         world.bootstrap();
@@ -221,11 +226,18 @@ impl<T: Tier> World<T> {
                     self.kill(host);
                 }
             }
-            Event::Fault(number) => self.strike(number),
-            Event::Flap { one, other, left } => self.flap(one, other, left),
+            Event::Fault(number) => {
+                self.context.network.set_now(self.context.now());
+                self.strike(number);
+            }
+            Event::Flap { one, other, left } => {
+                self.context.network.set_now(self.context.now());
+                self.flap(one, other, left);
+            }
             Event::SpaceBack { host } => self.space_back(host),
             Event::CutOff { host } => {
                 if self.context.faulty {
+                    self.context.network.set_now(self.context.now());
                     crate::partition::isolate(&mut self.context.network, self.hosts.len(), host);
                 }
             }
@@ -273,6 +285,8 @@ impl<T: Tier> World<T> {
                 let due_again = ticked && T::deadline(process) <= self.context.local();
                 it.idle_ticks = if due_again { it.idle_ticks + 1 } else { 0 };
                 assert!(it.idle_ticks < MAX_IDLE_TICKS, "node {} is due again at once, for ever", it.node);
+                let leads = T::leads(process);
+                self.watch_leader(host, leads);
                 self.schedule_tick(host);
             }
             Err(_killed) => self.kill(host),
@@ -299,6 +313,7 @@ impl<T: Tier> World<T> {
         let ppm = i64::from(self.context.plan.clock_ppm);
         let rate = self.random.between(0, 2 * ppm as u64) as i64 - ppm;
         let clock = Clock::new(self.context.now(), self.random.below(1 << 40), rate as i32);
+        self.disturb(host);
         let it = &mut self.hosts[host.0];
         it.life = Life(it.life.0 + 1);
         it.clock = clock;
@@ -331,7 +346,14 @@ impl<T: Tier> World<T> {
         }
     }
 
+    /// Something befalls a host now.
+    pub(crate) fn disturb(&mut self, host: HostId) {
+        let now = self.context.now();
+        self.context.disturb(host, now);
+    }
+
     fn resume(&mut self, host: HostId) {
+        self.disturb(host);
         self.hosts[host.0].paused = false;
         if let Some(since) = self.hosts[host.0].suspended_at.take() {
             let it = &mut self.hosts[host.0];
@@ -354,6 +376,7 @@ impl<T: Tier> World<T> {
     /// Kills the process of a host and plans its next start.
     pub(crate) fn kill(&mut self, host: HostId) {
         self.struck_in_role(host, Struck::Killed);
+        self.disturb(host);
         self.turn(host);
         let it = &mut self.hosts[host.0];
         self.context.trace.record(&[2, host.0 as u64]);

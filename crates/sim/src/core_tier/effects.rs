@@ -112,7 +112,7 @@ impl Process {
                 self.start_applying(context);
             }
             Effect::ReadEntries { to, from, max_bytes } => {
-                let delay = 1 + context.random.exponential(context.plan.disk.write_mean_us);
+                let delay = context.read_latency_us(Handler::ReadBack);
                 context.later(delay, Event::EntriesRead { to, from, max_bytes });
             }
             Effect::SendSnapshot { to } => self.send_image(context, to),
@@ -139,6 +139,9 @@ impl Process {
             }),
             Effect::MembershipChanged { membership, committed: true, .. } => {
                 context.coverage.hit(if membership.is_joint() { Reached::JointCommitted } else { Reached::JointLeft });
+                if membership.cluster_version == <CoreTier as crate::tier::Tier>::NEWEST_VERSION {
+                    context.coverage.hit(Reached::VersionRaised);
+                }
             }
             Effect::RoleChanged { role: quorate_raft::RoleKind::Leader, .. } => context.coverage.hit(Reached::Elected),
             Effect::Accepted { .. } | Effect::MembershipChanged { .. } | Effect::RoleChanged { .. } => {}

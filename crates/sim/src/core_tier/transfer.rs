@@ -22,11 +22,14 @@ pub(crate) enum Packet {
 /// Bytes that a message takes beside its entries, about.
 const MESSAGE_BYTES: u64 = 60;
 
+/// An image of this tier is a hash; this is what one would take.
+const IMAGE_BYTES: u64 = 20_000;
+
 /// What a packet is, and about how large.
 pub(super) fn describe(packet: &Packet) -> (Handler, u64) {
     match packet {
         Packet::Raft(message) => describe_message(message),
-        Packet::Image { .. } => (Handler::Image, 0),
+        Packet::Image { .. } => (Handler::Image, IMAGE_BYTES),
         Packet::ImageReceived { .. } => (Handler::ImageReceived, MESSAGE_BYTES),
     }
 }
@@ -93,7 +96,8 @@ impl Process {
         context.later(timeout * 4, Event::ImageTimedOut { to, number });
         let Some(&host) = context.cluster.directory.get(&to) else { return };
         let extra = context.random.below(timeout * 2);
-        match context.network.transfer(context.now(), context.host, host, extra) {
+        let (now, size) = (context.now(), (IMAGE_BYTES, extra));
+        match context.network.transfer(now, context.host, host, size, &mut context.coverage) {
             Some(at) => {
                 let image = Packet::Image { from: context.node, term: status.term, state: self.state.clone(), number };
                 context.queue.at(at, WorldEvent::Arrive { host, node: to, message: image });

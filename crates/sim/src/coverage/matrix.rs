@@ -130,17 +130,21 @@ fn can_meet(struck: Struck, handler: Handler, tier: TierChoice) -> bool {
     match (struck, handler.group()) {
         (Struck::Lost | Struck::CutOff | Struck::Duplicated, Group::Message) => true,
         (Struck::Reordered | Struck::Replayed | Struck::Delayed, Group::Message) => true,
-        (Struck::Lost, Group::Transfer) => true,
+        (Struck::Lost | Struck::Delayed, Group::Transfer) => true,
         (Struck::Killed, Group::Role) | (Struck::Paused, Group::Role) => true,
         // A reset and a truncation are asked for by effects of their own.
         (Struck::Killed, Group::Effect) => true,
         (Struck::Killed, Group::Call) if tier == TierChoice::Full => {
-            matches!(handler, Handler::LogWrite | Handler::LogTruncate | Handler::Checkpoint | Handler::Open)
+            matches!(
+                handler,
+                Handler::LogWrite | Handler::LogTruncate | Handler::Checkpoint | Handler::ReceiveImage | Handler::Open
+            )
         }
         (Struck::Stalled, Group::Call) if tier == TierChoice::Core => handler == Handler::LogWrite,
         (Struck::Stalled, Group::Call) => {
-            matches!(handler, Handler::LogWrite | Handler::LogReset | Handler::LogTruncate)
+            matches!(handler, Handler::LogWrite | Handler::LogReset | Handler::LogTruncate | Handler::Checkpoint)
         }
+        (Struck::Stalled, Group::Effect) => matches!(handler, Handler::ApplyStep | Handler::ReadBack),
         (Struck::Failed, Group::Call) => match tier {
             TierChoice::Core => handler == Handler::LogWrite,
             TierChoice::Full => handler != Handler::LogTruncate,

@@ -100,6 +100,22 @@ reached! {
     StoppedByDisk => "process stopped by its disk",
     /// A bit flipped at rest.
     BitFlipped => "bit flipped at rest",
+    /// A sector was zeroed at rest.
+    SectorZeroed => "sector zeroed at rest",
+    /// A page was written in the place of another.
+    PageMisdirected => "page written elsewhere",
+    /// A page went back to an older version.
+    PageStale => "page went back to an older version",
+    /// A disk stood still for much longer than any election.
+    DiskHung => "disk stood still for up to a minute",
+    /// Decay was found by reading the files of a running process through.
+    DecayFound => "decay found by verification",
+    /// Whole files of a running process were read through and found sound.
+    Verified => "files verified",
+    /// A state machine went its own way.
+    Diverged => "state diverged",
+    /// A node whose state had diverged fenced itself.
+    FencedItself => "divergent node fenced itself",
     /// A process died between the switch to an image and the reset of its log.
     KilledAfterSwitch => "killed between image and log",
     /// A process refused to start on its disk.
@@ -112,6 +128,8 @@ reached! {
     MemberUpdated => "member update asked",
     /// The cluster version was to rise.
     VersionAsked => "version rise asked",
+    /// The cluster version rose.
+    VersionRaised => "cluster version raised",
     /// A node was told not to campaign, or that it may again.
     CampaignsStopped => "campaigning stopped or allowed",
     /// A stream broke.
@@ -120,6 +138,8 @@ reached! {
     ClientLeft => "client left",
     /// A node became leader.
     Elected => "leader elected",
+    /// A settled leader led on though links were cut.
+    LeaderHeld => "leader held while links were cut",
     /// A node restarted inside a joint configuration.
     RestartedInJoint => "restart in joint configuration",
     /// A voter change was asked for.
@@ -242,6 +262,13 @@ impl Reached {
             | Reached::CompareFailed
             | Reached::ReadErrorPlanned
             | Reached::BitFlipped
+            | Reached::SectorZeroed
+            | Reached::PageMisdirected
+            | Reached::PageStale
+            | Reached::DecayFound
+            | Reached::Verified
+            | Reached::Diverged
+            | Reached::FencedItself
             | Reached::StartRefused
             | Reached::DiskFilled
             | Reached::KilledAfterSwitch

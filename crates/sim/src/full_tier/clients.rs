@@ -27,7 +27,7 @@ use crate::context::Context;
 use crate::coverage::{Coverage, Handler, Reached};
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::tier::{Ask, Killed};
+use crate::tier::{Ask, Killed, Tier};
 
 /// First byte of every key; the interval of all keys ends at the next one.
 const PREFIX: u8 = b'k';
@@ -169,6 +169,11 @@ impl Clients {
             view.revision(),
             view.compact_revision()
         );
+    }
+
+    /// What the others had as their state here, if any was seen.
+    pub(super) fn state_at(&self, index: LogIndex) -> Option<(Term, Revision, Digest)> {
+        self.states.get(&index).copied()
     }
 
     /// The process that took a request died: nobody will answer it.
@@ -329,10 +334,12 @@ impl Process {
             Ask::UpdateMember { id, member } => {
                 (Asked::Admin, ClientOp::Admin(AdminOperation::UpdateMember { id, member }))
             }
-            // Nothing of the next release is in the log yet, so the next version could not be read back.
-            Ask::RaiseVersion => (Asked::Admin, ClientOp::Admin(AdminOperation::RaiseVersion { version: 1 })),
-            // The replica refuses to campaign by itself, where its mark or its disk says so.
-            Ask::StopCampaigning { .. } => return Ok(()),
+            Ask::RaiseVersion => {
+                let version = <FullTier as Tier>::NEWEST_VERSION;
+                (Asked::Admin, ClientOp::Admin(AdminOperation::RaiseVersion { version }))
+            }
+            // The replica refuses to campaign by itself, where its mark says so.
+            Ask::StopCampaigning { .. } | Ask::Verify | Ask::Diverge => return Ok(()),
             Ask::PeerLost { id } => return self.step(context, Input::PeerLost { id }),
             Ask::Stop => return self.step(context, Input::Stop),
             Ask::Workload => {
@@ -430,6 +437,12 @@ impl Process {
         answer: Answer,
     ) -> Result<(), Killed> {
         let pending = self.pending.remove(&request).expect("a request is answered once");
+        if self.has_strayed() {
+            // What it says is of no use to anybody until it has found out.
+            let now = context.now();
+            context.clients.lost(pending, now, &mut context.coverage);
+            return Ok(());
+        }
         match (pending.what, answer) {
             (Asked::Write(write), Answer::Written(outcome)) => {
                 written(context, write, &outcome);
@@ -491,6 +504,9 @@ impl Process {
 
     /// Answers a read, if its lease still holds; else it is made again, with a quorum.
     pub(super) fn finish_read(&mut self, context: &mut Context<FullTier>, read: FinishedRead) -> Result<(), Killed> {
+        if self.has_strayed() {
+            return Ok(());
+        }
         let FinishedRead { request, grant, kvs } = read;
         let node = self.node.as_ref().expect("it granted the read");
         if let Some(fence) = grant.fence

@@ -24,7 +24,7 @@ pub(super) fn node_config(plan: &Plan, host: HostId, incarnation: Incarnation, v
         step_entries: plan.load.compact_entries,
         max_log_bytes: *random.pick(&[1_000, 100_000, 512 << 20]).expect("choices"),
     };
-    config.digest_every_entries = *random.pick(&[1, 7, 512]).expect("choices");
+    config.digest_every_entries = *random.pick(&[1, 7, 64]).expect("choices");
     if random.chance(300_000) {
         config.limits = small_limits(&mut random);
     }

@@ -5,14 +5,14 @@ use quorate_raft::{Entry, LogIndex, RoleKind};
 use quorate_store::{LogWrite as StoreWrite, NodeMark, WriteError};
 use quorate_wire::peer::NodeState;
 
-use super::{Event, FullTier, LogJob, Process, StateJob, storage};
+use super::{Course, Event, FullTier, LogJob, Process, StateJob, storage};
 use crate::context::Context;
 use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::LogWrite;
 use crate::tier::Killed;
 
-/// Keys looked at by one step of a physical compaction.
-const COMPACT_STEP_KEYS: usize = 5;
+/// How many of a million checkpoints come with a reading of both files from end to end.
+const VERIFIED_PER_MILLION: u32 = 10_000;
 
 /// What an effect is, for the table of coverage.
 fn handler(effect: &Effect) -> Handler {
@@ -88,7 +88,7 @@ impl Process {
                 self.answered(context, request, answer)?;
             }
             Effect::ReadEntries { to, from, max_bytes } => {
-                let delay = 1 + context.random.exponential(context.plan.disk.write_mean_us);
+                let delay = context.read_latency_us(Handler::ReadBack);
                 context.later(delay, Event::EntriesRead { to, from, max_bytes });
             }
             Effect::FindDueLeases { until, max } => {
@@ -112,6 +112,9 @@ impl Process {
                     self.lifecycle.configuration_committed(&membership);
                     let reached = if membership.is_joint() { Reached::JointCommitted } else { Reached::JointLeft };
                     context.coverage.hit(reached);
+                    if membership.cluster_version > 1 {
+                        context.coverage.hit(Reached::VersionRaised);
+                    }
                 }
                 self.membership = membership;
             }
@@ -121,9 +124,16 @@ impl Process {
                 }
             }
             Effect::StateChanged { state, reason } => {
-                assert!(state != NodeState::Fenced, "I-14: node {} is fenced: {reason}", context.node);
+                context.coverage.hit(Reached::CampaignsStopped);
+                let mark = if state == NodeState::Fenced {
+                    assert!(self.has_strayed(), "I-14: node {} is fenced: {reason}", context.node);
+                    context.coverage.hit(Reached::FencedItself);
+                    NodeMark::Fenced { reason: reason.clone() }
+                } else {
+                    NodeMark::Removed
+                };
                 self.lifecycle.bar(state, reason);
-                self.log_jobs.push_back(LogJob::Mark(NodeMark::Removed));
+                self.log_jobs.push_back(LogJob::Mark(mark));
                 self.start_writing(context);
             }
             Effect::Stopped => {
@@ -292,10 +302,15 @@ impl Process {
             StateJob::Apply { entries } => self.apply(context, &entries),
             StateJob::Install { meta } => {
                 let image = self.received.take().expect("an image is installed that was received");
+                if context.faulty && context.random.chance(100_000) {
+                    self.files.cut_power_after(context.random.between(1, 30));
+                }
                 let installed = self.state.install(image);
+                self.power_is_on(context, Handler::ReceiveImage)?;
                 let installed = self.healthy(context, Handler::InstallStep, installed)?;
                 assert_eq!(installed, meta, "I-15: another image is installed than was announced");
                 self.state.check();
+                self.course = Course::True;
                 context.clients.check_state(context.node, meta.index, meta.term, &self.state.view());
                 self.switched(meta.index);
                 self.start_writing(context);
@@ -338,26 +353,41 @@ impl Process {
             let now = context.now();
             context.clients.committed(entry, now);
         }
-        let batch = self.state.apply(entries);
+        let strays = self.course != Course::True;
+        let batch = if strays { self.apply_straying(context, entries) } else { self.state.apply(entries) };
         let batch = self.healthy(context, Handler::ApplyStep, batch)?;
         let mut results = Vec::new();
         for result in batch.results {
             let Some(outcome) = result.outcome else { continue };
-            context.clients.check_outcome(context.node, result.index, &outcome, &mut context.coverage);
+            if !self.has_strayed() {
+                context.clients.check_outcome(context.node, result.index, &outcome, &mut context.coverage);
+            }
             if let Some((origin, session, sequence)) = result.origin {
                 results.push(AppliedResult { index: result.index, origin, session, sequence, outcome });
             }
         }
-        context.clients.check_state(context.node, batch.last, batch.term, &self.state.view());
-        context.clients.applied(context.node, &self.state.view(), context.queue.now());
+        if self.has_strayed() {
+            self.compare_course(context, batch.last, batch.term);
+        } else {
+            context.clients.check_state(context.node, batch.last, batch.term, &self.state.view());
+            context.clients.applied(context.node, &self.state.view(), context.queue.now());
+        }
         let state = storage::applied_state(&self.state);
         self.step(context, Input::Applied(AppliedSummary { state, results }))
     }
 
     fn checkpoint(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {
+        let stalled = context.stalled_us(Handler::Checkpoint);
+        if stalled > 0 {
+            context.later(stalled, Event::Checkpoint);
+            return Ok(());
+        }
         let delay = context.plan.disk.checkpoint_us;
         context.later(delay, Event::Checkpoint);
-        let compacted = self.state.compact_step(COMPACT_STEP_KEYS);
+        if context.random.chance(VERIFIED_PER_MILLION) && !self.has_doubtful_disk() {
+            self.verify(context)?;
+        }
+        let compacted = self.state.compact_step(context.plan.load.compact_step_keys);
         self.healthy(context, Handler::Checkpoint, compacted)?;
         let durable_applied = match self.state.checkpoint() {
             Err(WriteError::DiskFull { .. }) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_node::Input;
 use quorate_raft::{LogIndex, NodeId, Term};
-use quorate_store::SnapshotError;
+use quorate_store::{ReceivedSnapshot, SnapshotError};
 
 use super::{CLUSTER, Event, FullTier, Packet, Process, Sending, StateJob};
 use crate::context::{Context, Event as WorldEvent};
@@ -22,7 +22,7 @@ impl Process {
             Ok(source) => source,
             Err(error) => {
                 assert!(
-                    self.doubtful || self.files.failures() > self.failures_before,
+                    self.has_doubtful_disk() || self.files.failures() > self.failures_before,
                     "no image of a sound disk: {error}"
                 );
                 return;
@@ -36,6 +36,7 @@ impl Process {
 
     /// Reads the next chunk, or sends the image that is whole.
     pub(super) fn image_chunk(&mut self, context: &mut Context<FullTier>, to: NodeId, number: u64) {
+        let planned = self.has_doubtful_disk() || self.files.failures() > self.failures_before;
         let Some(sending) = self.sending.get_mut(&to).filter(|sending| sending.number == number) else { return };
         let Some(source) = &mut sending.source else { return };
         if let Some(chunk) = source.next() {
@@ -43,7 +44,7 @@ impl Process {
                 Ok(chunk) => chunk,
                 Err(error) => {
                     // Nobody hears of it: the sending times out, as if the image was lost.
-                    assert!(self.doubtful || self.files.failures() > self.failures_before, "a sound disk: {error}");
+                    assert!(planned, "a sound disk: {error}");
                     return;
                 }
             };
@@ -59,13 +60,14 @@ impl Process {
             damage(context, &mut chunks);
         }
         let (Some(hello), Some(&host)) = (self.hello(context, to), context.cluster.directory.get(&to)) else { return };
-        let extra = context.random.below(context.plan.timeout_us());
-        match context.network.transfer(context.now(), context.host, host, extra) {
-            Some(at) => {
+        let (now, size) = (context.now(), (size(&chunks), context.random.below(context.plan.timeout_us())));
+        match context.network.transfer(now, context.host, host, size, &mut context.coverage) {
+            // Nothing could tell whose state is right once a majority had taken in the wrong one.
+            Some(at) if !self.has_strayed() => {
                 let image = Packet::Image { hello, term, chunks: Arc::new(chunks), number };
                 context.queue.at(at, WorldEvent::Arrive { host, node: to, message: image });
             }
-            None => {
+            _ => {
                 context.coverage.hit(Reached::SnapshotLost);
                 context.coverage.struck(Struck::Lost, Handler::Image);
             }
@@ -88,20 +90,12 @@ impl Process {
         }
         self.received = None;
         context.survive(Handler::InstallStep)?;
-        let mut sink = match self.state.receive_snapshot(CLUSTER) {
-            Ok(sink) => sink,
-            Err(error) => {
-                self.image_refused(context, &error);
-                return Ok(());
-            }
-        };
-        for chunk in chunks {
-            if let Err(error) = sink.push(chunk) {
-                self.image_refused(context, &error);
-                return Ok(());
-            }
+        if context.faulty && context.random.chance(50_000) {
+            self.files.cut_power_after(context.random.between(1, 30));
         }
-        let received = match sink.finish() {
+        let taken = self.take_in(chunks);
+        self.power_is_on(context, Handler::ReceiveImage)?;
+        let received = match taken {
             Ok(received) => received,
             Err(error) => {
                 self.image_refused(context, &error);
@@ -118,6 +112,23 @@ impl Process {
         self.received = Some(received);
         self.step(context, Input::SnapshotReceived { from, term, meta })?;
         context.send(from, &Packet::ImageReceived { from: own, index, number });
+        Ok(())
+    }
+
+    fn take_in(&self, chunks: &[Bytes]) -> Result<ReceivedSnapshot, SnapshotError> {
+        let mut sink = self.state.receive_snapshot(CLUSTER)?;
+        chunks.iter().try_for_each(|chunk| sink.push(chunk))?;
+        sink.finish()
+    }
+
+    /// The power went while something was written.
+    pub(super) fn power_is_on(&self, context: &mut Context<FullTier>, call: Handler) -> Result<(), Killed> {
+        if self.files.is_power_cut() {
+            context.coverage.struck(Struck::Killed, call);
+            return Err(Killed);
+        }
+        // A cut that did not come is called off.
+        self.files.cut_power_after(u64::MAX / 2);
         Ok(())
     }
 
@@ -156,6 +167,11 @@ impl Process {
         self.sending.remove(&to);
         self.step(context, Input::SnapshotSent { to, result: Err(()) })
     }
+}
+
+/// Bytes that an image takes on the network.
+pub(super) fn size(chunks: &[Bytes]) -> u64 {
+    chunks.iter().map(|chunk| chunk.len() as u64).sum()
 }
 
 /// Flips one bit of an image on its way.

@@ -116,6 +116,10 @@ impl Process {
         {
             context.promised(&promise);
         }
+        // What its state machine says of other nodes' requests is as wrong as the state.
+        if self.has_strayed() && matches!(message, PeerMessage::Outcome(_)) {
+            return;
+        }
         let Some(hello) = self.hello(context, to) else { return };
         context.send(to, &Packet::Message { hello, handler: handler(message), bytes: encode_peer(message) });
     }

@@ -10,7 +10,7 @@ use quorate_store::{LogOptions, LogStore, NodeMark, OpenError, OpenedStores, Sta
 use quorate_wire::Identity;
 use quorate_wire::peer::NodeState;
 
-use super::{CLUSTER, Disk, FullTier, LogJob, Process};
+use super::{CLUSTER, Course, Disk, FullTier, LogJob, Process, stray};
 use crate::context::Context;
 use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::{LogImage, LogModel};
@@ -24,17 +24,19 @@ const STATE_NAME: &str = "state.redb";
 /// Small caches: a run opens thousands of stores.
 const CACHE_BYTES: usize = 1 << 20;
 
-fn options() -> StoreOptions {
+/// Without a cache every read comes from the disk, and decay is met where it stands.
+fn options(seed: u64) -> StoreOptions {
+    let cache_bytes = if seed.is_multiple_of(4) { 0 } else { CACHE_BYTES };
     StoreOptions {
-        log: LogOptions { cache_bytes: CACHE_BYTES, ..LogOptions::default() },
-        state: StateOptions { cache_bytes: CACHE_BYTES, ..StateOptions::default() },
+        log: LogOptions { cache_bytes, ..LogOptions::default() },
+        state: StateOptions { cache_bytes, ..StateOptions::default() },
     }
 }
 
 /// Accepts the bootstrap configuration on an empty disk, durably.
 pub(super) fn bootstrap(disk: &Disk, membership: &Membership) {
     let files: Arc<dyn quorate_store::Disk> = Arc::new(disk.files.clone());
-    let mut opened = options().open(&files, disk.incarnation).expect("an empty disk opens");
+    let mut opened = options(1).open(&files, disk.incarnation).expect("an empty disk opens");
     let identity = Identity { cluster_id: CLUSTER, node_id: disk.node };
     opened.log.bootstrap(identity, Arc::new(membership.clone())).expect("an empty disk takes a configuration");
     opened.state.set_cluster_id(CLUSTER).expect("an empty disk takes a cluster");
@@ -48,12 +50,13 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         // A crash in recovery.
         disk.files.cut_power_after(context.random.between(1, 40));
     }
+    let options = options(context.plan.seed);
     // Decay may make the code below this one panic as well: a process that dies at its start refuses to start.
     let opened = if disk.doubtful {
-        let open = AssertUnwindSafe(|| options().open(&files, disk.incarnation));
+        let open = AssertUnwindSafe(|| options.open(&files, disk.incarnation));
         std::panic::catch_unwind(open).ok()
     } else {
-        Some(options().open(&files, disk.incarnation))
+        Some(options.open(&files, disk.incarnation))
     };
     if disk.files.is_power_cut() {
         context.coverage.struck(Struck::Killed, Handler::Open);
@@ -83,11 +86,21 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
     };
     // A cut that did not come is called off by a clean restart of the files, which needs them closed; so is this.
     disk.files.cut_power_after(u64::MAX / 2);
+    // A damaged node serves nothing; a page that is whole and out of its place may pass for data, so nothing is served from
+    // such a disk either.
+    if disk.strayed || matches!(recovered.mark, NodeMark::Damaged { .. }) {
+        let found = stray::verify_files(&log, &state).is_err();
+        context.coverage.hit(if found { Reached::DecayFound } else { Reached::DecayUnnoticed });
+        disk.refused = true;
+        return None;
+    }
     if !adopt_log(context, disk, &log, &state) {
         return None;
     }
     let position = state.position();
-    context.clients.check_state(disk.node, position.index, position.term, &state.view());
+    if !disk.diverged {
+        context.clients.check_state(disk.node, position.index, position.term, &state.view());
+    }
     let committed = recovered.memberships.iter().rev().find(|(index, _)| *index <= recovered.hard_state.commit);
     let committed = committed.map_or(&recovered.base_membership.1, |(_, membership)| membership);
     let committed = (!committed.is_empty()).then_some(&**committed);
@@ -97,6 +110,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         files: disk.files.clone(),
         failures_before,
         doubtful: disk.doubtful,
+        course: if disk.diverged { Course::Strayed(Vec::new()) } else { Course::True },
         full: false,
         in_doubt: 0,
         node: None,
@@ -205,7 +219,10 @@ pub(super) fn applied_state(state: &StateStore) -> AppliedState {
 /// The process dies: by a kill, which leaves the disk all that was written, or by a loss of power, which does not.
 pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: Option<Process>) {
     let mut choices = context.random.fork(7);
-    if let Some(mut process) = process {
+    // It lives until its files are dead: closed while they still take writes, a store would put itself in order.
+    let mut process = process;
+    if let Some(process) = &mut process {
+        disk.diverged = process.has_strayed();
         for pending in std::mem::take(&mut process.pending).into_values() {
             let now = context.queue.now();
             context.clients.lost(pending, now, &mut context.coverage);
@@ -217,10 +234,12 @@ pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: O
         // After a failed sync what can be read is not what is on the medium.
         if disk.files.failures() > process.failures_before && choices.coin() {
             disk.doubtful = true;
+        } else if disk.files.is_power_cut() || disk.files.decays() > 0 {
+            // The power went already; and what rotten files do to a write is for redb to say.
         } else if choices.chance(300_000) {
-            tear_checkpoint(context, disk, &mut process, &mut choices);
+            tear_checkpoint(context, disk, process, &mut choices);
         } else if process.in_doubt == 0 {
-            tear_write(context, disk, &mut process, &mut choices);
+            tear_write(context, disk, process, &mut choices);
         }
     }
     if choices.chance(300_000) || disk.doubtful {
@@ -228,6 +247,7 @@ pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: O
     } else {
         disk.files.crash(&mut |bound| choices.below(bound));
     }
+    drop(process);
     let log = context.log();
     let lost = log.pending();
     log.forget_after(0);
@@ -250,12 +270,20 @@ pub(super) fn harm(_context: &mut Context<FullTier>, disk: &mut Disk, harm: Harm
         Harm::WriteError => disk.files.fail_write(random.between(1, 60)),
         Harm::SyncError => disk.files.fail_sync(random.between(1, 6)),
         Harm::ReadError => disk.files.fail_read(random.between(1, 60)),
-        Harm::BitFlip => {
+        Harm::BitFlip | Harm::ZeroSector | Harm::Misdirect | Harm::StalePage => {
             let name = if random.coin() { LOG_NAME } else { STATE_NAME };
             let pages = disk.files.written_pages(name);
-            let Some(&page) = random.pick(&pages) else { return false };
-            disk.files.flip_bit(name, page + random.below(4_096), random.below(8) as u8);
+            let (Some(&page), Some(&other)) = (random.pick(&pages), random.pick(&pages)) else { return false };
+            let at = page + random.below(4_096);
+            match harm {
+                Harm::BitFlip => disk.files.flip_bit(name, at, random.below(8) as u8),
+                Harm::ZeroSector => disk.files.zero_sector(name, at),
+                Harm::Misdirect if page != other && disk.files.misdirect_page(name, page, other) => {}
+                Harm::StalePage if disk.files.revert_page(name, page) => {}
+                _ => return false,
+            }
             disk.doubtful = true;
+            disk.strayed |= harm != Harm::BitFlip;
         }
         Harm::Full => disk.files.set_limit_bytes(Some(disk.files.used_bytes() + random.below(9 << 20))),
         Harm::SpaceBack => disk.files.set_limit_bytes(None),
