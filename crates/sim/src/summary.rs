@@ -153,7 +153,8 @@ impl Summary {
                 continue;
             }
             self.tier(tier).print(tier);
-            let zeros = self.tier(tier).coverage.zeros(tier);
+            let runs = self.tier(tier).runs;
+            let zeros = self.tier(tier).coverage.zeros(tier, runs);
             if !zeros.is_empty() {
                 covered = false;
                 println!("{tier} tier, never met: {}", zeros.join("; "));

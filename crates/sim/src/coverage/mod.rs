@@ -230,11 +230,11 @@ impl Coverage {
         self.matrix.hit(struck, handler);
     }
 
-    /// What a run of this tier can meet and these did not.
-    pub fn zeros(&self, tier: TierChoice) -> Vec<String> {
+    /// What so many runs of this tier should have met and did not.
+    pub fn zeros(&self, tier: TierChoice, runs: u64) -> Vec<String> {
         let missing = |what: &&Reached| self.count(**what) == 0 && what.is_of(tier);
         let counters = Reached::ALL.iter().filter(missing).map(|what| what.name().to_owned());
-        counters.chain(self.matrix.zeros(tier)).collect()
+        counters.chain(self.matrix.zeros(tier, runs)).collect()
     }
 
     /// The whole table, for one tier.

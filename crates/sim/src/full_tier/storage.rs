@@ -276,7 +276,12 @@ pub(super) fn harm(_context: &mut Context<FullTier>, disk: &mut Disk, harm: Harm
             let (Some(&page), Some(&other)) = (random.pick(&pages), random.pick(&pages)) else { return false };
             let at = page + random.below(4_096);
             match harm {
-                Harm::BitFlip => disk.files.flip_bit(name, at, random.below(8) as u8),
+                // One bit, or a page that is going bad all over.
+                Harm::BitFlip => {
+                    for _ in 0..*random.pick(&[1, 1, 40]).expect("choices") {
+                        disk.files.flip_bit(name, page + random.below(4_096), random.below(8) as u8);
+                    }
+                }
                 Harm::ZeroSector => disk.files.zero_sector(name, at),
                 Harm::Misdirect if page != other && disk.files.misdirect_page(name, page, other) => {}
                 Harm::StalePage if disk.files.revert_page(name, page) => {}
