@@ -152,7 +152,7 @@ pub struct Storage {
     /// Size of each volume; it may grow.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = ("isQuantity(self) && quantity(self).sign() == 1", "size must be a quantity above zero, such as 10Gi"))]
+    #[x_kube(validation = ("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))", "size must be a quantity above zero, such as 10Gi"))]
     #[x_kube(validation = ("quantity(self).compareTo(quantity(oldSelf)) >= 0", "size can only grow: a volume cannot be shrunk"))]
     pub size: String,
     /// Class of the volumes; the cluster's default one if absent.

@@ -135,13 +135,14 @@ async fn read_monitor(
 ) -> Result<(), kube::Error> {
     let monitor = build::pod_monitor(cluster);
     let live = match get(client, names, &monitor).await {
+        Err(error) if is_unserved(&error) => None,
         Err(kube::Error::Api(status)) if status.is_forbidden() && monitor.body.is_none() => None,
         other => other?,
     };
     view.monitors_served = monitor.body.is_none() || live.is_some() || {
         match client.list_api_group_resources(&monitor.resource.api_version).await {
             Ok(_) => true,
-            Err(kube::Error::Api(status)) if status.is_not_found() => false,
+            Err(error) if is_unserved(&error) => false,
             Err(error) => return Err(error),
         }
     };
@@ -149,6 +150,11 @@ async fn read_monitor(
         view.objects.insert((monitor.resource.kind, monitor.name), live);
     }
     Ok(())
+}
+
+/// The path of an API that is not installed is answered in plain text: the code is all there is, the reason is not `NotFound`.
+fn is_unserved(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 /// The pods, and the nodes under those that are not ready and under the leader. If its node is about to be emptied, the others'
