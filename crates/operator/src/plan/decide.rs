@@ -135,7 +135,8 @@ fn retire(observed: &Observed) -> Option<Plan> {
 
 /// Without a cluster to look after, pods may be missing (somebody scaled the set) or run a template that can never start (a
 /// wrong image that is mended now). Neither takes a vote away: what does not answer has none to give. A volume above the target
-/// may be a voter's, whose pod was taken away before the configuration had shrunk.
+/// may be a voter's, whose pod was taken away before the configuration had shrunk. A pod on a node that a human declared gone may be
+/// the one that the quorum needs, elsewhere, if its volume can follow.
 ///
 /// A pod whose container runs, by the last word of its kubelet, is left alone: it may only be cut off from here, its kubelet with
 /// it, and lead others.
@@ -143,6 +144,10 @@ fn restart_silent(observed: &Observed, replicas: u32, target: u32) -> Option<Pla
     let wanted = target.max(observed.ordinals_kept());
     if replicas < wanted {
         return Some(Plan::act(Work::CreatingPods, Step::ScaleSet { replicas: wanted }));
+    }
+    let can_follow = |ordinal: &Ordinal| observed.volumes.get(ordinal).is_some_and(|volume| !volume.stranded);
+    if let Some((ordinal, _)) = observed.pods.iter().find(|(ordinal, pod)| pod.node_lost && can_follow(ordinal)) {
+        return Some(Plan::act(Work::LeavingLostNode, Step::RestartPod(*ordinal)));
     }
     let dead = |pod: &PodState| !pod.ready && !pod.runs && !pod.terminating;
     let silent = |ordinal: &Ordinal| !observed.nodes.contains_key(ordinal);

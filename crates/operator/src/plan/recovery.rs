@@ -89,12 +89,18 @@ fn proceed(observed: &Observed, survivor: Ordinal) -> Plan {
     }
 }
 
-/// The annotation is gone, or names another survivor now.
+/// The annotation is gone, or names another survivor now; or the quorum is back, because the pods went too slowly or somebody had
+/// them back.
 fn second_thought(observed: &Observed, survivor: Ordinal) -> Option<Step> {
+    if observed.cluster.is_some() {
+        return Some(Step::AbandonRecovery);
+    }
     let of_this = |wanted: ClusterId| observed.latched.cluster_id == Some(wanted);
     match observed.wanted.recovery {
         Some(RecoveryRequest::Of { cluster_id, survivor: wanted }) if of_this(cluster_id) => match wanted {
-            Survivor::Pod(other) if other != survivor && observed.volumes.contains_key(&other) => {
+            Survivor::Pod(other)
+                if other != survivor && observed.volumes.contains_key(&other) && !observed.quorum_may_run =>
+            {
                 Some(Step::LatchRecovery { survivor: other })
             }
             Survivor::Pod(_) | Survivor::Best => None,

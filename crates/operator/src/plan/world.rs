@@ -116,6 +116,8 @@ struct World {
     /// The volumes are smaller than what is asked for, and cannot grow.
     small: bool,
     refuses_growth: bool,
+    /// Times that something went wrong, or somebody did something.
+    disturbed: usize,
     /// Somebody scaled the set by hand while data of a retired cluster could start.
     meddled: bool,
 }
@@ -151,6 +153,7 @@ impl World {
             job: None,
             small: false,
             refuses_growth: seed.is_multiple_of(2),
+            disturbed: 0,
             meddled: false,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::World;
-use crate::plan::{ClusterId, NodeId, Ordinal, RecoveryRequest, Survivor};
+use crate::plan::{ClusterId, JobState, NodeId, Ordinal, RecoveryRequest, Survivor};
 
 impl World {
     /// The member's own data is on its volume, and can be used again.
@@ -58,6 +58,7 @@ impl World {
 
     /// One thing goes wrong, or a user changes something. Data of a quorum is lost only where a human asks for a recovery.
     pub(super) fn disturb(&mut self) {
+        self.disturbed += 1;
         let ordinal = Ordinal(u32::try_from(self.random.below(5)).expect("below five"));
         let id = self.members.iter().find(|(_, m)| m.ordinal == ordinal).map(|(id, _)| *id);
         let newcomer = id.is_some_and(|id| !self.members[&id].voter);
@@ -132,8 +133,14 @@ impl World {
         if self.bad_templates.contains(&self.template) {
             self.template += 1;
         }
+        // Nobody knows what is on it: only a human can give it up.
+        let resource = self.resource;
+        self.volumes.retain(|_, volume| !volume.stranded || volume.owner == resource);
+        let failed = matches!(self.job, Some((of, JobState::Failed)) if Some(of) == self.latched.recovery);
         if self.is_lost_for_good() && self.random.one_in(4) {
             self.ask_for_recovery();
+        } else if failed {
+            self.wanted.recovery = None;
         }
     }
 }

@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    /// Now and then much happens between a look and the step that rests on it; another operator may be at work, too.
+    /// Now and then much happens between a look and the step that rests on it; another operator may be at work all the while.
     fn hold_up(&mut self, left: &mut usize) {
         if !self.random.one_in(4) {
             return;
@@ -68,11 +68,12 @@ impl World {
             self.disturb();
             *left -= 1;
         }
-        if self.random.one_in(2) {
+        while self.random.below(4) > 0 {
             let then = self.clone();
             if let Some(step) = plan(&self.observe()).step {
                 self.take(step, &then);
             }
+            self.live();
         }
     }
 }

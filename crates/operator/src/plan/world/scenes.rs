@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::World;
-use crate::plan::{ClusterId, Finding, NodeId, Ordinal, Plan, Step, plan};
+use crate::plan::{ClusterId, Finding, NodeId, Ordinal, Plan, Recovery, RecoveryRequest, Step, Survivor, plan};
 
 impl World {
     /// A cluster of `replicas` that runs as wanted.
@@ -124,8 +124,12 @@ fn made_again(gone: &[u32], replicas: u32) -> World {
 #[test]
 fn volumes_above_the_wanted_number_are_another_clusters_until_they_are_known() {
     let mut world = made_again(&[0, 1, 2], 3);
-    for _ in 0..100 {
+    for moment in 0..100 {
         world.live();
+        // Those that hold data come up last.
+        for (_, pod) in world.pods.iter_mut().filter(|(ordinal, _)| ordinal.0 > 2 && moment < 50) {
+            pod.running = false;
+        }
         let decided = plan(&world.observe());
         assert!(!matches!(decided.step, Some(Step::LatchNewClusterId | Step::DeleteVolume(_))), "{decided:?}");
         let then = world.clone();
@@ -222,4 +226,25 @@ fn leadership_leaves_a_node_that_takes_no_new_pods() {
     assert_ne!(to, view.leader);
     observed.pods.values_mut().for_each(|pod| pod.cordoned = true);
     assert_eq!(plan(&observed).finding, Finding::Reconciled, "there is nowhere to go");
+}
+
+#[test]
+fn a_quorum_comes_back_from_lost_nodes_if_its_volumes_can_follow() {
+    let mut world = World::of(3);
+    for ordinal in [1, 2] {
+        world.pods.get_mut(&Ordinal(ordinal)).expect("three pods").node_lost = true;
+    }
+    world.ends_as_wanted();
+}
+
+#[test]
+fn a_recovery_is_given_up_when_the_quorum_is_back_before_its_job_runs() {
+    let world = World::of(3);
+    let mut observed = world.observe();
+    observed.latched.recovery = Some(Recovery { survivor: Ordinal(1), cluster_id: ClusterId(77) });
+    let cluster_id = observed.latched.cluster_id.expect("it runs");
+    observed.wanted.recovery = Some(RecoveryRequest::Of { cluster_id, survivor: Survivor::Pod(Ordinal(1)) });
+    assert_eq!(plan(&observed).step, Some(Step::AbandonRecovery));
+    observed.cluster = None;
+    assert_eq!(plan(&observed).step, Some(Step::ScaleSet { replicas: 0 }));
 }
