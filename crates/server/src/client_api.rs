@@ -8,7 +8,7 @@ mod leases;
 mod watches;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 use quorate_kv::{
@@ -238,13 +238,16 @@ impl ClientApi {
         request: RangeRequest,
         options: ReadOptions,
     ) -> Result<Served<RangeResponse>, ApiError> {
+        let began = Instant::now();
         let small = is_small(&request);
         let request = Arc::new(request);
-        self.read(options, || {
+        let reading = self.read(options, || {
             let request = Arc::clone(&request);
             self.read_state(small, move |view, claim| view.range_within(&request, &|bytes| claim.take(bytes)))
-        })
-        .await
+        });
+        let served = reading.await;
+        self.metrics.etcd.ranged(began.elapsed(), served.is_ok());
+        served
     }
 
     /// A transaction that only reads: no log entry, all of it at one revision.
@@ -370,8 +373,11 @@ impl ClientApi {
             Ok(Served { grant, .. }) if grant.effective == Consistency::Consistent => {
                 self.metrics.raft.read_indexes_total.inc();
             }
-            Err(ApiError::Node(_)) if asked == Consistency::Consistent => {
+            Err(ApiError::Node(refused)) if asked == Consistency::Consistent => {
                 self.metrics.raft.read_indexes_failed_total.inc();
+                if matches!(refused, NodeError::Timeout | NodeError::TimeoutLeaderFailure) {
+                    self.metrics.etcd.slow_read_indexes_total.inc();
+                }
             }
             _ => {}
         }

@@ -47,6 +47,8 @@ use crate::inside::Inside;
 
 /// The etcd version whose behaviour is offered. Clients choose features by it, so it has to be one they know.
 pub(crate) const ETCD_VERSION: &str = "3.7.3";
+/// The same by major and minor number, as etcd tells it of a cluster.
+pub(crate) const ETCD_CLUSTER_VERSION: &str = "3.7";
 /// The etcd version of the data format, by major and minor number.
 pub(crate) const ETCD_STORAGE_VERSION: &str = "3.7.0";
 

@@ -7,6 +7,7 @@
 //! Never decides anything: no other module reads a metric back.
 
 mod alias;
+mod etcd;
 mod grpc;
 mod lease;
 mod make;
@@ -19,6 +20,7 @@ mod watches;
 
 use prometheus::{Encoder, Registry, TextEncoder};
 
+pub use self::etcd::EtcdMetrics;
 pub use self::grpc::{GrpcMetrics, MethodCounters, MethodKind};
 pub use self::lease::LeaseMetrics;
 pub use self::network::NetworkMetrics;
@@ -46,6 +48,8 @@ pub struct Metrics {
     pub grpc: GrpcMetrics,
     /// Watches.
     pub watches: WatchMetrics,
+    /// Figures with a name of etcd's alone.
+    pub etcd: EtcdMetrics,
     registry: Registry,
 }
 
@@ -66,6 +70,7 @@ impl Metrics {
             network: NetworkMetrics::new(&make),
             grpc: GrpcMetrics::new(&make),
             watches: WatchMetrics::new(&make),
+            etcd: EtcdMetrics::new(&make),
             registry,
         };
         let process = prometheus::process_collector::ProcessCollector::for_self();

@@ -1,5 +1,8 @@
-//! The life-cycle states in words: for errors, probes and metrics.
+//! The life-cycle states in words, and the alarms that go with them: for errors, probes and metrics.
 
+use std::collections::BTreeSet;
+
+use quorate_kv::{Alarm, AlarmKind};
 use quorate_wire::peer::NodeState;
 
 use crate::runtime::ReplicaStatus;
@@ -34,4 +37,18 @@ pub(crate) fn why_not_serving(status: &ReplicaStatus) -> String {
             format!("it is {}: {}", state_name(status.state), status.state_reason)
         }
     }
+}
+
+/// The alarms of all members, and what is wrong with this one that no log can tell: its disk is full, or its state is not
+/// to be trusted. The latter is shown by this node alone: the others have the majority's state and serve it.
+pub(crate) fn shown_alarms(status: &ReplicaStatus) -> BTreeSet<Alarm> {
+    let own = status.identity.map_or(0, |identity| identity.node_id.0);
+    let mut alarms: BTreeSet<Alarm> = status.alarms.iter().collect();
+    if status.no_space && !status.alarms.is_raised(AlarmKind::NoSpace) {
+        alarms.insert(Alarm { kind: AlarmKind::NoSpace, member: own });
+    }
+    if matches!(status.state, NodeState::Fenced | NodeState::Damaged) {
+        alarms.insert(Alarm { kind: AlarmKind::Corrupt, member: own });
+    }
+    alarms
 }

@@ -144,7 +144,15 @@ impl Cluster for ClusterService {
         if !before.learners.contains(&id) {
             return Err(etcd_status(EtcdError::MemberNotLearner));
         }
-        self.api.replica().promote_member(id).await.map_err(etcd_refusal)?;
+        let promoted = self.api.replica().promote_member(id).await.map_err(etcd_refusal);
+        let etcd = &self.api.metrics().etcd;
+        match &promoted {
+            Ok(()) => etcd.learner_promote_successes.inc(),
+            Err(refused) => {
+                etcd.learner_promote_failures.with_label_values(&[format!("{:?}", refused.code())]).inc();
+            }
+        }
+        promoted?;
         Ok(Response::new(pb::MemberPromoteResponse { header: self.header(), members: members(&self.known()) }))
     }
 }

@@ -1,6 +1,5 @@
 //! `etcdserverpb.Maintenance`, as far as a store without housekeeping has a use for it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,9 +23,8 @@ use super::{ETCD_STORAGE_VERSION, ETCD_VERSION};
 use crate::access::{Action, Permit};
 use crate::client_api::{ApiError, ClientApi};
 use crate::etcd_image::EtcdImage;
-use crate::node_state::why_not_serving;
+use crate::node_state::{shown_alarms, why_not_serving};
 use crate::placed::{Placed, PlacedSender, placed};
-use crate::runtime::ReplicaStatus;
 
 /// Bytes of an image in one message. Some clients take no more than 4 MiB.
 const SNAPSHOT_PART_BYTES: usize = 256 << 10;
@@ -73,7 +71,9 @@ impl Maintenance for MaintenanceService {
         let alarms = match (request.action(), alarm) {
             (AlarmAction::Get, _) => {
                 let _admitted = self.check(headers, Action::Observe).await?;
-                raised_alarms(&self.api.replica().status(), request.alarm())
+                let wanted = alarm_kind(request.alarm());
+                let shown = shown_alarms(&self.api.replica().status()).into_iter();
+                shown.filter(|alarm| wanted.is_none_or(|kind| kind == alarm.kind)).map(alarm_member).collect()
             }
             (AlarmAction::Activate, Some(alarm)) => {
                 self.change_alarms(headers, AlarmCommand::Raise(alarm), bytes).await?
@@ -104,7 +104,7 @@ impl Maintenance for MaintenanceService {
         if status.no_space {
             errors.push(NodeError::NoSpace.to_string());
         }
-        errors.extend(status.alarms.iter().map(|alarm| {
+        errors.extend(shown_alarms(&status).into_iter().map(|alarm| {
             let shown = alarm_member(alarm);
             format!("memberID:{} alarm:{}", shown.member_id, shown.alarm().as_str_name())
         }));
@@ -245,21 +245,6 @@ async fn send_snapshot(
 
 fn bad_transferee() -> Status {
     etcd_status(EtcdError::BadLeaderTransferee)
-}
-
-/// The alarms of all members, and what is wrong with this one that no log can tell: its disk is full, or its state is not
-/// to be trusted.
-fn raised_alarms(status: &ReplicaStatus, wanted: pb::AlarmType) -> Vec<pb::AlarmMember> {
-    let own = status.identity.map_or(0, |identity| identity.node_id.0);
-    let mut alarms: BTreeSet<Alarm> = status.alarms.iter().collect();
-    if status.no_space && !status.alarms.is_raised(AlarmKind::NoSpace) {
-        alarms.insert(Alarm { kind: AlarmKind::NoSpace, member: own });
-    }
-    if matches!(status.state, NodeState::Fenced | NodeState::Damaged) {
-        alarms.insert(Alarm { kind: AlarmKind::Corrupt, member: own });
-    }
-    let wanted = alarm_kind(wanted);
-    alarms.into_iter().filter(|alarm| wanted.is_none_or(|kind| kind == alarm.kind)).map(alarm_member).collect()
 }
 
 fn alarm_kind(kind: pb::AlarmType) -> Option<AlarmKind> {

@@ -13,9 +13,12 @@ use serde_json::json;
 
 use super::{Shared, answer};
 use crate::client_api::{ApiError, ClientApi, HEALTH_TIMEOUT};
-use crate::node_state::why_not_serving;
+use crate::node_state::{shown_alarms, why_not_serving};
 use crate::query::decode_path;
 use crate::runtime::ReplicaStatus;
+
+/// The one check of `/livez`.
+const ALIVE: &str = "serializable_read";
 
 /// One thing `/readyz` looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,7 @@ impl Check {
         match self {
             Check::DataCorruption => match status.state {
                 NodeState::Fenced | NodeState::Damaged => Err(why_not_serving(&status)),
+                _ if has_alarm(&status, AlarmKind::Corrupt) => Err("alarm activated: CORRUPT".to_string()),
                 _ => Ok(()),
             },
             Check::Member => match status.state {
@@ -91,7 +95,7 @@ impl ProbeQuery {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             match name {
                 "verbose" => parsed.verbose = true,
-                "serializable" => parsed.serializable = value != "false",
+                "serializable" => parsed.serializable = value == "true",
                 "exclude" => {
                     let value = decode_path(value).unwrap_or_default();
                     parsed.exclude.push(String::from_utf8_lossy(&value).into_owned());
@@ -108,16 +112,21 @@ impl ProbeQuery {
 }
 
 /// `/livez`: the process answers. That is all a restart could mend.
-pub(super) async fn livez(RawQuery(query): RawQuery) -> Response {
+pub(super) async fn livez(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Response {
     let query = ProbeQuery::parse(query.as_deref());
-    report(&[("serializable_read", Ok(()))], query.verbose, "livez")
+    let results: &[_] = if query.excludes(ALIVE) { &[] } else { &[(ALIVE, Ok(()))] };
+    report(&shared, "livez", results, query.verbose)
 }
 
 /// `/livez/CHECK`.
-pub(super) async fn livez_check(Path(check): Path<String>) -> Response {
+pub(super) async fn livez_check(
+    State(shared): State<Shared>,
+    Path(check): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
     match check.as_str() {
-        "serializable_read" => report(&[("serializable_read", Ok(()))], false, "livez"),
-        _ => unknown_check(&check, "serializable_read"),
+        ALIVE => report(&shared, "livez", &[(ALIVE, Ok(()))], ProbeQuery::parse(query.as_deref()).verbose),
+        _ => unknown_check(&check, ALIVE),
     }
 }
 
@@ -128,35 +137,42 @@ pub(super) async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQue
     for check in READY_CHECKS.into_iter().filter(|check| !query.excludes(check.name())) {
         results.push((check.name(), check.run(&shared.api).await));
     }
-    report(&results, query.verbose, "readyz")
+    report(&shared, "readyz", &results, query.verbose)
 }
 
 /// `/readyz/CHECK`.
-pub(super) async fn readyz_check(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
-    match READY_CHECKS.into_iter().find(|check| check.name() == name) {
-        Some(check) => report(&[(check.name(), check.run(&shared.api).await)], false, "readyz"),
-        None => unknown_check(&name, &READY_CHECKS.map(Check::name).join(", ")),
-    }
+pub(super) async fn readyz_check(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let Some(check) = READY_CHECKS.into_iter().find(|check| check.name() == name) else {
+        return unknown_check(&name, &READY_CHECKS.map(Check::name).join(", "));
+    };
+    let results = [(check.name(), check.run(&shared.api).await)];
+    report(&shared, "readyz", &results, ProbeQuery::parse(query.as_deref()).verbose)
 }
 
 /// `/health`: one word for load balancers.
 pub(super) async fn health(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Response {
     let query = ProbeQuery::parse(query.as_deref());
     let reason = why_unhealthy(&shared.api, &query).await;
-    let (status, health) = match &reason {
-        None => (StatusCode::OK, "true"),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "false"),
+    let etcd = &shared.api.metrics().etcd;
+    let (status, health, counter) = match &reason {
+        None => (StatusCode::OK, "true", &etcd.health_success),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "false", &etcd.health_failures),
     };
+    counter.inc();
     (status, axum::Json(json!({"health": health, "reason": reason.unwrap_or_default()}))).into_response()
 }
 
 /// The reasons in etcd's words, in its order.
 async fn why_unhealthy(api: &ClientApi, query: &ProbeQuery) -> Option<String> {
     let status = api.replica().status();
-    if status.no_space && !query.excludes("NOSPACE") {
+    if has_alarm(&status, AlarmKind::NoSpace) && !query.excludes("NOSPACE") {
         return Some("ALARM NOSPACE".to_string());
     }
-    if is_corrupt(&status) && !query.excludes("CORRUPT") {
+    if has_alarm(&status, AlarmKind::Corrupt) && !query.excludes("CORRUPT") {
         return Some("ALARM CORRUPT".to_string());
     }
     let has_leader = status.raft.is_some_and(|raft| raft.leader.is_some());
@@ -167,11 +183,20 @@ async fn why_unhealthy(api: &ClientApi, query: &ProbeQuery) -> Option<String> {
     try_read(api, consistency).await.err().map(|error| format!("RANGE ERROR:{error}"))
 }
 
-fn is_corrupt(status: &ReplicaStatus) -> bool {
-    matches!(status.state, NodeState::Fenced | NodeState::Damaged) || status.alarms.is_raised(AlarmKind::Corrupt)
+fn has_alarm(status: &ReplicaStatus, kind: AlarmKind) -> bool {
+    shown_alarms(status).iter().any(|alarm| alarm.kind == kind)
 }
 
-fn report(results: &[(&str, Result<(), String>)], verbose: bool, probe: &str) -> Response {
+/// The answer of a probe, as etcd gives it: the checks where one failed or they were asked for, `ok` where none did.
+fn report(shared: &Shared, probe: &str, results: &[(&str, Result<(), String>)], verbose: bool) -> Response {
+    for (name, result) in results {
+        shared.api.metrics().etcd.checked(probe, name, result.is_ok());
+    }
+    let (status, text) = report_text(results, verbose);
+    (status, text).into_response()
+}
+
+fn report_text(results: &[(&str, Result<(), String>)], verbose: bool) -> (StatusCode, String) {
     let failed = results.iter().any(|(_, result)| result.is_err());
     let lines: String = results
         .iter()
@@ -181,9 +206,9 @@ fn report(results: &[(&str, Result<(), String>)], verbose: bool, probe: &str) ->
         })
         .collect();
     match (failed, verbose) {
-        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{lines}{probe} check failed\n")).into_response(),
-        (false, true) => format!("{lines}{probe} check passed\n").into_response(),
-        (false, false) => "ok\n".into_response(),
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{lines}\n")),
+        (false, true) => (StatusCode::OK, format!("{lines}ok\n")),
+        (false, false) => (StatusCode::OK, "ok\n".to_owned()),
     }
 }
 
@@ -201,13 +226,20 @@ mod tests {
         assert!(query.verbose && !query.serializable);
         assert!(query.excludes("linearizable_read") && query.excludes("NOSPACE") && !query.excludes("member"));
         assert!(ProbeQuery::parse(Some("serializable=true")).serializable);
+        for other in ["serializable", "serializable=false", "serializable=1"] {
+            assert!(!ProbeQuery::parse(Some(other)).serializable, "{other}");
+        }
         assert_eq!(ProbeQuery::parse(None), ProbeQuery::default());
     }
 
     #[test]
     fn one_failed_check_fails_the_probe_and_is_named() {
         let results = [("a", Ok(())), ("b", Err("why".to_string()))];
-        assert_eq!(report(&results, false, "readyz").status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(report(&results[..1], false, "readyz").status(), StatusCode::OK);
+        for verbose in [false, true] {
+            let said = "[+]a ok\n[-]b failed: why\n\n".to_string();
+            assert_eq!(report_text(&results, verbose), (StatusCode::SERVICE_UNAVAILABLE, said));
+        }
+        assert_eq!(report_text(&results[..1], false), (StatusCode::OK, "ok\n".to_string()));
+        assert_eq!(report_text(&results[..1], true), (StatusCode::OK, "[+]a ok\nok\n".to_string()));
     }
 }

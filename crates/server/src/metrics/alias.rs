@@ -41,6 +41,11 @@ const ALIASES: &[(&str, &str, &str)] = &[
     ("quorate_peer_sent_bytes_total", "etcd_network_peer_sent_bytes_total", "To"),
     ("quorate_peer_received_bytes_total", "etcd_network_peer_received_bytes_total", "From"),
     ("quorate_peer_send_failures_total", "etcd_network_peer_sent_failures_total", "To"),
+    ("quorate_peer_connected", "etcd_network_active_peers", "Remote"),
+    ("quorate_peer_known", "etcd_network_known_peers", "Remote"),
+    ("quorate_peer_disconnects_total", "etcd_network_disconnected_peers_total", "Remote"),
+    ("process_open_fds", "os_fd_used", ""),
+    ("process_max_fds", "os_fd_limit", ""),
     ("quorate_peer_round_trip_seconds", "etcd_network_peer_round_trip_time_seconds", "To"),
 ];
 

@@ -1,6 +1,6 @@
 //! Metrics of connections: peers by id, clients as a whole.
 
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use quorate_raft::NodeId;
 
@@ -18,6 +18,12 @@ pub struct NetworkMetrics {
     /// From a number given to the stream to `peer` until it came back, about every two seconds.
     /// The wait behind other messages counts.
     pub peer_round_trip_seconds: HistogramVec,
+    /// 1 while the stream to `peer` is open.
+    pub peer_connected: IntGaugeVec,
+    /// Streams to `peer` that were open and ended.
+    pub peer_disconnects_total: IntCounterVec,
+    /// Scrape. 1 for each other member.
+    pub peer_known: IntGaugeVec,
     /// Streams from `peer` refused; `reason` = garbage, crowded (it had to make room), or why a greeting was not welcome.
     pub peer_refused_total: IntCounterVec,
     /// Bytes sent to clients, as on the wire.
@@ -52,6 +58,13 @@ impl NetworkMetrics {
                 "From a question to the peer's answer.",
                 peer,
             ),
+            peer_connected: make.gauges("quorate_peer_connected", "1 while the stream to the peer is open.", peer),
+            peer_disconnects_total: make.counters(
+                "quorate_peer_disconnects_total",
+                "Streams to the peer that were open and ended.",
+                peer,
+            ),
+            peer_known: make.gauges("quorate_peer_known", "1 for each other member.", peer),
             peer_refused_total: make.counters("quorate_peer_refused_total", "Peer streams refused.", &["reason"]),
             client_sent_bytes_total: make.counter("quorate_client_sent_bytes_total", "Bytes sent to clients."),
             client_received_bytes_total: make
@@ -71,9 +84,38 @@ impl NetworkMetrics {
     /// Shows the series of `peer` from now on: an alert must be able to tell no failure from no data.
     pub(crate) fn begin_peer(&self, peer: NodeId) {
         let peer = &[&peer.to_string()];
-        for counters in [&self.peer_sent_bytes_total, &self.peer_received_bytes_total, &self.peer_send_failures_total] {
+        for counters in [
+            &self.peer_sent_bytes_total,
+            &self.peer_received_bytes_total,
+            &self.peer_send_failures_total,
+            &self.peer_disconnects_total,
+        ] {
             counters.with_label_values(peer);
         }
+        self.peer_connected.with_label_values(peer);
         self.peer_round_trip_seconds.with_label_values(peer);
+    }
+
+    /// The stream to `peer` is open, until the answer is dropped.
+    pub(crate) fn connected(&self, peer: NodeId) -> Connected {
+        let peer = &[&peer.to_string()];
+        let (open, ended) =
+            (self.peer_connected.with_label_values(peer), self.peer_disconnects_total.with_label_values(peer));
+        open.set(1);
+        Connected { open, ended }
+    }
+}
+
+/// Shows a stream as open as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    open: IntGauge,
+    ended: IntCounter,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.open.set(0);
+        self.ended.inc();
     }
 }

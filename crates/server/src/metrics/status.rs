@@ -4,7 +4,8 @@ use quorate_kv::AlarmKind;
 use quorate_raft::RoleKind;
 
 use super::Metrics;
-use crate::node_state::STATE_NAMES;
+use crate::grpc::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
+use crate::node_state::{STATE_NAMES, shown_alarms};
 use crate::runtime::{RaftView, ReplicaStatus};
 
 const ROLES: [(RoleKind, &str); 4] = [
@@ -22,6 +23,7 @@ impl Metrics {
         }
         self.observe_storage(status);
         self.watches.observe(&status.watches);
+        self.observe_versions(status);
         self.raft.peer_match_index.reset();
         self.raft.peer_lag_entries.reset();
         if let Some(raft) = &status.raft {
@@ -29,7 +31,23 @@ impl Metrics {
             let own_id = status.identity.map(|identity| identity.node_id);
             let is_learner = own_id.is_some_and(|id| raft.membership.1.learners.contains(&id));
             self.raft.is_learner.set(is_learner.into());
+            let known = &self.network.peer_known;
+            known.reset();
+            for id in raft.effective.1.members.keys().filter(|id| Some(**id) != own_id) {
+                known.with_label_values(&[&id.to_string()]).set(1);
+            }
         }
+    }
+
+    fn observe_versions(&self, status: &ReplicaStatus) {
+        let etcd = &self.etcd;
+        etcd.server_version.with_label_values(&[ETCD_VERSION]).set(1);
+        if let Some(identity) = status.identity {
+            etcd.server_id.reset();
+            etcd.server_id.with_label_values(&[format!("{:x}", identity.node_id.0)]).set(1);
+            etcd.cluster_version.with_label_values(&[ETCD_CLUSTER_VERSION]).set(1);
+        }
+        etcd.auth_revision.set(as_i64(status.space.auth_revision));
     }
 
     fn observe_storage(&self, status: &ReplicaStatus) {
@@ -41,7 +59,7 @@ impl Metrics {
         storage.quota_bytes.set(as_i64(status.quota_bytes));
         storage.no_space.set(status.no_space.into());
         storage.alarms.reset();
-        for alarm in status.alarms.iter() {
+        for alarm in shown_alarms(status) {
             let kind = match alarm.kind {
                 AlarmKind::NoSpace => "NOSPACE",
                 AlarmKind::Corrupt => "CORRUPT",

@@ -272,6 +272,7 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
         Ok(_) => {}
     }
     tracing::debug!(peer = %peer.id, %address, "peer stream open");
+    let _connected = context.metrics.network.connected(peer.id);
     let round_trip = context.metrics.network.peer_round_trip_seconds.with_label_values(&[&peer.id.to_string()]);
     let ended = measure(&shared.outbox, answers, |took| round_trip.observe(took.as_secs_f64())).await;
     Ended::Broken(format!("{address} {ended}"))

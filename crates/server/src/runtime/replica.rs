@@ -419,6 +419,7 @@ fn space_view(engine: &Engine) -> SpaceView {
         digest_index: view.digest().0,
         keys: view.key_count() as u64,
         leases: view.lease_count() as u64,
+        auth_revision: view.auth().revision(),
     }
 }
 

@@ -150,7 +150,14 @@ impl<R: StateReports> Writer<'_, R> {
         let before = self.view.revision();
         let mut applied = self.store.apply(entries).map_err(|error| error.to_string())?;
         let storage = &self.metrics.storage;
-        storage.apply_seconds.observe(begun.elapsed().as_secs_f64());
+        let took = begun.elapsed();
+        storage.apply_seconds.observe(took.as_secs_f64());
+        self.metrics.etcd.batch_applied(took);
+        applied
+            .results
+            .iter()
+            .filter_map(|entry| entry.outcome.as_ref())
+            .for_each(|done| self.metrics.etcd.applied(done));
         storage.apply_batch_entries.observe(entries.len() as f64);
         self.dirty = true;
         self.dirty_bytes += entries.iter().map(Entry::size).sum::<usize>();

@@ -111,6 +111,8 @@ pub struct SpaceView {
     pub keys: u64,
     /// Leases.
     pub leases: u64,
+    /// Changes of users, roles and rights.
+    pub auth_revision: u64,
 }
 
 /// The disk side of a [`ReplicaStatus`], in bytes.

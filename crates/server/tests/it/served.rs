@@ -50,9 +50,14 @@ impl Served {
 
     /// Nodes that are the voters of one cluster, every one of which knows the leader.
     pub(crate) async fn together(count: usize) -> Vec<Served> {
+        Served::together_adjusted(count, |_, _| {}).await
+    }
+
+    /// The same with other settings than the usual ones, by the number of the node.
+    pub(crate) async fn together_adjusted(count: usize, adjust: fn(usize, &mut ServerConfig)) -> Vec<Served> {
         let mut nodes = Vec::new();
-        for _ in 0..count {
-            nodes.push(Served::empty().await);
+        for number in 0..count {
+            nodes.push(Served::start(None, |config| adjust(number, config)).await);
         }
         let members: Vec<_> = nodes.iter().map(|node| node.server.replica().own_identity().member).collect();
         for node in &nodes {
@@ -66,9 +71,14 @@ impl Served {
 
     /// The only node of a cluster whose data is in `directory`.
     pub(crate) async fn on(directory: &Path) -> Served {
-        let served = Served::start(None, |config| config.replica.data_dir = directory.to_owned()).await;
+        let served = Served::opened(directory).await;
         served.until("leads", |change| change.leader.is_some()).await;
         served
+    }
+
+    /// A node with the data in `directory`, whatever becomes of it.
+    pub(crate) async fn opened(directory: &Path) -> Served {
+        Served::start(None, |config| config.replica.data_dir = directory.to_owned()).await
     }
 
     /// Waits until what this node says of itself is so.
