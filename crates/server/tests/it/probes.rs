@@ -114,7 +114,7 @@ async fn a_leader_without_its_quorum_says_that_it_cannot_read() {
     })
     .await;
     let second = NodeId(nodes[1].server.replica().stamp().node_id);
-    nodes[0].server.replica().transfer_leader(Some(second)).await.expect("handed over");
+    nodes[0].server.replica().transfer_leader(Some(second), None).await.expect("handed over");
     nodes[1].until("leads", |change| change.role == Some(RoleKind::Leader)).await;
     nodes[1].put("a", "1").await;
     nodes[0].server.replica().clone().halt().await;
