@@ -23,10 +23,10 @@ use crate::served::{Served, put, range};
 
 /// Puts a token into each call.
 #[derive(Clone)]
-struct As(Option<MetadataValue<Ascii>>);
+pub(crate) struct As(pub(crate) Option<MetadataValue<Ascii>>);
 
 impl As {
-    fn token(token: &str) -> As {
+    pub(crate) fn token(token: &str) -> As {
         As(Some(token.parse().expect("a metadata value")))
     }
 }
@@ -40,25 +40,25 @@ impl Interceptor for As {
     }
 }
 
-type Intercepted = InterceptedService<Channel, As>;
+pub(crate) type Intercepted = InterceptedService<Channel, As>;
 
 impl Served {
-    fn auth_as(&self, who: &As) -> AuthClient<Intercepted> {
+    pub(crate) fn auth_as(&self, who: &As) -> AuthClient<Intercepted> {
         AuthClient::with_interceptor(self.channel(), who.clone())
     }
 
-    fn kv_as(&self, who: &As) -> KvClient<Intercepted> {
+    pub(crate) fn kv_as(&self, who: &As) -> KvClient<Intercepted> {
         KvClient::with_interceptor(self.channel(), who.clone())
     }
 
-    async fn log_in(&self, name: &str, password: &str) -> Result<As, Status> {
+    pub(crate) async fn log_in(&self, name: &str, password: &str) -> Result<As, Status> {
         let request = pb::AuthenticateRequest { name: name.into(), password: password.into() };
         let answer = AuthClient::new(self.channel()).authenticate(request).await?.into_inner();
         Ok(As::token(&answer.token))
     }
 
     /// A node with the switch on; who root is.
-    async fn with_root() -> (Served, As) {
+    pub(crate) async fn with_root() -> (Served, As) {
         let served = Served::alone().await;
         let nobody = As(None);
         add_user(&served, &nobody, "root", "rootpw").await;
@@ -69,18 +69,24 @@ impl Served {
     }
 }
 
-async fn add_user(served: &Served, who: &As, name: &str, password: &str) {
+pub(crate) async fn add_user(served: &Served, who: &As, name: &str, password: &str) {
     let request = pb::AuthUserAddRequest { name: name.into(), password: password.into(), ..Default::default() };
     served.auth_as(who).user_add(request).await.expect("a new user");
 }
 
-async fn give_role(served: &Served, who: &As, user: &str, role: &str) {
+pub(crate) async fn give_role(served: &Served, who: &As, user: &str, role: &str) {
     let request = pb::AuthUserGrantRoleRequest { user: user.into(), role: role.into() };
     served.auth_as(who).user_grant_role(request).await.expect("a user and a role");
 }
 
 /// A user `u` with these rights, logged in.
-async fn user_with(served: &Served, root: &As, kind: authpb::permission::Type, key: &str, range_end: &str) -> As {
+pub(crate) async fn user_with(
+    served: &Served,
+    root: &As,
+    kind: authpb::permission::Type,
+    key: &str,
+    range_end: &str,
+) -> As {
     add_user(served, root, "u", "pw").await;
     served.auth_as(root).role_add(pb::AuthRoleAddRequest { name: "r".into() }).await.expect("a new role");
     let perm = authpb::Permission {
@@ -95,12 +101,12 @@ async fn user_with(served: &Served, root: &As, kind: authpb::permission::Type, k
 }
 
 #[track_caller]
-fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, text: &str) {
+pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, text: &str) {
     let status = result.expect_err(text);
     assert_eq!((status.code(), status.message()), (code, text));
 }
 
-const DENIED: &str = "etcdserver: permission denied";
+pub(crate) const DENIED: &str = "etcdserver: permission denied";
 const NOBODY: &str = "etcdserver: user name is empty";
 
 #[tokio::test(flavor = "multi_thread")]
