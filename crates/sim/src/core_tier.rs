@@ -294,7 +294,7 @@ impl Process {
                 Err(Killed)
             }
             // Of these the core knows nothing.
-            Ask::Workload | Ask::Verify | Ask::Diverge => Ok(()),
+            Ask::Workload | Ask::Verify | Ask::Diverge | Ask::LoseClients => Ok(()),
         }
     }
 

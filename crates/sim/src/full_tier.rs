@@ -251,6 +251,10 @@ impl Tier for FullTier {
                 process.course = Course::Straying;
                 Ok(())
             }
+            NodeEvent::Ask(Ask::LoseClients) => {
+                process.lose_clients(context);
+                Ok(())
+            }
             NodeEvent::Ask(ask) => process.ask(context, ask),
         }
     }

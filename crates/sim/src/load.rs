@@ -80,12 +80,15 @@ impl<T: Tier> World<T> {
 
     /// A running host: the leader's with this chance per million, else any.
     pub(crate) fn some_host(&mut self, leader: u32) -> Option<HostId> {
+        let now = self.context.now();
+        let reached = |host: &HostId| self.hosts[host.0].clients_cut_until <= now;
+        let leading = self.leading_host().filter(reached);
+        let running: Vec<HostId> = self.running().into_iter().filter(reached).collect();
         if self.random.chance(leader)
-            && let Some(host) = self.leading_host()
+            && let Some(host) = leading
         {
             return Some(host);
         }
-        let running = self.running();
         self.random.pick(&running).copied()
     }
 

@@ -111,6 +111,17 @@ impl<T: Tier> World<T> {
                 }
             }
             FaultKind::DiskFull => self.do_harm(Harm::Full, Reached::DiskFilled, &mut random),
+            FaultKind::ClientCut => {
+                let longest = self.context.plan.timeout_us() * 10;
+                for host in self.running() {
+                    if random.coin() {
+                        let until = Instant(self.context.now().0 + random.between(1, longest));
+                        self.hosts[host.0].clients_cut_until = until;
+                        self.context.coverage.hit(Reached::ClientsCutOff);
+                        self.ask(host, Ask::LoseClients);
+                    }
+                }
+            }
             FaultKind::Wipe => {
                 let host = HostId(random.below(self.hosts.len() as u64) as usize);
                 if self.may_lose(self.hosts[host.0].node) {

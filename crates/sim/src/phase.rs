@@ -145,7 +145,13 @@ impl<T: Tier> World<T> {
             }
             self.context.queue.at(now, Event::Start { host });
         }
+        self.election_rounds = self.highest_term();
         self.phase = Phase::Converge { since: now, led: false, progress: (0, now) };
+    }
+
+    fn highest_term(&self) -> u64 {
+        let logs = self.context.cluster.logs.iter().chain(self.context.cluster.lost.values());
+        logs.map(|log| log.issued().hard_state.term.0).max().unwrap_or(0)
     }
 
     fn late(&self, since: Instant, timeouts: u64) -> bool {
@@ -157,6 +163,7 @@ impl<T: Tier> World<T> {
         if !led && leader.is_some() {
             let waited = self.context.now().since(since).as_micros() as u64;
             self.leader_after_percent = waited * 100 / self.context.plan.timeout_us();
+            self.election_rounds = self.highest_term() - self.election_rounds;
         }
         self.replace_fenced();
         let done = self.done();

@@ -126,11 +126,13 @@ pub(crate) enum FaultKind {
     StalePage,
     /// One state machine goes its own way.
     Diverge,
+    /// Clients reach some hosts no more, which reach each other as before.
+    ClientCut,
     /// One disk is full for a while.
     DiskFull,
 }
 
-const FAULTS: [(FaultKind, u64); 29] = [
+const FAULTS: [(FaultKind, u64); 30] = [
     (FaultKind::Kill, 10),
     (FaultKind::CrashLoop, 2),
     (FaultKind::KillAll, 2),
@@ -159,6 +161,7 @@ const FAULTS: [(FaultKind, u64); 29] = [
     (FaultKind::Misdirect, 1),
     (FaultKind::StalePage, 1),
     (FaultKind::Diverge, 2),
+    (FaultKind::ClientCut, 3),
     (FaultKind::DiskFull, 2),
 ];
 

@@ -29,6 +29,7 @@ struct TierSummary {
     /// The runs that count towards speed.
     counted: Measure,
     leader_after_percent: Vec<u64>,
+    election_rounds: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -60,6 +61,12 @@ fn seconds(verdict: &Verdict) -> f64 {
     verdict.simulated.0 as f64 / 1e6
 }
 
+fn percentiles(values: &mut [u64]) -> String {
+    values.sort_unstable();
+    let at = |percent: usize| values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0);
+    format!("p50 {} p99 {} p100 {}", at(50), at(99), at(100))
+}
+
 /// Whether a run had enough to do to be counted.
 fn counts(verdict: &Verdict) -> bool {
     let simulated = seconds(verdict);
@@ -75,6 +82,7 @@ impl TierSummary {
         self.coverage.merge(&verdict.coverage);
         self.events += verdict.events;
         self.leader_after_percent.push(verdict.leader_after_percent);
+        self.election_rounds.push(verdict.election_rounds);
         self.all.add(verdict, cpu);
         if counts(verdict) {
             self.counted.add(verdict, cpu);
@@ -83,17 +91,10 @@ impl TierSummary {
 
     fn print(&mut self, tier: TierChoice) {
         println!("{tier} tier, met by count:\n{}", self.coverage.table(tier));
-        self.leader_after_percent.sort_unstable();
-        let at = |percent: usize| {
-            let values = &self.leader_after_percent;
-            values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0)
-        };
-        println!(
-            "{tier} tier, first leader after healing, in hundredths of an election timeout: p50 {} p99 {} p100 {}",
-            at(50),
-            at(99),
-            at(100)
-        );
+        let percent = percentiles(&mut self.leader_after_percent);
+        println!("{tier} tier, first leader after healing, in hundredths of an election timeout: {percent}");
+        let rounds = percentiles(&mut self.election_rounds);
+        println!("{tier} tier, terms that the first leader after healing took: {rounds}");
         let (speed, seeds) = self.all.speed();
         println!(
             "{tier} tier: {} runs, {:.0} simulated seconds, {} events; {speed:.0} simulated cluster-seconds a CPU second, \

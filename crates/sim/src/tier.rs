@@ -72,6 +72,8 @@ pub(crate) enum Ask {
     Verify,
     /// The state machine does something else than the next write says.
     Diverge,
+    /// No answer reaches the clients that wait for one; the process does not know.
+    LoseClients,
     /// One of the workloads that stand apart makes its next move.
     Workload,
 }

@@ -40,6 +40,8 @@ pub(crate) struct Host<T: Tier> {
     pub(crate) crash_loop: u32,
     /// Stays dead.
     pub(crate) abandoned: bool,
+    /// No client reaches it before.
+    pub(crate) clients_cut_until: Instant,
     /// Ticks in a row after which the next one was due at once.
     idle_ticks: u32,
 }
@@ -63,6 +65,8 @@ pub struct Verdict {
     pub events: u64,
     /// From healing to the first leader, in election timeouts times a hundred.
     pub leader_after_percent: u64,
+    /// Terms that this took.
+    pub election_rounds: u64,
     /// Planned faults that struck.
     pub faults: u64,
     /// Reads and writes that clients began.
@@ -84,6 +88,8 @@ pub(crate) struct World<T: Tier> {
     pub(crate) struck: u64,
     pub(crate) operations: u64,
     pub(crate) leader_after_percent: u64,
+    /// The highest term when the world was healed; then how many terms the first leader took.
+    pub(crate) election_rounds: u64,
     pub(crate) stability: Stability,
     events: u64,
 }
@@ -124,6 +130,7 @@ impl<T: Tier> World<T> {
             struck: 0,
             operations: 0,
             leader_after_percent: 0,
+            election_rounds: 0,
             stability: Stability::default(),
             events: 0,
         };
@@ -162,6 +169,7 @@ impl<T: Tier> World<T> {
                 suspended_at: None,
                 crash_loop: 0,
                 abandoned: false,
+                clients_cut_until: Instant(0),
                 idle_ticks: 0,
             });
             let at = Instant(self.random.below(self.context.plan.timeout_us()));
@@ -197,6 +205,7 @@ impl<T: Tier> World<T> {
             coverage: self.context.coverage,
             events: self.events,
             leader_after_percent: self.leader_after_percent,
+            election_rounds: self.election_rounds,
             faults: self.struck,
             operations: self.operations,
             election_timeout_us: self.context.plan.timeout_us(),

@@ -134,6 +134,8 @@ reached! {
     CampaignsStopped => "campaigning stopped or allowed",
     /// A stream broke.
     StreamLost => "stream lost",
+    /// Hosts were cut off from clients alone.
+    ClientsCutOff => "hosts cut off from clients",
     /// A client went away before its answer.
     ClientLeft => "client left",
     /// A node became leader.

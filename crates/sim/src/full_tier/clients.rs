@@ -44,6 +44,8 @@ enum Asked {
     Write(PendingWrite),
     Read(PendingRead),
     Admin,
+    /// Whoever asked will not hear the answer.
+    Gone,
     /// Of the workload of this number, which knows it by that.
     Workload {
         number: usize,
@@ -181,7 +183,7 @@ impl Clients {
         match pending.what {
             Asked::Write(_) => coverage.hit(Reached::WriteUnknown),
             Asked::Workload { number, call } => self.workloads[number].lost(call, now),
-            Asked::Read(_) | Asked::Admin => {}
+            Asked::Read(_) | Asked::Admin | Asked::Gone => {}
         }
     }
 
@@ -339,7 +341,7 @@ impl Process {
                 (Asked::Admin, ClientOp::Admin(AdminOperation::RaiseVersion { version }))
             }
             // The replica refuses to campaign by itself, where its mark says so.
-            Ask::StopCampaigning { .. } | Ask::Verify | Ask::Diverge => return Ok(()),
+            Ask::StopCampaigning { .. } | Ask::Verify | Ask::Diverge | Ask::LoseClients => return Ok(()),
             Ask::PeerLost { id } => return self.step(context, Input::PeerLost { id }),
             Ask::Stop => return self.step(context, Input::Stop),
             Ask::Workload => {
@@ -415,6 +417,15 @@ impl Process {
         self.step(context, Input::Cancel { request })
     }
 
+    /// Clients are cut off and go elsewhere: what they asked here goes on, with an outcome that they never learn.
+    pub(super) fn lose_clients(&mut self, context: &mut Context<FullTier>) {
+        for pending in self.pending.values_mut() {
+            let gone = Pending { since: pending.since, what: Asked::Gone };
+            let lost = std::mem::replace(pending, gone);
+            context.clients.lost(lost, context.queue.now(), &mut context.coverage);
+        }
+    }
+
     /// L-7: no request waits much longer than its own time.
     pub(super) fn check_answers(&self, context: &Context<FullTier>) {
         let config = node_config(&context.plan, context.host, self.lifecycle.incarnation(), 1);
@@ -467,7 +478,7 @@ impl Process {
                 context.coverage.hit(Reached::TransferFailed);
                 Ok(())
             }
-            (Asked::Admin, Answer::Accepted { .. } | Answer::Refused(_)) => Ok(()),
+            (Asked::Admin, Answer::Accepted { .. } | Answer::Refused(_)) | (Asked::Gone, _) => Ok(()),
             (Asked::Workload { number, call }, answer) => {
                 let now = context.now();
                 context.clients.workloads[number].answered(call, now, &answer, &self.state.view());

@@ -92,9 +92,11 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         let found = stray::verify_files(&log, &state).is_err();
         context.coverage.hit(if found { Reached::DecayFound } else { Reached::DecayUnnoticed });
         disk.refused = true;
+        let_go(disk, (log, state));
         return None;
     }
     if !adopt_log(context, disk, &log, &state) {
+        let_go(disk, (log, state));
         return None;
     }
     let position = state.position();
@@ -129,6 +131,13 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         requests: 0,
         pending: BTreeMap::new(),
     })
+}
+
+/// Closes stores. What redb makes of rotten files while it does is of no interest any more.
+fn let_go<T>(disk: &Disk, stores: T) {
+    if disk.doubtful {
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(stores)));
+    }
 }
 
 pub(super) fn barred(mark: &NodeMark) -> Option<Barred> {
@@ -247,7 +256,7 @@ pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: O
     } else {
         disk.files.crash(&mut |bound| choices.below(bound));
     }
-    drop(process);
+    let_go(disk, process);
     let log = context.log();
     let lost = log.pending();
     log.forget_after(0);
