@@ -20,10 +20,12 @@ const FLAGS: &[&str] = &[
 ];
 /// What the node may take more than before while it is attacked. Answers have 16 MiB of it, twice.
 const MOST_MORE_BYTES: u64 = 256 << 20;
-/// What the allocator may keep of it from one round of attacks to the next.
+/// What the allocator may keep of it after a round of attacks.
 const SLACK_BYTES: u64 = 48 << 20;
 /// Far more than any of these may be made to take.
 const FLOOD_BYTES: usize = 256 << 20;
+/// What it takes to have the page caches of both files full.
+const FILLS: usize = 9;
 const SILENT: usize = 3000;
 const CONNECTIONS: usize = 20;
 const STREAMS: usize = 200;
@@ -138,8 +140,16 @@ fn assert_untroubled(report: Report, cluster: &Cluster) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_hostile_connections_trouble_nobody_and_leave_nothing() {
-    let cluster = Cluster::start(3, FLAGS).await;
-    fill(&cluster).await;
+    let cluster = Cluster::start_adjusted(3, |_, config| {
+        config.extra = FLAGS.iter().map(ToString::to_string).collect();
+        // One heap for all threads: with one a few threads glibc keeps what each of them once took, and it takes many
+        // rounds until that is all there will be.
+        config.environment = vec![("MALLOC_ARENA_MAX", "1")];
+    })
+    .await;
+    for _ in 0..FILLS {
+        fill(&cluster).await;
+    }
     let (memory, files) = (cluster.nodes[0].memory_bytes(), cluster.nodes[0].open_files());
     let bystanders = start_bystander(&cluster);
     let watched = std::sync::atomic::AtomicU64::new(0);
@@ -151,7 +161,7 @@ async fn thousands_of_hostile_connections_trouble_nobody_and_leave_nothing() {
     };
     let mut after = Vec::new();
     let attacking = async {
-        for _ in 0..5 {
+        for _ in 0..3 {
             attack(&cluster).await;
             wait_for_baseline(&cluster, files).await;
             after.push(cluster.nodes[0].memory_bytes());
@@ -165,5 +175,5 @@ async fn thousands_of_hostile_connections_trouble_nobody_and_leave_nothing() {
     let most = watched.into_inner();
     println!("memory: {memory} bytes before, {most} at most, {after:?} after each round");
     assert!(most < memory + MOST_MORE_BYTES, "{memory} bytes before, {most} at most");
-    assert!(after[1] < after[0] + SLACK_BYTES, "it grows: {after:?}");
+    assert!(after.iter().all(|later| *later < memory + SLACK_BYTES), "{memory} bytes before, {after:?} after");
 }

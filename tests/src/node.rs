@@ -118,6 +118,8 @@ pub struct NodeConfig {
     pub extra: Vec<String>,
     /// What it runs.
     pub build: Build,
+    /// Set in its environment.
+    pub environment: Vec<(&'static str, &'static str)>,
     /// A command that the server is an argument of, as `ip netns exec NAME`.
     pub inside: Vec<String>,
 }
@@ -134,6 +136,7 @@ impl NodeConfig {
             metrics: free_address(),
             extra: Vec::new(),
             build: Build::Current,
+            environment: Vec::new(),
             inside: Vec::new(),
         }
     }
@@ -179,6 +182,7 @@ impl Node {
         };
         let child = command
             .env("QUORATE_TEST_FAULTS", self.orders_path())
+            .envs(config.environment.iter().copied())
             .arg("server")
             .args(["--name", &config.name])
             .arg("--data-dir")
@@ -206,7 +210,7 @@ impl Node {
 
     /// Makes disk or clock of a [`Build::Faulty`] go wrong from now on; returns when it knows. Orders are lines `NAME VALUE`:
     /// `clock-rate` (millionths of the right one), `clock-jump-ms`, `write-delay-us`, `sync-delay-us`, `fail-syncs`,
-    /// `fail-reads`, and `lose-power`, whose value chooses which of the unsynced pages are not lost.
+    /// `fail-reads`, `lose-entry` (the state does not get the next command), and `lose-power`, whose value chooses which of the unsynced pages are not lost.
     ///
     /// # Panics
     /// If it runs another build.
