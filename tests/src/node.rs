@@ -210,7 +210,7 @@ impl Node {
 
     /// Makes disk or clock of a [`Build::Faulty`] go wrong from now on; returns when it knows. Orders are lines `NAME VALUE`:
     /// `clock-rate` (millionths of the right one), `clock-jump-ms`, `write-delay-us`, `sync-delay-us`, `fail-syncs`,
-    /// `fail-reads`, `lose-entry` (the state does not get the next command), and `lose-power`, whose value chooses which of the unsynced pages are not lost.
+    /// `fail-reads`, and `lose-power`, whose value chooses which of the unsynced pages are not lost.
     ///
     /// # Panics
     /// If it runs another build.
