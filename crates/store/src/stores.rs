@@ -46,18 +46,29 @@ impl StoreOptions {
         }
         remove_if_present(&**disk, LOG_FILE_NEW).map_err(|error| OpenError::io(LOG_FILE, error))?;
         let state_was_there = present(STATE_FILE)?;
-        let (mut log, recovered) = LogStore::open(disk.clone(), new_incarnation, self.log)?;
+        let (mut log, recovered) = guarded(LOG_FILE, || LogStore::open(disk.clone(), new_incarnation, self.log))?;
         if !state_was_there && recovered.base.0.0 > 0 {
             let detail = format!("it is missing, but the log begins after entry {}", recovered.base.0);
             return Err(OpenError::damaged(STATE_FILE, detail));
         }
-        let mut state = StateStore::open(disk.clone(), self.state)?;
+        let mut state = guarded(STATE_FILE, || StateStore::open(disk.clone(), self.state))?;
         check_cluster(&recovered, &mut state)?;
         reconcile(&mut log, &state)?;
         let mut recovered = log.recovered();
         recovered.hard_state.commit = recovered.hard_state.commit.max(state.position().index);
         Ok(OpenedStores { log, recovered, state })
     }
+}
+
+/// redb believes what it reads of a tree's pages, and panics on some that no writer of it ever made. To whoever opens a file that is
+/// damage like any other: an error that says so, where a panic would end the process at each start again.
+fn guarded<T>(file: &'static str, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    // Nothing that was half opened outlives the call.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(OpenError::damaged(file, format!("it cannot be opened: {said}")))
+    })
 }
 
 fn check_cluster(recovered: &RecoveredLog, state: &mut StateStore) -> Result<(), OpenError> {

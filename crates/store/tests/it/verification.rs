@@ -8,7 +8,8 @@ use quorate_kv::{Actor, Command, PutRequest};
 use quorate_raft::{Entry, Incarnation, LogIndex, Member, Membership, NodeId, Payload, Term};
 use quorate_store::testing::FaultyDisk;
 use quorate_store::{
-    Disk, LOG_FILE, LogOptions, OpenMode, OpenedStores, ReadError, STATE_FILE, StateOptions, StatePlace, StoreOptions,
+    Disk, LOG_FILE, LogOptions, OpenError, OpenMode, OpenedStores, ReadError, STATE_FILE, StateOptions, StatePlace,
+    StoreOptions,
 };
 use quorate_wire::{Envelope, encode_envelope};
 
@@ -85,6 +86,23 @@ fn rot(disk: &FaultyDisk, file: &str, text: &str) {
 fn sound_files_pass() {
     let disk = FaultyDisk::new();
     verify(&open_stores(&disk)).expect("sound");
+}
+
+#[test]
+fn a_file_that_is_noise_behind_its_header_is_damaged_and_ends_nobody() {
+    for file in [STATE_FILE, LOG_FILE] {
+        for noise in [0xA5, 0x00, 0x01, 0xFF] {
+            let disk = FaultyDisk::new();
+            drop(open_stores(&disk));
+            let backend = disk.open(file, OpenMode::Existing).expect("there");
+            let length = backend.len().expect("no fault") as usize;
+            backend.write(4096, &vec![noise; length - 4096]).expect("no fault");
+            backend.close().expect("no fault");
+            let opening = StoreOptions::default().open(&(Arc::new(disk) as Arc<dyn Disk>), Incarnation(1));
+            let error = opening.err().unwrap_or_else(|| panic!("{file} of {noise:#x} opened"));
+            assert!(matches!(error, OpenError::Damaged { .. }), "{file} of {noise:#x}: {error:?}");
+        }
+    }
 }
 
 #[test]
