@@ -17,6 +17,7 @@ mod suite;
 mod teardown;
 pub(crate) mod toolchain;
 mod volumes;
+mod watch;
 mod writer;
 
 use std::fs::{self, File, TryLockError};

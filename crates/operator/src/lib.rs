@@ -7,6 +7,7 @@ pub mod act;
 pub mod admin;
 pub mod build;
 pub mod crd;
+pub mod interruption;
 pub mod lease;
 pub mod metrics;
 pub mod names;

@@ -19,6 +19,7 @@ use crate::act::{self, ActError, Hands};
 use crate::admin::Admin;
 use crate::build::Defaults;
 use crate::crd::QuorateCluster;
+use crate::interruption::{Moment, interrupt};
 use crate::metrics::Metrics;
 use crate::names::{FINALIZER, Names};
 use crate::observe::{self, Sighting};
@@ -186,10 +187,12 @@ async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result
             Step::TransferLeader { .. } => drop(context.transfers.extend(&names)),
             _ => context.transfers.end(&names),
         }
+        interrupt(&sighting.cluster, Moment::Before, step);
         if let Err(source) = hands.act(&sighting, step).await {
             publish_failure(context, &sighting, work, &source).await;
             return Err(ReconcileError::Act { work, source });
         }
+        interrupt(&sighting.cluster, Moment::After, step);
         context.metrics.stepped(work);
     } else if decided.finding == Finding::Reconciled {
         context.transfers.end(&names);

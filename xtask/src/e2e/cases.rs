@@ -1,10 +1,13 @@
 //! The tests, in the order in which they run.
 
+mod api;
 mod failures;
+mod installs;
 mod interrupted;
 mod lifecycle;
 mod many;
 mod monitoring;
+mod operators;
 mod platform;
 mod recovery;
 mod resize;
@@ -41,6 +44,7 @@ pub(super) const ALL: &[Case] = &[
     core("other_sizes_are_refused", resize::other_sizes_are_refused),
     more("a_leader_that_leaves_hands_over", resize::a_leader_that_leaves_hands_over),
     more("a_resize_can_be_taken_back", resize::a_resize_can_be_taken_back),
+    more("a_smaller_size_can_be_taken_back", resize::a_smaller_size_can_be_taken_back),
     more("all_pods_deleted_at_once_come_back", failures::all_pods_deleted_at_once_come_back),
     more("a_resize_survives_a_killed_operator", resize::a_resize_survives_a_killed_operator),
     more("a_bad_image_can_be_mended", rollout::a_bad_image_can_be_mended),
@@ -48,6 +52,8 @@ pub(super) const ALL: &[Case] = &[
     more("a_lost_quorum_is_recovered_on_a_humans_word", recovery::a_lost_quorum_is_recovered_on_a_humans_word),
     more("a_pod_that_moves_stays_the_same_member", failures::a_pod_that_moves_stays_the_same_member),
     more("a_member_on_a_lost_node_is_replaced", failures::a_member_on_a_lost_node_is_replaced),
+    more("a_member_on_a_deleted_node_is_replaced", failures::a_member_on_a_deleted_node_is_replaced),
+    more("damaged_data_is_replaced", failures::damaged_data_is_replaced),
     more("a_drain_takes_one_pod_at_a_time", failures::a_drain_takes_one_pod_at_a_time),
     more("a_drained_node_keeps_the_quorum", failures::a_drained_node_keeps_the_quorum),
     more("a_cluster_of_the_same_name_takes_up_its_data", lifecycle::a_cluster_of_the_same_name_takes_up_its_data),
@@ -55,12 +61,25 @@ pub(super) const ALL: &[Case] = &[
     more("clusters_outlive_the_operator", lifecycle::clusters_outlive_the_operator),
     more("a_cluster_without_its_set_keeps_its_pods", lifecycle::a_cluster_without_its_set_keeps_its_pods),
     more("volumes_grow_without_a_restart", lifecycle::volumes_grow_without_a_restart),
-    more("two_operators_at_once_do_no_harm", lifecycle::two_operators_at_once_do_no_harm),
+    more("two_operators_at_once_do_no_harm", operators::two_operators_at_once_do_no_harm),
+    more("another_replica_takes_over", operators::another_replica_takes_over),
+    more(
+        "an_operator_that_dies_around_a_step_is_carried_on",
+        operators::an_operator_that_dies_around_a_step_is_carried_on,
+    ),
     more("a_supervised_roll_waits_for_a_word", settings::a_supervised_roll_waits_for_a_word),
     more("volumes_go_with_the_cluster_if_asked_to", settings::volumes_go_with_the_cluster_if_asked_to),
-    more("the_resource_explains_itself", settings::the_resource_explains_itself),
-    more("an_operator_of_one_namespace_needs_no_more", settings::an_operator_of_one_namespace_needs_no_more),
-    more("helm_4_waits_for_the_cluster", settings::helm_4_waits_for_the_cluster),
+    more("the_resource_explains_itself", api::the_resource_explains_itself),
+    more("the_api_server_keeps_every_rule", api::the_api_server_keeps_every_rule),
+    more("the_resource_shows_itself", api::the_resource_shows_itself),
+    more("an_operator_of_one_namespace_needs_no_more", installs::an_operator_of_one_namespace_needs_no_more),
+    more("helm_4_waits_for_the_cluster", installs::helm_4_waits_for_the_cluster),
+    more("manifests_do_without_helm", installs::manifests_do_without_helm),
+    more(
+        "a_scaled_cluster_keeps_its_size_if_the_release_names_none",
+        installs::a_scaled_cluster_keeps_its_size_if_the_release_names_none,
+    ),
+    more("a_prometheus_operator_finds_its_objects", installs::a_prometheus_operator_finds_its_objects),
     more("a_resize_survives_a_kill_after_any_write", interrupted::a_resize_survives_a_kill_after_any_write),
     more("prometheus_sees_what_is_shown", monitoring::prometheus_sees_what_is_shown),
     more("a_paused_cluster_is_left_alone", lifecycle::a_paused_cluster_is_left_alone),

@@ -67,6 +67,12 @@ pub(super) fn stop(name: &str) {
     let _ = fs::remove_file(pid_file(name));
 }
 
+/// Has the program `name` read its configuration again.
+pub(super) fn hang_up(name: &str) {
+    let Some((pid, _)) = recorded(name) else { return };
+    let _ = Command::new("kill").args(["-HUP", &pid.to_string()]).stderr(Stdio::null()).status();
+}
+
 /// Ends the program `name` without a word, and waits until it is gone.
 pub(super) fn kill(name: &str) {
     let Some((pid, binary)) = recorded(name) else { return };

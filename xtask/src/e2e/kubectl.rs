@@ -28,11 +28,16 @@ impl Kubectl {
         Kubectl { binary: self.binary.clone(), helm }
     }
 
+    /// kubectl, for whoever starts it otherwise than to its end.
+    pub(super) fn command(&self) -> Command {
+        let mut kubectl = Command::new(&self.binary);
+        kubectl.arg("--kubeconfig").arg(text("admin.kubeconfig"));
+        kubectl
+    }
+
     /// What it prints; an error with what it says if it fails.
     pub(super) fn output(&self, arguments: &[&str]) -> Result<String, Failure> {
-        let mut kubectl = Command::new(&self.binary);
-        kubectl.arg("--kubeconfig").arg(text("admin.kubeconfig")).args(arguments);
-        finish(&mut kubectl, None)
+        finish(self.command().args(arguments), None)
     }
 
     /// `kubectl get ... -o json`.
@@ -43,17 +48,17 @@ impl Kubectl {
 
     /// `kubectl apply --server-side` of a manifest.
     pub(super) fn apply(&self, manifest: &str) -> Result<String, Failure> {
-        let mut kubectl = Command::new(&self.binary);
-        kubectl.arg("--kubeconfig").arg(text("admin.kubeconfig"));
-        kubectl.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
-        finish(&mut kubectl, Some(manifest))
+        finish(self.command().args(["apply", "--server-side", "--force-conflicts", "-f", "-"]), Some(manifest))
+    }
+
+    /// What the API server would say to a manifest, which it does not keep.
+    pub(super) fn dry_run(&self, manifest: &str) -> Result<String, Failure> {
+        finish(self.command().args(["apply", "--server-side", "--dry-run=server", "-f", "-"]), Some(manifest))
     }
 
     /// `kubectl create --raw`: a request as it is.
     pub(super) fn create_raw(&self, path: &str, body: &str) -> Result<String, Failure> {
-        let mut kubectl = Command::new(&self.binary);
-        kubectl.arg("--kubeconfig").arg(text("admin.kubeconfig")).args(["create", "--raw", path, "-f", "-"]);
-        finish(&mut kubectl, Some(body))
+        finish(self.command().args(["create", "--raw", path, "-f", "-"]), Some(body))
     }
 
     /// helm, with its state under the run's folder.

@@ -13,6 +13,7 @@ use super::daemon;
 use super::datastore::{Absence, Datastore};
 use super::images::{IMAGE, TAGS};
 use super::kubectl::Kubectl;
+use super::node::ctr;
 use super::toolchain::Toolchain;
 use super::volumes::{self, VOLUMES_A_TEST};
 use crate::failure::Failure;
@@ -245,6 +246,25 @@ impl Scene<'_> {
         Ok(members.iter().map(|member| member["id"].clone()).collect())
     }
 
+    /// Process id, on this machine, of what runs in `pod`.
+    pub(super) fn process_of(&self, namespace: &str, pod: &str) -> Result<String, Failure> {
+        let id =
+            self.kubectl.get(&["pod", pod, "--namespace", namespace])?["status"]["containerStatuses"][0]["containerID"]
+                .clone();
+        let id = id.as_str().and_then(|id| id.strip_prefix("containerd://")).unwrap_or_default().to_owned();
+        let listed = ctr(&["task", "list"]).output().map_err(Failure::file("ctr"))?;
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let line = listed.lines().find(|line| line.starts_with(&id) && !id.is_empty());
+        let pid = line.and_then(|line| line.split_whitespace().nth(1));
+        pid.map(str::to_owned).ok_or_else(|| Failure::Broken(format!("{pod} has no running container")))
+    }
+
+    /// What a member tells Prometheus.
+    pub(super) fn metrics(&self, pod: &str) -> Result<String, Failure> {
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}:2381/proxy/metrics", self.namespace);
+        self.kubectl.output(&["get", "--raw", &path])
+    }
+
     /// Uid and number of container restarts of each pod, by name: equal before and after means that none was restarted.
     pub(super) fn pods(&self) -> Result<Vec<(String, String, u64)>, Failure> {
         let list = self.get(&["pods", "--selector=app.kubernetes.io/instance=db,app.kubernetes.io/name=quorate"])?;
@@ -293,6 +313,12 @@ pub(super) fn condition(status: &Value, kind: &str) -> String {
 /// A test's assertion.
 pub(super) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failure> {
     if holds { Ok(()) } else { Err(Failure::Broken(what())) }
+}
+
+/// Sum of the samples of a metric that have these labels.
+pub(super) fn sum(text: &str, metric: &str, labels: &str) -> f64 {
+    let lines = text.lines().filter(|line| line.starts_with(metric) && line.contains(labels));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 /// Folder of a chart.

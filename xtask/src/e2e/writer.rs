@@ -15,6 +15,46 @@ use crate::failure::Failure;
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// About two hundred writes a second: light, on a machine that runs a whole Kubernetes.
 const PAUSE: Duration = Duration::from_millis(4);
+const WRITERS: usize = 4;
+
+/// How a writer reaches the Service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Habit {
+    /// One connection, for as long as it lasts.
+    Keeps,
+    /// A connection a write, so that each goes wherever the Service sends newcomers at that moment.
+    Reconnects,
+}
+
+/// Several writers at once: one that keeps its connection, and others that do not.
+pub(super) struct Writers(Vec<Writer>);
+
+impl Writers {
+    pub(super) fn start(address: SocketAddr, prefix: &str) -> Writers {
+        let one = |number: usize| {
+            let habit = if number == 0 { Habit::Keeps } else { Habit::Reconnects };
+            Writer::with_habit(address, &format!("{prefix}-{number}"), habit)
+        };
+        Writers((0..WRITERS).map(one).collect())
+    }
+
+    /// As [`Writer::finish`], for all of them together.
+    pub(super) fn finish(self) -> Result<Tally, Failure> {
+        // All are told before the first is waited for.
+        self.0.iter().for_each(|writer| writer.stop.store(true, Ordering::Relaxed));
+        let mut sum = Tally::default();
+        for writer in self.0 {
+            let one = writer.finish()?;
+            sum.acknowledged += one.acknowledged;
+            sum.refused += one.refused;
+            sum.longest_gap = sum.longest_gap.max(one.longest_gap);
+            if !one.last_refusal.is_empty() {
+                sum.last_refusal = one.last_refusal;
+            }
+        }
+        Ok(sum)
+    }
+}
 
 /// Writes `PREFIX/1`, `PREFIX/2` and so on until it is stopped.
 pub(super) struct Writer {
@@ -39,9 +79,13 @@ pub(super) struct Tally {
 
 impl Writer {
     pub(super) fn start(address: SocketAddr, prefix: &str) -> Writer {
+        Writer::with_habit(address, prefix, Habit::Keeps)
+    }
+
+    fn with_habit(address: SocketAddr, prefix: &str, habit: Habit) -> Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, name) = (Arc::clone(&stop), prefix.to_owned());
-        let thread = spawn(move || write_until(&stopped, address, &name));
+        let thread = spawn(move || write_until(&stopped, address, &name, habit));
         Writer { address, prefix: prefix.to_owned(), stop, thread }
     }
 
@@ -96,11 +140,14 @@ fn retry(mut attempt: impl FnMut() -> Result<String, String>) -> Result<String, 
     }
 }
 
-fn write_until(stop: &AtomicBool, address: SocketAddr, prefix: &str) -> Tally {
+fn write_until(stop: &AtomicBool, address: SocketAddr, prefix: &str, habit: Habit) -> Tally {
     let mut tally = Tally::default();
     let mut connection = None;
     let mut last = Instant::now();
     while !stop.load(Ordering::Relaxed) {
+        if habit == Habit::Reconnects {
+            connection = None;
+        }
         let number = tally.acknowledged + 1;
         let path = format!("/v1/kv/{prefix}/{number}");
         match request(&mut connection, address, "PUT", &path, &number.to_string()) {
@@ -121,6 +168,9 @@ fn write_until(stop: &AtomicBool, address: SocketAddr, prefix: &str) -> Tally {
 }
 
 /// One request. A connection that fails is dropped, so that the next request may reach another node.
+///
+/// One that was kept and turns out to be closed says nothing about the request, which goes out again on a new one, as any client
+/// of HTTP does with a request that may be repeated (RFC 9110, 9.2.2). Each of these may be: it writes the same value to the same key.
 fn request(
     connection: &mut Option<BufReader<TcpStream>>,
     address: SocketAddr,
@@ -128,13 +178,14 @@ fn request(
     path: &str,
     body: &str,
 ) -> Result<String, String> {
-    let mut open = match connection.take() {
-        Some(open) => open,
-        None => connect(address).map_err(|error| error.to_string())?,
-    };
     let head = format!("{method} {path} HTTP/1.1\r\nHost: quorate\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    open.get_mut().write_all(head.as_bytes()).map_err(|error| error.to_string())?;
-    let (status, keep, answer) = read_answer(&mut open).map_err(|error| error.to_string())?;
+    let kept = connection.take().map(|open| exchange(open, &head));
+    let done = match kept {
+        Some(Err(error)) if is_closed(&error) => exchange(connect(address).map_err(|e| e.to_string())?, &head),
+        Some(done) => done,
+        None => exchange(connect(address).map_err(|error| error.to_string())?, &head),
+    };
+    let (open, (status, keep, answer)) = done.map_err(|error| error.to_string())?;
     if status != 200 {
         return Err(format!("{status}: {}", answer.trim()));
     }
@@ -142,6 +193,20 @@ fn request(
         *connection = Some(open);
     }
     Ok(answer)
+}
+
+/// Status, whether the connection may be used again, body.
+type Answer = (u16, bool, String);
+
+fn exchange(mut open: BufReader<TcpStream>, head: &str) -> std::io::Result<(BufReader<TcpStream>, Answer)> {
+    open.get_mut().write_all(head.as_bytes())?;
+    let answer = read_answer(&mut open)?;
+    Ok((open, answer))
+}
+
+fn is_closed(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 fn connect(address: SocketAddr) -> std::io::Result<BufReader<TcpStream>> {
@@ -152,11 +217,12 @@ fn connect(address: SocketAddr) -> std::io::Result<BufReader<TcpStream>> {
     Ok(BufReader::new(stream))
 }
 
-/// Status, whether the connection may be used again, body.
-fn read_answer(open: &mut BufReader<TcpStream>) -> std::io::Result<(u16, bool, String)> {
+fn read_answer(open: &mut BufReader<TcpStream>) -> std::io::Result<Answer> {
     let bad = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
     let mut line = String::new();
-    open.read_line(&mut line)?;
+    if open.read_line(&mut line)? == 0 {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| bad("no status line"))?;
     let (mut length, mut keep, mut chunked) = (0, true, false);
     loop {

@@ -1,14 +1,20 @@
 //! What breaks, and comes back without a human.
 
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::e2e::place::NODE;
-use crate::e2e::suite::{Scene, condition, ensure};
+use crate::e2e::place::{self, NODE};
+use crate::e2e::suite::{CALM, Scene, condition, ensure};
 use crate::e2e::writer::{Writer, get, put};
 use crate::failure::Failure;
 use crate::process;
+
+/// Of redb, whose header it holds.
+const PAGE: usize = 4096;
 
 pub(super) fn a_lost_volume_is_replaced(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
@@ -27,12 +33,62 @@ pub(super) fn a_lost_volume_is_replaced(scene: &Scene<'_>) -> Result<(), Failure
     ensure(get(scene.service()?, "before")? == "1", || "an old write is lost".to_owned())
 }
 
+/// A file that is not what was written to it, as after a failed disk.
+pub(super) fn damaged_data_is_replaced(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&CALM)?;
+    put(scene.service()?, "before", "1")?;
+    let leader = scene.status()?["leader"].clone();
+    let victim = if leader == "db-1" { "db-2" } else { "db-1" };
+    let old = member(scene, victim)?["id"].clone();
+    let claim = scene.get(&["persistentvolumeclaim", &format!("data-{victim}")])?;
+    let volume = claim["spec"]["volumeName"].as_str().unwrap_or_default().to_owned();
+    let file = find(&place::path(&format!("volumes/{volume}")), "state.redb")?;
+    let writer = Writer::start(scene.service()?, "damage");
+    let pid = scene.process_of(&scene.namespace, victim)?;
+    process::run(Command::new("kill").args(["-STOP", &pid]))?;
+    let damaged = spoil(&file);
+    process::run(Command::new("kill").args(["-KILL", &pid]))?;
+    damaged?;
+    scene.await_fact(&format!("{victim} is another member"), || {
+        let id = member(scene, victim)?["id"].clone();
+        Ok(id != old && id != Value::Null)
+    })?;
+    scene.await_ready(3)?;
+    let tally = writer.finish()?;
+    eprintln!("  {} writes, longest gap {} ms", tally.acknowledged, tally.longest_gap.as_millis());
+    ensure(get(scene.service()?, "before")? == "1", || "an old write is lost".to_owned())
+}
+
+/// Writes over everything but the first page, so that the file still looks like one of its kind.
+fn spoil(path: &Path) -> Result<(), Failure> {
+    let mut file = File::options().write(true).open(path).map_err(Failure::file(path))?;
+    let length = file.metadata().map_err(Failure::file(path))?.len();
+    let noise = vec![0xA5; usize::try_from(length).expect("a small file") - PAGE];
+    file.seek(SeekFrom::Start(PAGE as u64)).map_err(Failure::file(path))?;
+    file.write_all(&noise).and_then(|()| file.sync_all()).map_err(Failure::file(path))
+}
+
+/// The file of this name somewhere below `folder`.
+fn find(folder: &Path, name: &str) -> Result<PathBuf, Failure> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(Failure::file(&folder))?.flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                Ok(_) if entry.file_name() == name => return Ok(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    Err(Failure::Broken(format!("there is no {name} below {}", folder.display())))
+}
+
 pub(super) fn a_killed_leader_comes_back(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
     let before = scene.status()?;
     let leader = before["leader"].as_str().unwrap_or_default().to_owned();
     let writer = Writer::start(scene.service()?, "leader");
-    let pid = process_of(scene, &leader)?;
+    let pid = scene.process_of(&scene.namespace, &leader)?;
     process::run(Command::new("kill").args(["-KILL", &pid]))?;
     // The killed process may be back in time to be elected again: what tells is the term.
     scene.await_fact("a leader of a later term", || {
@@ -49,18 +105,41 @@ pub(super) fn all_pods_deleted_at_once_come_back(scene: &Scene<'_>) -> Result<()
     scene.install(&[])?;
     put(scene.service()?, "kept", "yes")?;
     let before = scene.member_ids()?;
-    let pods = scene.pods()?;
+    let (pods, addresses) = (scene.pods()?, addresses(scene)?);
     scene.run(&["delete", "pods", "--all", "--wait=true"])?;
     scene.await_fact("new pods run", || {
         let now = scene.pods()?;
         Ok(now.len() == 3 && now.iter().all(|(_, uid, _)| pods.iter().all(|(_, old, _)| old != uid)))
     })?;
     scene.await_ready(3)?;
+    let now = self::addresses(scene)?;
+    ensure(now.len() == 3 && now.iter().all(|address| !addresses.contains(address)), || {
+        format!("an address is the old one: {addresses:?} {now:?}")
+    })?;
     ensure(scene.member_ids()? == before, || "the members are not the same".to_owned())?;
     ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
 }
 
+fn addresses(scene: &Scene<'_>) -> Result<Vec<String>, Failure> {
+    let pods = scene.get(&["pods"])?["items"].as_array().cloned().unwrap_or_default();
+    Ok(pods.iter().filter_map(|pod| pod["status"]["podIP"].as_str().map(str::to_owned)).collect())
+}
+
+/// How a human says that a node is gone for good.
+enum Word {
+    Taint,
+    Deletion,
+}
+
 pub(super) fn a_member_on_a_lost_node_is_replaced(scene: &Scene<'_>) -> Result<(), Failure> {
+    lose_node(scene, &Word::Taint)
+}
+
+pub(super) fn a_member_on_a_deleted_node_is_replaced(scene: &Scene<'_>) -> Result<(), Failure> {
+    lose_node(scene, &Word::Deletion)
+}
+
+fn lose_node(scene: &Scene<'_>, word: &Word) -> Result<(), Failure> {
     scene.install(&[])?;
     put(scene.service()?, "kept", "yes")?;
     let old = member(scene, "db-2")?["id"].clone();
@@ -77,13 +156,18 @@ pub(super) fn a_member_on_a_lost_node_is_replaced(scene: &Scene<'_>) -> Result<(
         Ok(condition(&status, "Degraded") == "True" && condition(&status, "Available") == "True")
     })?;
     ensure(member(scene, "db-2")?["id"] == old, || "it was replaced before a human spoke".to_owned())?;
-    let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
-    scene.kubectl.output(&["taint", "node", "lost", taint])?;
+    match word {
+        Word::Taint => {
+            let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+            scene.kubectl.output(&["taint", "node", "lost", taint])?;
+        }
+        Word::Deletion => drop(scene.kubectl.output(&["delete", "node", "lost"])?),
+    }
     scene.await_fact("db-2 is another member", || {
         let id = member(scene, "db-2")?["id"].clone();
         Ok(id != old && id != Value::Null)
     })?;
-    scene.kubectl.output(&["delete", "node", "lost"])?;
+    scene.kubectl.output(&["delete", "node", "lost", "--ignore-not-found"])?;
     scene.await_ready(3)?;
     ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
 }
@@ -175,15 +259,4 @@ fn member(scene: &Scene<'_>, name: &str) -> Result<Value, Failure> {
     let status = scene.status()?;
     let members = status["members"].as_array().cloned().unwrap_or_default();
     Ok(members.into_iter().find(|member| member["name"] == name).unwrap_or_default())
-}
-
-/// Process id, on this machine, of the server in `pod`.
-fn process_of(scene: &Scene<'_>, pod: &str) -> Result<String, Failure> {
-    let id = scene.get(&["pod", pod])?["status"]["containerStatuses"][0]["containerID"].clone();
-    let id = id.as_str().and_then(|id| id.strip_prefix("containerd://")).unwrap_or_default().to_owned();
-    let listed = crate::e2e::node::ctr(&["task", "list"]).output().map_err(Failure::file("ctr"))?;
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let line = listed.lines().find(|line| line.starts_with(&id) && !id.is_empty());
-    let pid = line.and_then(|line| line.split_whitespace().nth(1));
-    pid.map(str::to_owned).ok_or_else(|| Failure::Broken(format!("{pod} has no running container")))
 }

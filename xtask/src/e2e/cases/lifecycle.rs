@@ -98,20 +98,6 @@ pub(super) fn volumes_grow_without_a_restart(scene: &Scene<'_>) -> Result<(), Fa
     ensure(shrink.is_some_and(|said| said.contains("can only grow")), || "a smaller size was accepted".to_owned())
 }
 
-pub(super) fn two_operators_at_once_do_no_harm(scene: &Scene<'_>) -> Result<(), Failure> {
-    // A second release has a Lease of its own, so both act on the same clusters.
-    scene.install_second_operator()?;
-    scene.install(&[])?;
-    let before = scene.pods()?;
-    for size in [5, 3] {
-        scene.patch(&json!({ "replicas": size }))?;
-        scene.await_ready(size)?;
-    }
-    scene.kubectl.helm(&["uninstall", "second", "--namespace", &scene.namespace, "--wait"])?;
-    let after = scene.pods()?;
-    ensure(before == after, || format!("a pod was restarted: {before:?} {after:?}"))
-}
-
 pub(super) fn clusters_outlive_the_operator(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
     let before = scene.pods()?;

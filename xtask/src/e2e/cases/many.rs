@@ -2,12 +2,13 @@
 //!
 //! The pods never run, as no node takes them: what is measured is the operator, not the clusters.
 
+use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::e2e::suite::{SYSTEM, Scene, ensure};
+use crate::e2e::suite::{SYSTEM, Scene, ensure, sum};
 use crate::failure::Failure;
 
 const CLUSTERS: usize = 500;
@@ -41,17 +42,43 @@ pub(super) fn five_hundred_clusters_are_looked_after(scene: &Scene<'_>) -> Resul
     let looks = after.reconciles - before.reconciles;
     let milliseconds = (after.seconds - before.seconds) / looks.max(1.0) * 1000.0;
     let writes = after.writes - before.writes;
+    let within = |share: f64| quantile(&before.buckets, &after.buckets, share);
     eprintln!(
-        "  in {} s: {looks} reconciles of {milliseconds:.1} ms in the mean, {writes} writes of clusters; {:.0} MB resident",
+        "  in {} s: {looks} reconciles of {milliseconds:.1} ms in the mean, half within {} s, 99 % within {} s; {writes} writes of \
+         clusters; {:.0} MB resident, {} kB at most",
         WINDOW.as_secs(),
-        after.resident_bytes / 1e6
+        within(0.5),
+        within(0.99),
+        after.resident_bytes / 1e6,
+        peak_kilobytes(scene, &after.pod)?
     );
     // One write a cluster in ten minutes.
     let allowed = CLUSTERS as f64 * WINDOW.as_secs_f64() / 600.0;
     ensure(writes <= allowed, || format!("{writes} writes while nothing happened"))
 }
 
+/// The bound of the histogram's bucket below which this share of what came in between lies.
+fn quantile(before: &[(String, f64)], after: &[(String, f64)], share: f64) -> String {
+    let count = |(late, early): (&(String, f64), &(String, f64))| (late.0.clone(), late.1 - early.1);
+    let between: Vec<(String, f64)> = after.iter().zip(before).map(count).collect();
+    let all = between.last().map_or(0.0, |(_, count)| *count);
+    let bucket = between.into_iter().find(|(_, count)| *count >= share * all);
+    bucket.map_or_else(String::new, |(bound, _)| bound)
+}
+
+/// The most that the operator in `pod` ever used of the machine's memory.
+fn peak_kilobytes(scene: &Scene<'_>, pod: &str) -> Result<String, Failure> {
+    let path = format!("/proc/{}/status", scene.process_of(SYSTEM, pod)?);
+    let status = fs::read_to_string(&path).map_err(Failure::file(&path))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next());
+    Ok(peak.unwrap_or("?").to_owned())
+}
+
 struct Figures {
+    /// The one that acts.
+    pod: String,
+    /// Upper bound of each bucket of the reconciles' times, and how many were below it.
+    buckets: Vec<(String, f64)>,
     reconciles: f64,
     seconds: f64,
     resident_bytes: f64,
@@ -78,7 +105,14 @@ impl Figures {
                         ),
                     )
                 });
+                let bucket = |line: &str| {
+                    let rest = line.strip_prefix("quorate_operator_reconcile_duration_seconds_bucket{le=\"")?;
+                    let (bound, count) = rest.split_once("\"} ")?;
+                    Some((bound.to_owned(), count.parse().ok()?))
+                };
                 return Ok(Figures {
+                    pod: name,
+                    buckets: text.lines().filter_map(bucket).collect(),
                     reconciles: sum(&text, "quorate_operator_reconcile_duration_seconds_count", ""),
                     seconds: sum(&text, "quorate_operator_reconcile_duration_seconds_sum", ""),
                     resident_bytes: sum(&text, "process_resident_memory_bytes", ""),
@@ -88,10 +122,4 @@ impl Figures {
         }
         Err(Failure::Broken("no replica of the operator acts".to_owned()))
     }
-}
-
-/// Sum of the samples of a metric that have these labels.
-fn sum(text: &str, metric: &str, labels: &str) -> f64 {
-    let lines = text.lines().filter(|line| line.starts_with(metric) && line.contains(labels));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

@@ -1,5 +1,6 @@
 //! That Prometheus sees what the dashboard shows and the alerts watch.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,9 @@ use crate::failure::Failure;
 use crate::process::{is_in_path, root};
 
 const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 16290);
+const CHARTS: [&str; 2] = ["quorate", "quorate-operator"];
+/// A state reaches Prometheus with a scrape, and the operator's view of it with a look.
+const ALERT_PATIENCE: Duration = Duration::from_secs(180);
 const BINARY: &str = "/usr/bin/prometheus";
 
 /// Metrics that a cluster shows only once something rare has happened to it.
@@ -37,38 +41,68 @@ pub(super) fn prometheus_sees_what_is_shown(scene: &Scene<'_>) -> Result<(), Fai
     result
 }
 
-/// Takes members away and back: the alerts of each state hold in it, and in no better one.
+/// Takes members and then the operator away and back: the alerts of each state fire in it, and no others.
 fn alarm(scene: &Scene<'_>) -> Result<(), Failure> {
-    let alerts = ["QuorateMembersDown", "QuorateQuorumAtRisk", "QuorateNoLeader"];
-    let holding = || -> Result<Vec<&str>, Failure> {
-        let mut holding = Vec::new();
-        for alert in alerts {
-            if !values(&expression_of(scene, alert)?)?.is_empty() {
-                holding.push(alert);
-            }
-        }
-        Ok(holding)
-    };
-    scene.await_fact("no alert holds", || Ok(holding()?.is_empty()))?;
+    scene.await_fact("no alert fires", || Ok(firing()?.is_empty()))?;
     // A template that fits no node: what is deleted stays away.
     scene.patch(&json!({ "updateStrategy": "Supervised", "nodeSelector": { "nowhere": "true" } }))?;
     scene.await_fact("the template is applied", || {
         Ok(scene.get(&["statefulset", "db"])?["spec"]["template"]["spec"]["nodeSelector"]["nowhere"] == "true")
     })?;
     scene.run(&["delete", "pod", "db-2", "--wait=true"])?;
-    scene.await_fact("one more loss is too many", || Ok(holding()? == alerts[..2]))?;
+    fires(scene, "one more loss is too many", &["QuorateMembersDown", "QuorateQuorumAtRisk"])?;
     scene.run(&["delete", "pod", "db-1", "--wait=true"])?;
-    scene.await_fact("nobody leads", || Ok(holding()?.contains(&alerts[2])))?;
+    fires(scene, "nobody leads", &["QuorateClusterUnavailable", "QuorateMembersDown", "QuorateNoLeader"])?;
+    scene.run(&["delete", "pod", "db-0", "--wait=true"])?;
+    fires(scene, "nobody is there", &["QuorateClusterAbsent", "QuorateClusterUnavailable"])?;
+    let operators = ["scale", "deployment/quorate-operator", "--namespace", SYSTEM];
+    scene.kubectl.output(&[&operators[..], &["--replicas=0"]].concat())?;
+    let absent = fires(scene, "no operator is there either", &["QuorateClusterAbsent", "QuorateOperatorAbsent"]);
+    scene.kubectl.output(&[&operators[..], &["--replicas=2"]].concat())?;
+    absent?;
     scene.patch(&json!({ "updateStrategy": "Unsupervised", "nodeSelector": null }))?;
-    scene.await_ready(3)
+    scene.await_ready(3)?;
+    // Prometheus was told the addresses; pods have others now.
+    fs::write(place::path("prometheus.yaml"), configuration(scene)?).map_err(Failure::file("prometheus.yaml"))?;
+    daemon::hang_up("prometheus");
+    scene.await_fact("no alert fires any more", || Ok(firing()?.is_empty()))
 }
 
-fn expression_of(scene: &Scene<'_>, alert: &str) -> Result<String, Failure> {
-    let rules = read(&root().join("charts/quorate/files/rules.yaml"))?;
-    let after = rules.split(&format!("alert: {alert}\n")).nth(1).unwrap_or_default();
-    let expression = after.lines().find_map(|line| line.trim().strip_prefix("expr: "));
-    let expression = expression.ok_or_else(|| Failure::Broken(format!("there is no alert {alert}")))?;
-    Ok(expression.replace("CLUSTER", &selector(scene)))
+fn fires(scene: &Scene<'_>, state: &str, alerts: &[&str]) -> Result<(), Failure> {
+    let mut seen = Vec::new();
+    let done = scene.await_fact_within(ALERT_PATIENCE, &format!("{state}: {alerts:?} fire"), || {
+        seen = firing()?;
+        Ok(seen == alerts)
+    });
+    done.map_err(|failure| Failure::Broken(format!("{failure}; {seen:?} fire")))
+}
+
+/// Names of the alerts that fire, each once, in order.
+fn firing() -> Result<Vec<String>, Failure> {
+    let result = query("ALERTS{alertstate=\"firing\"}")?;
+    let name = |sample: &Value| sample["metric"]["alertname"].as_str().unwrap_or_default().to_owned();
+    let names: BTreeSet<String> = result.iter().map(name).collect();
+    Ok(names.into_iter().collect())
+}
+
+/// The rules as the charts ship them, but for how long a state must last before it is an alert.
+fn write_rules(scene: &Scene<'_>) -> Result<(), Failure> {
+    for chart in CHARTS {
+        let mut text = "groups:\n".to_owned();
+        for line in rules(chart)?.replace("CLUSTER", &selector(scene)).lines() {
+            match line.split_once("for: ") {
+                Some((indent, _)) if indent.trim().is_empty() => text.push_str(&format!("{indent}for: 3s\n")),
+                _ => text.push_str(&format!("{line}\n")),
+            }
+        }
+        let file = place::path(&format!("{chart}.rules.yaml"));
+        fs::write(&file, text).map_err(Failure::file(&file))?;
+    }
+    Ok(())
+}
+
+fn rules(chart: &str) -> Result<String, Failure> {
+    read(&root().join("charts").join(chart).join("files/rules.yaml"))
 }
 
 fn selector(scene: &Scene<'_>) -> String {
@@ -89,16 +123,33 @@ fn look(scene: &Scene<'_>) -> Result<(), Failure> {
             empty.push(expression.as_str());
         }
     }
-    eprintln!("  {} expressions", expressions.len());
+    let metrics = metrics_of(&expressions);
+    let mut unknown = Vec::new();
+    for metric in &metrics {
+        if !RARE.iter().any(|rare| metric.starts_with(rare)) && values(metric)?.is_empty() {
+            unknown.push(metric);
+        }
+    }
+    eprintln!("  {} expressions over {} metrics", expressions.len(), metrics.len());
+    ensure(unknown.is_empty(), || format!("no member and no operator has these: {unknown:#?}"))?;
     ensure(empty.is_empty(), || format!("these show nothing: {empty:#?}"))
+}
+
+/// Names of Quorate's own metrics in all expressions.
+fn metrics_of(expressions: &[(bool, String)]) -> BTreeSet<String> {
+    let words = |text: &str| -> Vec<String> {
+        text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').map(str::to_owned).collect()
+    };
+    let all = expressions.iter().flat_map(|(_, expression)| words(expression));
+    all.filter(|word| word.starts_with("quorate_")).collect()
 }
 
 /// Every expression of dashboard and alerts. Those of the dashboard must show something.
 fn expressions(scene: &Scene<'_>) -> Result<Vec<(bool, String)>, Failure> {
     let selector = selector(scene);
     let mut all = Vec::new();
-    for chart in ["quorate", "quorate-operator"] {
-        let rules = read(&root().join("charts").join(chart).join("files/rules.yaml"))?;
+    for chart in CHARTS {
+        let rules = rules(chart)?;
         let expressions = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
         all.extend(expressions.map(|expression| (false, expression.replace("CLUSTER", &selector))));
     }
@@ -118,16 +169,22 @@ fn expressions(scene: &Scene<'_>) -> Result<Vec<(bool, String)>, Failure> {
 
 /// Values of an instant query.
 fn values(expression: &str) -> Result<Vec<String>, Failure> {
+    let result = query(expression)?;
+    Ok(result.iter().map(|sample| sample["value"][1].as_str().unwrap_or_default().to_owned()).collect())
+}
+
+/// Samples of an instant query.
+fn query(expression: &str) -> Result<Vec<Value>, Failure> {
     let path = format!("/api/v1/query?query={}", percent_encoded(expression));
     let answer = request_once(ADDRESS.into(), "GET", &path)
         .map_err(|problem| Failure::Broken(format!("{expression}: {problem}")))?;
     let answer: Value = serde_json::from_str(&answer).map_err(|error| Failure::Broken(error.to_string()))?;
-    let result = answer["data"]["result"].as_array().cloned().unwrap_or_default();
-    Ok(result.iter().map(|sample| sample["value"][1].as_str().unwrap_or_default().to_owned()).collect())
+    Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
 }
 
 fn start(scene: &Scene<'_>) -> Result<(), Failure> {
     let config = place::path("prometheus.yaml");
+    write_rules(scene)?;
     fs::write(&config, configuration(scene)?).map_err(Failure::file(&config))?;
     let arguments = [
         format!("--config.file={}", config.display()),
@@ -159,7 +216,8 @@ fn configuration(scene: &Scene<'_>) -> Result<String, Failure> {
     }
     // JSON is YAML.
     let config = json!({
-        "global": { "scrape_interval": "2s" },
+        "global": { "scrape_interval": "2s", "evaluation_interval": "2s" },
+        "rule_files": CHARTS.map(|chart| place::text(&format!("{chart}.rules.yaml"))),
         "scrape_configs": [{ "job_name": "pods", "static_configs": targets }],
     });
     Ok(config.to_string())
