@@ -300,9 +300,33 @@ fn is_ready(pod: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
     use serde_json::{Value, json};
+    use tower::service_fn;
 
     use super::*;
+
+    #[tokio::test]
+    async fn without_the_prometheus_operator_there_is_nothing_to_make_and_nothing_to_miss() {
+        // An API server answers the paths of an API that is not installed in plain text.
+        let service = service_fn(|_: Request<Body>| async {
+            let answer = Response::builder().status(404).body(Body::from(b"404 page not found\n".to_vec()));
+            Ok::<_, std::convert::Infallible>(answer.expect("a response"))
+        });
+        let client = Client::new(service, "default");
+        for wanted in [false, true] {
+            let cluster: QuorateCluster = serde_json::from_value(json!({
+                "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+                "metadata": { "name": "db", "namespace": "default" },
+                "spec": { "monitoring": { "podMonitor": wanted } },
+            }))
+            .expect("the spec is well-formed");
+            let mut view = KubernetesView::default();
+            read_monitor(&client, &cluster, &Names::of(&cluster), &mut view).await.expect("no reconcile fails of it");
+            assert_eq!((view.monitors_served, view.objects.len()), (!wanted, 0));
+        }
+    }
 
     fn claim(created: &str, owner: Option<&str>) -> VolumeView {
         let cluster: QuorateCluster = serde_json::from_value(json!({
