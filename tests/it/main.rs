@@ -11,6 +11,7 @@ mod namespaces;
 mod network;
 mod resize;
 mod rot;
+mod secrets;
 mod soak;
 mod versions;
 mod watching;
