@@ -7,20 +7,25 @@
 //! their reasons; docs/etcd-compatibility.md tells users of them.
 
 mod action;
+mod answer;
 mod generate;
+mod http;
 mod known;
 mod pair;
 mod random;
+mod services;
 mod shrink;
+mod side;
 
 use std::path::PathBuf;
 
-pub use self::action::{Action, Answer};
+pub use self::action::{Action, Call};
+pub use self::answer::Answer;
 use self::generate::Generator;
 use self::pair::Pair;
 
 /// Requests after which both begin again with empty stores.
-const EPISODE_REQUESTS: u64 = 1_000;
+const EPISODE_REQUESTS: u64 = 600;
 
 /// Divergences of which a line is printed; further ones are only counted.
 const DESCRIBED: u64 = 20;

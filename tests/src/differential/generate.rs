@@ -1,10 +1,11 @@
-//! Random requests that are likely to meet: few keys, revisions around those that matter, and now and then nonsense.
+//! Random requests that are likely to meet: few keys, revisions around those that matter, and now and then nonsense. Here
+//! those of KV; all others are in `services`.
 
 use bytes::Bytes;
 use quorate_proto::etcdserverpb as pb;
 
 use super::random::Random;
-use super::{Action, Answer};
+use super::{Action, Answer, Call};
 
 const KEYS: [&str; 10] = ["a", "aa", "ab", "b", "ba", "bb", "c", "ca", "d", "e"];
 const VALUES: [&str; 4] = ["", "x", "y", "z"];
@@ -14,38 +15,51 @@ const MAX_DEPTH: u32 = 2;
 /// Makes the requests of one episode from its seed and from what etcd answered so far.
 #[derive(Debug)]
 pub(super) struct Generator {
-    random: Random,
+    pub(super) random: Random,
     /// The newest revision any answer told.
-    revision: i64,
+    pub(super) revision: i64,
     compacted: i64,
+    /// Whether users and their rights are asked for in this episode.
+    with_users: bool,
 }
 
 impl Generator {
     pub(super) fn new(seed: u64) -> Generator {
-        Generator { random: Random::new(seed), revision: 1, compacted: -1 }
+        Generator { random: Random::new(seed), revision: 1, compacted: -1, with_users: seed.is_multiple_of(3) }
     }
 
     /// Takes note of what a request has changed.
     pub(super) fn learn(&mut self, action: &Action, answer: &Answer) {
         let Answer::Message { revision, .. } = answer else { return };
         self.revision = self.revision.max(revision.unwrap_or(0));
-        if let Action::Compact(request) = action {
+        if let Call::Compact(request) = &action.call {
             self.compacted = request.revision;
         }
     }
 
     pub(super) fn next(&mut self) -> Action {
+        let node = usize::try_from(self.random.below(3)).expect("a small number");
+        let call = match self.random.below(10) {
+            0..=4 => self.keys(),
+            5..=6 if self.with_users => self.users(),
+            _ => self.service(),
+        };
+        let user = if self.with_users { self.somebody() } else { None };
+        Action { node, user, call }
+    }
+
+    fn keys(&mut self) -> Call {
         match self.random.below(43) {
-            0..=13 => Action::Range(self.range()),
-            14..=23 => Action::Put(self.put()),
-            24..=27 => Action::DeleteRange(self.delete_range()),
-            28..=37 => Action::Txn(survivable(self.txn(MAX_DEPTH))),
-            38 => Action::Compact(self.compaction()),
-            _ => Action::RangeStream(self.streamed_range()),
+            0..=13 => Call::Range(self.range()),
+            14..=23 => Call::Put(self.put()),
+            24..=27 => Call::DeleteRange(self.delete_range()),
+            28..=37 => Call::Txn(survivable(self.txn(MAX_DEPTH))),
+            38 => Call::Compact(self.compaction()),
+            _ => Call::RangeStream(self.streamed_range()),
         }
     }
 
-    fn key(&mut self) -> Bytes {
+    pub(super) fn key(&mut self) -> Bytes {
         match self.random.below(50) {
             0 => Bytes::new(),
             1 => Bytes::from_static(b"\0"),
@@ -54,7 +68,7 @@ impl Generator {
         }
     }
 
-    fn range_end(&mut self) -> Bytes {
+    pub(super) fn range_end(&mut self) -> Bytes {
         match self.random.below(7) {
             0..=2 => Bytes::new(),
             3 => Bytes::from_static(b"\0"),
@@ -62,11 +76,11 @@ impl Generator {
         }
     }
 
-    fn value(&mut self) -> Bytes {
+    pub(super) fn value(&mut self) -> Bytes {
         Bytes::from_static(self.random.pick(&VALUES).as_bytes())
     }
 
-    fn some_revision(&mut self) -> i64 {
+    pub(super) fn some_revision(&mut self) -> i64 {
         match self.random.below(10) {
             0..=4 => 0,
             5 => -self.random.below(3),
@@ -89,7 +103,7 @@ impl Generator {
         if self.random.chance(90) { 0 } else { self.revision - 30 + self.random.below(32) }
     }
 
-    fn range(&mut self) -> pb::RangeRequest {
+    pub(super) fn range(&mut self) -> pb::RangeRequest {
         let nonsense = self.random.chance(1);
         pb::RangeRequest {
             key: self.key(),
@@ -125,18 +139,18 @@ impl Generator {
         }
     }
 
-    fn put(&mut self) -> pb::PutRequest {
+    pub(super) fn put(&mut self) -> pb::PutRequest {
         pb::PutRequest {
             key: self.key(),
             value: self.value(),
-            lease: if self.random.chance(3) { 77 } else { 0 },
+            lease: if self.random.chance(15) { self.lease() } else { 0 },
             prev_kv: self.random.chance(50),
             ignore_value: self.random.chance(6),
             ignore_lease: self.random.chance(6),
         }
     }
 
-    fn delete_range(&mut self) -> pb::DeleteRangeRequest {
+    pub(super) fn delete_range(&mut self) -> pb::DeleteRangeRequest {
         let one_key = self.random.chance(60);
         pb::DeleteRangeRequest {
             key: self.key(),
@@ -157,7 +171,7 @@ impl Generator {
             1 => TargetUnion::CreateRevision(revision),
             2 => TargetUnion::ModRevision(revision),
             3 => TargetUnion::Value(self.value()),
-            _ => TargetUnion::Lease(self.random.below(2)),
+            _ => TargetUnion::Lease(if self.random.chance(50) { 0 } else { self.lease() }),
         };
         pb::Compare {
             result: self.random.below(4) as i32,

@@ -1,21 +1,70 @@
 //! Differences that are meant. Each has a line in docs/etcd-compatibility.md.
 
+use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use quorate_proto::etcdserverpb::request_op::Request;
 use tonic::Code;
 
-use super::{Action, Answer};
+use super::{Action, Answer, Call};
 
 /// Why the answers may differ; `None` if they may not.
 pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option<&'static str> {
-    if etcd.code() == Some(Code::InvalidArgument) && quorate.code() == Some(Code::InvalidArgument) {
-        return Some("a request with several mistakes may be told any of them");
-    }
-    match action {
-        Action::RangeStream(range)
-            if range.sort_order() == SortOrder::None && range.sort_target() != SortTarget::Key =>
-        {
+    let both = |code| etcd.code() == Some(code) && quorate.code() == Some(code);
+    match &action.call {
+        call if both(Code::InvalidArgument) && possible_mistakes(call) > 1 => {
+            Some("a request with several mistakes may be told any of them")
+        }
+        Call::MoveLeader(_) if quorate.to_string().ends_with("not leader") => {
+            Some("a follower was asked, and the etcd beside it has none")
+        }
+        Call::HashKv(request) if request.revision <= 0 => {
+            Some("etcd tells the revision that was asked for as the one it hashed")
+        }
+        Call::RangeStream(range) if range.sort_order() == SortOrder::None && range.sort_target() != SortTarget::Key => {
             Some("etcd sorts each chunk of a stream by itself and so loses keys; Quorate streams in key order")
         }
         _ => None,
     }
+}
+
+/// How many things a request says that may be refused as wrong, whatever the store holds.
+fn possible_mistakes(call: &Call) -> usize {
+    match call {
+        Call::Range(range) | Call::RangeStream(range) => in_range(range),
+        Call::Put(put) => in_put(put),
+        Call::DeleteRange(delete) => usize::from(delete.key.is_empty()),
+        Call::Txn(txn) => in_txn(txn),
+        _ => 0,
+    }
+}
+
+fn in_range(range: &pb::RangeRequest) -> usize {
+    let order = SortOrder::try_from(range.sort_order).is_err();
+    let target = SortTarget::try_from(range.sort_target).is_err();
+    usize::from(range.key.is_empty()) + usize::from(order || target)
+}
+
+fn in_put(put: &pb::PutRequest) -> usize {
+    // What is to be kept may not be there.
+    let kept = usize::from(put.ignore_value || put.ignore_lease);
+    let given =
+        usize::from(put.ignore_value && !put.value.is_empty()) + usize::from(put.ignore_lease && put.lease != 0);
+    usize::from(put.key.is_empty()) + kept + given
+}
+
+fn in_txn(txn: &pb::TxnRequest) -> usize {
+    let operations = || txn.success.iter().chain(&txn.failure);
+    let within: usize = operations()
+        .map(|operation| match &operation.request {
+            None => 1,
+            Some(Request::RequestRange(range)) => in_range(range),
+            Some(Request::RequestPut(put)) => in_put(put),
+            Some(Request::RequestDeleteRange(delete)) => usize::from(delete.key.is_empty()),
+            Some(Request::RequestTxn(txn)) => in_txn(txn),
+        })
+        .sum();
+    let compares = txn.compare.iter().filter(|compare| compare.key.is_empty()).count();
+    let writes = operations().filter(|op| !matches!(op.request, Some(Request::RequestRange(_)))).count();
+    let too_many = [txn.compare.len(), txn.success.len(), txn.failure.len()].into_iter().any(|count| count > 128);
+    within + compares + usize::from(too_many) + usize::from(writes > 1)
 }

@@ -1,6 +1,6 @@
 //! One etcd and one Quorate with empty stores, and the same request to both.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -9,12 +9,17 @@ use quorate_proto::etcdserverpb::kv_client::KvClient;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::action::Side;
+use super::side::Side;
 use super::{Action, Answer, Run};
 use crate::cluster::{channel, wait_for};
 use crate::node::free_address;
 
-/// Two running servers. They end when this is dropped.
+/// Nodes of Quorate that are asked in turn.
+const NODES: u16 = 3;
+/// Between the client ports of two nodes of `quorate dev`, which has the ports between them for peers and metrics.
+const PORT_DISTANCE: u16 = 10;
+
+/// An etcd of one node and a Quorate of three. They end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Pair {
     etcd: Side,
@@ -26,11 +31,14 @@ impl Pair {
     /// Starts both and waits until both serve.
     pub(super) async fn start(run: &Run) -> Pair {
         let (etcd, quorate) = (Server::etcd(&run.etcd), Server::quorate(&run.quorate));
-        let channels = [channel(&etcd.client.to_string()), channel(&quorate.client.to_string())];
-        for channel in &channels {
+        let nodes = |first: SocketAddr, count: u16| {
+            let address = move |number| SocketAddr::new(first.ip(), first.port() + PORT_DISTANCE * number);
+            (0..count).map(address).map(|address| (address, channel(&address.to_string()))).collect::<Vec<_>>()
+        };
+        let (theirs, ours) = (nodes(etcd.client, 1), nodes(quorate.client, NODES));
+        for (_, channel) in theirs.iter().chain(&ours) {
             wait_until_served(channel).await;
         }
-        let [theirs, ours] = channels;
         Pair { etcd: Side::new(theirs), quorate: Side::new(ours), _servers: [etcd, quorate] }
     }
 
@@ -86,10 +94,17 @@ impl Server {
     }
 
     fn quorate(binary: &Path) -> Server {
-        let client = free_address();
+        // The ports of the other nodes follow.
+        let client = loop {
+            let first = free_address();
+            let mut follow = (1..NODES * PORT_DISTANCE).map(|step| SocketAddr::new(first.ip(), first.port() + step));
+            if follow.all(|address| TcpListener::bind(address).is_ok()) {
+                break first;
+            }
+        };
         let data = TempDir::with_prefix("differential-quorate-").expect("a temporary folder");
         let mut command = Command::new(binary);
-        command.args(["dev", "--nodes", "1", "--heartbeat-interval", "10", "--election-timeout", "100"]);
+        command.args(["dev", "--nodes", &NODES.to_string(), "--heartbeat-interval", "10", "--election-timeout", "100"]);
         command.args(["--client-port", &client.port().to_string()]).arg("--data-dir").arg(data.path());
         Server::spawn(command, client, data)
     }

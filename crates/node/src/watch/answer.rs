@@ -90,7 +90,7 @@ pub enum Refusal {
     #[error("mvcc: duplicate watch ID provided on the WatchStream")]
     DuplicateId,
     /// The first revision is negative.
-    #[error("mvcc: required revision has been compacted")]
+    #[error("etcdserver: mvcc: required revision has been compacted")]
     NegativeRevision,
     /// The stream has as many watches as one may have.
     #[error("etcdserver: too many watches on this stream: {limit} are allowed")]

@@ -429,11 +429,11 @@ fn admit<O>(
     create: WatchCreate,
 ) -> Result<(i64, Subject), Refusal> {
     let (start, asked) = (create.start_revision, create.watch_id);
-    let subject = Subject::of(create).ok_or(Refusal::EmptyRange)?;
-    // A revision that nothing can have is an old one to etcd, not the current (etcd#20711).
+    // A revision that nothing can have is an old one to etcd, not the current (etcd#20711). Looked at first, as there.
     if start < 0 {
         return Err(Refusal::NegativeRevision);
     }
+    let subject = Subject::of(create).ok_or(Refusal::EmptyRange)?;
     if stream.watches.len() >= limits.stream_watches {
         return Err(Refusal::StreamFull { limit: limits.stream_watches });
     }

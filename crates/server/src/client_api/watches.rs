@@ -70,9 +70,10 @@ impl Watches {
     /// If no request may be made now.
     pub(crate) fn request(&mut self, request: WatchRequest) {
         assert!(self.takes_requests(), "a request is made while another is judged");
-        let WatchRequest::Create(create) = request else {
-            self.stream.request(request);
-            return;
+        let create = match request {
+            // A watch of what cannot be is told nothing and needs no right: refused by the stream, before rights as in etcd.
+            WatchRequest::Create(create) if create.start_revision >= 0 => create,
+            other => return self.stream.request(other),
         };
         let (api, headers) = (Arc::clone(&self.api), Arc::clone(&self.headers));
         self.judged = Some(Box::pin(async move {

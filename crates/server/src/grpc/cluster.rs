@@ -118,11 +118,11 @@ impl Cluster for ClusterService {
         let (metadata, _, request) = request.into_parts();
         let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
         let id = NodeId(request.id);
-        let address = peer_address(&request.peer_ur_ls)?;
         let before = self.current().await?;
         if !before.members.contains_key(&id) {
             return Err(etcd_status(EtcdError::MemberNotFound));
         }
+        let address = peer_address(&request.peer_ur_ls)?;
         if before.members.iter().any(|(other, member)| *other != id && bare(&member.peer_address) == address) {
             return Err(etcd_status(EtcdError::PeerUrlExists));
         }

@@ -8,14 +8,18 @@ use quorate_wire::etcd::EtcdError;
 
 use super::ETCD_STORAGE_VERSION;
 
+/// What etcd tells: the version of the cluster without its last number.
+const CLUSTER_VERSION: &str = "3.7";
+
 /// The cluster version to tell.
 ///
 /// # Errors
 /// etcd's refusals; an accepted target is refused with [`EtcdError::NotCapable`] when it is to be entered upon.
 pub(super) fn answer(action: DowngradeAction, target: &str) -> Result<&'static str, EtcdError> {
     match action {
-        DowngradeAction::Cancel => Err(EtcdError::NoInflightDowngrade),
-        DowngradeAction::Validate => check(target).map(|()| ETCD_STORAGE_VERSION),
+        // Whether there is one to cancel is not asked.
+        DowngradeAction::Cancel => Ok(CLUSTER_VERSION),
+        DowngradeAction::Validate => check(target).map(|()| CLUSTER_VERSION),
         DowngradeAction::Enable => check(target).and(Err(EtcdError::NotCapable)),
     }
 }
@@ -45,7 +49,7 @@ mod tests {
     fn a_target_is_judged_as_etcd_judges_it() {
         let validate = |target| answer(DowngradeAction::Validate, target);
         for good in ["3.6", "3.6.0", "3.6.11", "3.6.0-rc.1"] {
-            assert_eq!(validate(good), Ok("3.7.0"), "{good}");
+            assert_eq!(validate(good), Ok("3.7"), "{good}");
         }
         for bad in ["", "3", "v3.6", "3.6.x", "3.6.1.2"] {
             assert_eq!(validate(bad), Err(EtcdError::WrongDowngradeVersionFormat), "{bad}");
@@ -56,9 +60,9 @@ mod tests {
     }
 
     #[test]
-    fn no_downgrade_is_entered_upon_and_none_can_be_cancelled() {
+    fn no_downgrade_is_entered_upon_and_to_cancel_none_is_no_error() {
         assert_eq!(answer(DowngradeAction::Enable, "3.6"), Err(EtcdError::NotCapable));
         assert_eq!(answer(DowngradeAction::Enable, "x"), Err(EtcdError::WrongDowngradeVersionFormat));
-        assert_eq!(answer(DowngradeAction::Cancel, ""), Err(EtcdError::NoInflightDowngrade));
+        assert_eq!(answer(DowngradeAction::Cancel, ""), Ok("3.7"));
     }
 }

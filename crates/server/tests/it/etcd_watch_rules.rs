@@ -44,7 +44,7 @@ async fn a_watch_of_what_is_compacted_is_canceled_at_once_and_one_from_the_compa
     assert_eq!(seen, ["put k=2 @3", "put k=3 @4"].map(|event| format!("{}: {event}", created.watch_id)));
 
     watcher.ask(watch("k", -1));
-    refused(&watcher.next().await, "mvcc: required revision has been compacted");
+    refused(&watcher.next().await, "etcdserver: mvcc: required revision has been compacted");
     served.server.stop().await;
 }
 

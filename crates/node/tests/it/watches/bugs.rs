@@ -184,6 +184,6 @@ fn etcd_20711_a_negative_revision_is_no_current_one() {
     world.open(1);
     world.create(1, watch("a", -1));
     world.create(1, watch("a", i64::MIN));
-    let refused = "refused: mvcc: required revision has been compacted";
+    let refused = "refused: etcdserver: mvcc: required revision has been compacted";
     assert_eq!(world.told(1), [refused, refused]);
 }

@@ -49,7 +49,7 @@ fn what_cannot_be_watched_is_refused() {
         "refused: mvcc: duplicate watch ID provided on the WatchStream",
         "refused: mvcc: watcher range is empty",
         "refused: mvcc: watcher range is empty",
-        "refused: mvcc: required revision has been compacted",
+        "refused: etcdserver: mvcc: required revision has been compacted",
     ];
     assert_eq!(world.told(1), expected);
     world.put("a", "1");
