@@ -155,7 +155,7 @@ pub(super) fn told(answer: http::Answer) -> Answer {
                 fields.remove("quorate");
             }
             for (name, value) in body.as_object_mut().into_iter().flatten() {
-                if let ("keys", Some(keys)) = (name.as_str(), value.as_array_mut()) {
+                if let ("keys" | "leases", Some(keys)) = (name.as_str(), value.as_array_mut()) {
                     keys.sort_by_key(Value::to_string);
                 }
                 if matches!(name.as_str(), "TTL" | "storage") {

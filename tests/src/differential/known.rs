@@ -11,7 +11,7 @@ use super::{Action, Answer, Call};
 pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option<&'static str> {
     let both = |code| etcd.code() == Some(code) && quorate.code() == Some(code);
     match &action.call {
-        call if both(Code::InvalidArgument) && possible_mistakes(call) > 1 => {
+        call if both(Code::InvalidArgument) && (possible_mistakes(call) > 1 || nobody_asks(quorate)) => {
             Some("a request with several mistakes may be told any of them")
         }
         Call::MoveLeader(_) if quorate.to_string().ends_with("not leader") => {
@@ -25,6 +25,11 @@ pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option
         }
         _ => None,
     }
+}
+
+/// Whether the request lacks a user: what the other one tells is a further mistake.
+fn nobody_asks(answer: &Answer) -> bool {
+    answer.to_string().ends_with("etcdserver: user name is empty")
 }
 
 /// How many things a request says that may be refused as wrong, whatever the store holds.

@@ -104,7 +104,15 @@ impl Server {
         };
         let data = TempDir::with_prefix("differential-quorate-").expect("a temporary folder");
         let mut command = Command::new(binary);
-        command.args(["dev", "--nodes", &NODES.to_string(), "--heartbeat-interval", "10", "--election-timeout", "100"]);
+        command.args([
+            "dev",
+            "--nodes",
+            &NODES.to_string(),
+            "--heartbeat-interval",
+            "50",
+            "--election-timeout",
+            "1000",
+        ]);
         command.args(["--client-port", &client.port().to_string()]).arg("--data-dir").arg(data.path());
         Server::spawn(command, client, data)
     }

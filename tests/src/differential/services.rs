@@ -173,7 +173,7 @@ impl Generator {
             ),
             2 => Call::Json(
                 "/v3/kv/range",
-                format!(r#"{{"key":"{key}","sort_order":"DESCEND","sort_target":"MOD","limit":2,"keys_only":true}}"#),
+                format!(r#"{{"key":"{key}","sort_order":"DESCEND","sort_target":"MOD","limit":2}}"#),
             ),
             3 => Call::Json("/v3/kv/put", format!(r#"{{"key":"{key}","value":"eA==","prev_kv":true}}"#)),
             4 => Call::Json("/v3beta/kv/deleterange", format!(r#"{{"key":"{key}","prevKv":true}}"#)),
