@@ -7,6 +7,7 @@
 
 mod cluster;
 mod http;
+mod load;
 mod measure;
 mod table;
 mod usage;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::cluster::System;
-use self::measure::{Figures, Scale};
+use self::measure::{Figures, Part, Scale};
 use crate::failure::Failure;
 use crate::process::{cargo, root, run as run_program, target_folder};
 use crate::tools;
@@ -33,12 +34,21 @@ pub(crate) struct BenchArgs {
     /// Keys of the memory and restart measurement
     #[arg(long)]
     keys: Option<u64>,
+    /// Mebibytes that the large ranges read
+    #[arg(long)]
+    large: Option<u64>,
+    /// Parts to measure [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
     /// Turns of each system
     #[arg(long, default_value_t = 2)]
     turns: usize,
     /// Compare etcd with itself: shows which differences mean nothing
     #[arg(long)]
     noise: bool,
+    /// Program to measure, instead of the Quorate built now
+    #[arg(long)]
+    quorate: Option<PathBuf>,
     /// Program whose `bench` makes the load, instead of the Quorate built now
     #[arg(long)]
     generator: Option<PathBuf>,
@@ -49,10 +59,12 @@ pub(crate) struct BenchArgs {
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     tools::build()?;
-    let quorate = target_folder().join("release/quorate");
-    if !args.noise || args.generator.is_none() {
+    let built = target_folder().join("release/quorate");
+    let is_built_needed = if args.noise { args.generator.is_none() } else { args.quorate.is_none() };
+    if is_built_needed {
         run_program(cargo().args(["build", "--release", "--package", "quorate"]))?;
     }
+    let quorate = args.quorate.clone().unwrap_or(built);
     let generator = args.generator.clone().unwrap_or_else(|| quorate.clone());
     let etcd = System::Etcd { binary: tools::path("etcd")? };
     let ours = if args.noise { etcd.clone() } else { System::Quorate { binary: quorate } };
@@ -75,7 +87,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     println!("{table}");
     if let Some(path) = &args.write {
         let page = table::page(&table, &scale, args.turns);
-        fs::write(path, page).map_err(Failure::file(path))?;
+        let kept = table::kept(&fs::read_to_string(path).unwrap_or_default());
+        fs::write(path, page + &kept).map_err(Failure::file(path))?;
         eprintln!("xtask: wrote {}", path.display());
     }
     Ok(())
@@ -83,7 +96,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
 
 impl BenchArgs {
     fn scale(&self) -> Scale {
-        let (seconds, keys) = if self.quick { (3, 50_000) } else { (10, 1_000_000) };
-        Scale { duration: Duration::from_secs(self.seconds.unwrap_or(seconds)), keys: self.keys.unwrap_or(keys) }
+        let (seconds, keys, large) = if self.quick { (3, 50_000, 64) } else { (10, 1_000_000, 1024) };
+        let all = [Part::Loads, Part::Streams, Part::Large, Part::Restart];
+        Scale {
+            duration: Duration::from_secs(self.seconds.unwrap_or(seconds)),
+            keys: self.keys.unwrap_or(keys),
+            large_mebibytes: self.large.unwrap_or(large),
+            parts: if self.only.is_empty() { all.to_vec() } else { self.only.clone() },
+        }
     }
 }

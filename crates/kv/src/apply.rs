@@ -88,33 +88,6 @@ impl KeySpace {
         Ok(Outcome { result, revision: self.meta.revision, changes })
     }
 
-    /// Answers a transaction of ranges only, taking `visible` for the current revision as [`KeySpace::begin_range`]
-    /// does.
-    ///
-    /// # Errors
-    /// The inner error refuses the request; the outer is the storage's.
-    ///
-    /// # Panics
-    /// If the transaction is not read-only.
-    pub fn read_txn<R: ReadRecords>(
-        &self,
-        records: &R,
-        txn: &TxnRequest,
-        visible: Revision,
-    ) -> Result<Result<TxnResponse, KvError>, R::Error> {
-        assert!(txn.is_read_only(), "a transaction that writes is served as a read");
-        let decision = Decision::of(txn, self, records, visible)?;
-        if let Err(refused) = check_txn(self, txn, &decision, visible) {
-            return Ok(Err(refused));
-        }
-        let mut responses = Vec::new();
-        for op in branch(txn, decision.succeeded) {
-            let RequestOp::Range(range) = op else { unreachable!("a read-only transaction holds ranges only") };
-            responses.push(range_op(self.checked_range(records, range, visible)?));
-        }
-        Ok(Ok(TxnResponse { succeeded: decision.succeeded, responses }))
-    }
-
     /// Everything that is looked at before a command is executed: the actor's rights, the alarms, the command itself.
     fn admit(&self, actor: &Actor, command: &Command) -> Result<(), KvError> {
         self.auth.judge(actor, command, &self.leases)?;
@@ -168,8 +141,7 @@ impl KeySpace {
         range: &RangeRequest,
         visible: Revision,
     ) -> Result<RangeResponse, R::Error> {
-        let asked = if range.revision > 0 { Revision(range.revision) } else { visible };
-        let mut plan = RangePlan::new(range.clone(), asked, visible);
+        let mut plan = RangePlan::within_txn(range, visible);
         plan.walk_all(self);
         plan.finish(records)
     }

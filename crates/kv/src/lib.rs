@@ -25,6 +25,7 @@ mod keyspace;
 mod lease;
 mod precheck;
 mod range;
+mod read_txn;
 mod record;
 mod records;
 mod requests;
@@ -45,6 +46,7 @@ pub use image::{ImageError, IndexEncoder, IndexImage};
 pub use keyspace::{KeySpace, KeySpaceMeta};
 pub use lease::{DueLease, LeaseSummary, LeaseView, MAX_LEASE_TTL_SECONDS, MAX_LEASES};
 pub use range::{RangePlan, Step};
+pub use read_txn::{Overtaken, TxnPlan};
 pub use record::{KeyValue, Record, RecordError};
 pub use records::{ReadRecords, ReadRows, VisitRow, WriteRecords};
 pub use requests::{

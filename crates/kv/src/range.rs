@@ -10,6 +10,7 @@ use crate::error::KvError;
 use crate::index::Walked;
 use crate::interval::Interval;
 use crate::keyspace::KeySpace;
+use crate::read_txn::Overtaken;
 use crate::record::KeyValue;
 use crate::records::ReadRecords;
 use crate::requests::{RangeRequest, SortOrder, SortTarget};
@@ -71,6 +72,12 @@ impl RangePlan {
         RangePlan { request, at, current, records: Vec::new(), count: 0, more: false, position: Position::Start }
     }
 
+    /// A range of a transaction whose revision was checked; unlike in a bare range, only 0 means the current one.
+    pub(crate) fn within_txn(request: &RangeRequest, visible: Revision) -> RangePlan {
+        let at = if request.revision > 0 { Revision(request.revision) } else { visible };
+        RangePlan::new(request.clone(), at, visible)
+    }
+
     /// Revision the keys are read at.
     #[must_use]
     pub fn revision(&self) -> Revision {
@@ -92,10 +99,25 @@ impl RangePlan {
             }
             *self = RangePlan::new(std::mem::take(&mut self.request), space.read_revision(0, visible)?, visible);
         }
+        Ok(self.step(space, max_keys))
+    }
+
+    /// The same for one of several ranges that are read at one revision, which cannot begin anew alone.
+    pub(crate) fn advance_at_once(&mut self, space: &KeySpace, max_keys: usize) -> Result<Step, Overtaken> {
+        if self.at < space.floor() { Err(Overtaken) } else { Ok(self.step(space, max_keys)) }
+    }
+
+    fn step(&mut self, space: &KeySpace, max_keys: usize) -> Step {
         if self.position != Position::End {
             self.walk(space, max_keys);
         }
-        Ok(if self.position == Position::End { Step::Done } else { Step::More })
+        if self.position == Position::End { Step::Done } else { Step::More }
+    }
+
+    /// Records that [`RangePlan::finish`] fetches.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.records.len()
     }
 
     /// The whole walk, at a revision that the caller has checked.

@@ -8,7 +8,10 @@
 //! 2. an operation is either acknowledged and in the percentiles, or counted under its error, never both.
 
 mod drive;
+mod keep_alive;
+mod large_range;
 mod leases;
+mod messages;
 mod options;
 mod overload;
 mod report;
@@ -18,6 +21,7 @@ mod watch;
 mod workload;
 
 pub(crate) use self::options::BenchArgs;
+use self::options::StreamArgs;
 use self::report::Report;
 
 /// Why a benchmark gave no result, or a result that must not be trusted.
@@ -72,9 +76,14 @@ pub(crate) enum BenchError {
         /// Leases that should live.
         ended: usize,
     },
-    /// Watchers were not told what they should have been.
-    #[error("watch: {0}")]
-    Watch(String),
+    /// A workload of streams was not answered as it should have been.
+    #[error("{name}: {why}")]
+    Workload {
+        /// As on the command line.
+        name: &'static str,
+        /// What came instead.
+        why: String,
+    },
     /// The report could not be printed.
     #[error("cannot print the report: {0}")]
     Print(#[source] std::io::Error),
@@ -88,8 +97,10 @@ pub(crate) enum BenchError {
 /// # Panics
 /// If a load thread panicked.
 pub(crate) async fn run(args: BenchArgs) -> Result<(), BenchError> {
-    let args = match args.into_watch() {
-        Ok(watch) => return watch::run(watch).await,
+    let args = match args.into_streams() {
+        Ok(StreamArgs::Watch(watch)) => return watch::run(watch).await,
+        Ok(StreamArgs::KeepAlive(keep_alive)) => return keep_alive::run(keep_alive).await,
+        Ok(StreamArgs::LargeRange(large_range)) => return large_range::run(large_range).await,
         Err(load) => *load,
     };
     let plan = args.into_plan()?;

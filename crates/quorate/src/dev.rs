@@ -126,6 +126,7 @@ async fn start_nodes(args: &DevArgs, data: &Path) -> Result<Vec<Server>, Failure
         bound.push([open(ports.client)?, open(ports.peer)?, open(ports.metrics)?]);
     }
     let limits = args.flags.port_limits(bound.len());
+    let answers = args.flags.answer_limits(bound.len());
     let mut servers = Vec::new();
     for (number, [client_listener, peer_listener, metrics_listener]) in (1..).zip(bound) {
         let name = format!("n{number}");
@@ -140,7 +141,7 @@ async fn start_nodes(args: &DevArgs, data: &Path) -> Result<Vec<Server>, Failure
             auth_token: args.flags.auth_token.clone(),
             auto_compaction: args.flags.auto_compaction()?,
             limits: limits.clone(),
-            answers: args.flags.answer_limits(),
+            answers: answers.clone(),
         };
         servers.push(Server::start(config).await.map_err(Failure::new)?);
     }

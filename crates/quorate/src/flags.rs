@@ -13,6 +13,7 @@ use quorate_server::runtime::ReplicaConfig;
 
 use crate::descriptors::share_for_connections;
 use crate::failure::Failure;
+use crate::memory::default_answer_bytes;
 
 /// An election timeout of fewer heartbeats than this would expire while the leader is well (etcd's rule).
 const LEAST_HEARTBEATS: u64 = 5;
@@ -39,9 +40,10 @@ pub(crate) struct NodeFlags {
     /// Largest write a client may ask for, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 1_572_864)]
     max_request_bytes: usize,
-    /// Bytes that all large answers may hold in memory at one time; encoding takes as much again.
-    #[arg(long, value_name = "BYTES", default_value_t = 268_435_456)]
-    max_answer_bytes: usize,
+    /// Bytes that all large answers may hold in memory at one time; encoding takes as much again. [default: an eighth of
+    /// the memory that this process may use, 64 MiB at least and 2 GiB at most]
+    #[arg(long, value_name = "BYTES")]
+    max_answer_bytes: Option<usize>,
     /// Client connections; further ones are closed at once.
     #[arg(long, value_name = "COUNT", default_value_t = 20_000)]
     max_connections: usize,
@@ -87,7 +89,7 @@ impl NodeFlags {
             )));
         }
         let at_least_one = [
-            ("--max-answer-bytes", self.max_answer_bytes),
+            ("--max-answer-bytes", self.max_answer_bytes.unwrap_or(1)),
             ("--max-connections", self.max_connections),
             ("--max-concurrent-streams", self.max_concurrent_streams as usize),
         ];
@@ -137,9 +139,10 @@ impl NodeFlags {
         }
     }
 
-    /// Limits of answers.
-    pub(crate) fn answer_limits(&self) -> AnswerLimits {
-        AnswerLimits { max_bytes: self.max_answer_bytes, ..AnswerLimits::default() }
+    /// Limits of the answers of one of `nodes` nodes in this process.
+    pub(crate) fn answer_limits(&self, nodes: usize) -> AnswerLimits {
+        let max_bytes = self.max_answer_bytes.unwrap_or_else(|| default_answer_bytes() / nodes);
+        AnswerLimits { max_bytes, ..AnswerLimits::default() }
     }
 
     /// What history goes without being asked.

@@ -7,6 +7,7 @@ mod dev;
 mod dump_applied;
 mod failure;
 mod flags;
+mod memory;
 mod random;
 mod recover;
 mod say;

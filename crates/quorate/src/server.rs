@@ -90,7 +90,7 @@ fn config(args: &ServerArgs) -> Result<ServerConfig, Failure> {
         auth_token: args.flags.auth_token.clone(),
         auto_compaction: args.flags.auto_compaction()?,
         limits: args.flags.port_limits(1),
-        answers: args.flags.answer_limits(),
+        answers: args.flags.answer_limits(1),
     })
 }
 

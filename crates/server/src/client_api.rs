@@ -28,9 +28,9 @@ use crate::node_state::why_not_serving;
 use crate::read_choice::BadChoice;
 use crate::runtime::Replica;
 
-/// Keys of a range that is read where it arrives. Larger ones take threads of their own, so that a listing of a million
-/// keys delays nobody's single key.
-const MAX_INLINE_KEYS: i64 = 64;
+/// Bytes of a small range that is read where it arrives. Larger ones take threads of their own, so that a listing of a
+/// million keys delays nobody's single key.
+const MAX_INLINE_BYTES: usize = 256 << 10;
 
 /// Large ranges read at the same time; further ones wait for their turn. Bounds the threads they take.
 const MAX_LARGE_READS: usize = 64;
@@ -239,15 +239,30 @@ impl ClientApi {
         options: ReadOptions,
     ) -> Result<Served<RangeResponse>, ApiError> {
         let began = Instant::now();
-        let small = is_small(&request);
         let request = Arc::new(request);
         let reading = self.read(options, || {
             let request = Arc::clone(&request);
-            self.read_state(small, move |view, claim| view.range_within(&request, &|bytes| claim.take(bytes)))
+            async {
+                if let Some(answer) = self.small_range(&request)? {
+                    return Ok(answer);
+                }
+                self.read_state(move |view, claim| view.range_within(&request, &|bytes| claim.take(bytes))).await
+            }
         });
         let served = reading.await;
         self.metrics.etcd.ranged(began.elapsed(), served.is_ok());
         served
+    }
+
+    /// The answer to a range that turns out to be small, read on this thread.
+    fn small_range(&self, request: &RangeRequest) -> Result<Option<(RangeResponse, Option<HeldAnswer>)>, ApiError> {
+        let claim = self.answers.open();
+        let allow = |bytes| claim.take(bytes) && claim.bytes() <= MAX_INLINE_BYTES;
+        match self.view()?.range_if_small(request, &allow) {
+            Ok(Some(answer)) => Ok(Some((answer?, claim.keep()))),
+            Ok(None) | Err(RationedReadError::NotAllowed) => Ok(None),
+            Err(RationedReadError::Read(error)) => Err(error.into()),
+        }
     }
 
     /// A transaction that only reads: no log entry, all of it at one revision.
@@ -265,7 +280,7 @@ impl ClientApi {
         let request = Arc::new(request);
         let reading = self.read(options, || {
             let request = Arc::clone(&request);
-            self.read_state(false, move |view, claim| {
+            self.read_state(move |view, claim| {
                 Ok(view.read_txn_within(&request, &|bytes| claim.take(bytes))?.map(|response| {
                     let revision = revision_of(&response).unwrap_or_else(|| view.revision());
                     (response, revision)
@@ -389,25 +404,20 @@ impl ClientApi {
         }
     }
 
-    /// Reads where it arrives, or on a thread of its own, as often as it takes to have room for the answer.
+    /// Reads on a thread of its own, as often as it takes to have room for the answer.
     async fn read_state<T: Send + 'static>(
         &self,
-        inline: bool,
         read: impl Fn(&StateView, &Claim) -> Result<Result<T, KvError>, RationedReadError> + Clone + Send + 'static,
     ) -> Result<(T, Option<HeldAnswer>), ApiError> {
         let view = self.view()?;
         let mut claim = self.answers.open();
         loop {
-            let result = if inline {
-                read(&view, &claim)
-            } else {
-                let _turn = self.large_reads.acquire().await.expect("the semaphore is never closed");
-                let (view, read) = (view.clone(), read.clone());
-                let reading = tokio::task::spawn_blocking(move || (read(&view, &claim), claim));
-                let (result, back) = reading.await?;
-                claim = back;
-                result
-            };
+            let turn = self.large_reads.acquire().await.expect("the semaphore is never closed");
+            let (view, read) = (view.clone(), read.clone());
+            let reading = tokio::task::spawn_blocking(move || (read(&view, &claim), claim));
+            let (result, back) = reading.await?;
+            drop(turn);
+            claim = back;
             match result {
                 Err(RationedReadError::NotAllowed) => {
                     let bytes = claim.bytes();
@@ -442,16 +452,6 @@ impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
-}
-
-/// Whether a range touches few keys whatever the store holds.
-fn is_small(request: &RangeRequest) -> bool {
-    if request.range_end.is_empty() {
-        return true;
-    }
-    // A count takes the index alone, but walks all of it.
-    let everything_is_walked = request.limit <= 0 || request.count_only;
-    !everything_is_walked && request.limit <= MAX_INLINE_KEYS
 }
 
 /// The revision a read-only transaction was made at, by what its first range says.

@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use super::http;
-use super::usage::Usage;
+use super::usage::{Usage, private_bytes};
 use crate::failure::Failure;
 use crate::process;
 
@@ -129,6 +129,19 @@ impl Cluster {
     pub(super) fn endpoints(&self) -> String {
         let addresses: Vec<String> = self.nodes.iter().map(|node| node.client.to_string()).collect();
         addresses.join(",")
+    }
+
+    /// Client address of one node.
+    pub(super) fn one_endpoint(&self) -> String {
+        self.nodes[0].client.to_string()
+    }
+
+    /// What the node that holds most memory for itself holds now.
+    pub(super) fn largest_private_bytes(&self) -> Result<f64, Failure> {
+        self.nodes
+            .iter()
+            .filter_map(|node| node.process.as_ref())
+            .try_fold(0.0_f64, |most, process| Ok(most.max(private_bytes(process.id())?)))
     }
 
     /// Sum over the nodes.

@@ -1,59 +1,92 @@
 //! The measurements of one turn of one system.
 //!
 //! Owns which load is run and which figure is taken from it. Every put load checks that the store's revision rose by each
-//! acknowledged put, and any failed operation fails the turn: a server that drops work must not look fast.
+//! acknowledged put; every watcher, lease and large range is checked by the generator.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::cluster::{Cluster, Stop, System};
-use super::usage::Usage;
+use super::load::Load;
 use crate::failure::Failure;
 
 /// Keys that reads and puts are spread over.
 const KEY_SPACE: u64 = 100_000;
 const VALUE_BYTES: u64 = 256;
-const MANY_CLIENTS: usize = 1000;
+const MANY_CLIENTS: u64 = 1000;
 /// Clients of a read load: enough to keep both processors busy.
-const READERS: usize = 100;
+const READERS: u64 = 100;
+/// Bytes of a value in a large range, about as large as objects of Kubernetes become.
+const LARGE_VALUE_BYTES: u64 = 64 * 1024;
+/// Readers of large ranges.
+const LARGE_READERS: u64 = 20;
+/// Events told to watchers in a run that measures their number.
+const EVENTS: u64 = 2_000_000;
+/// Events a second in a run that measures latency: far below what either system manages.
+const EVENTS_PER_SECOND: u64 = 20_000;
 const NODES: f64 = 3.0;
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
-/// How long and how large.
-#[derive(Debug, Clone, Copy)]
+/// How long and how large, and of what.
+#[derive(Debug, Clone)]
 pub(super) struct Scale {
     pub(super) duration: Duration,
     pub(super) keys: u64,
+    pub(super) large_mebibytes: u64,
+    pub(super) parts: Vec<Part>,
 }
 
-/// One line of the table. In the table's order.
+/// What can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Part {
+    /// Puts and reads of single keys
+    Loads,
+    /// Watchers and leases
+    Streams,
+    /// Ranges of much data
+    Large,
+    /// Memory and restart with many keys
+    Restart,
+}
+
+/// What is told of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Figure {
-    PutThroughput,
-    PutMedian,
-    PutP99,
-    PutCpu,
-    PutWritten,
-    LonePutThroughput,
-    LonePutMedian,
-    LonePutP99,
-    LonePutCpu,
-    LinearizableThroughput,
-    LinearizableMedian,
-    LinearizableP99,
-    LinearizableCpu,
-    SerializableThroughput,
-    SerializableMedian,
-    SerializableP99,
-    SerializableCpu,
-    Memory,
+pub(super) enum Measure {
+    Throughput,
+    Bandwidth,
+    Median,
+    P99,
+    /// Of the servers together, an operation.
+    Cpu,
+    /// Of the servers together, a mebibyte read.
+    CpuPerMebibyte,
+    Written,
+    /// Largest resident size, mean of the nodes.
+    Resident,
+    /// Largest private memory of the node that has most.
+    Private,
     CleanRestart,
     CrashRestart,
 }
+
+/// A workload, as the table calls it, and what is told of it.
+pub(super) type Figure = (&'static str, Measure);
+
+/// The workloads, as the table calls them.
+pub(super) const PUT: &str = "put, 1000 clients";
+pub(super) const LONE_PUT: &str = "put, 1 client";
+pub(super) const LINEARIZABLE: &str = "linearizable read";
+pub(super) const SERIALIZABLE: &str = "serializable read";
+pub(super) const WATCH_1K: &str = "watch, 1,000 watchers";
+pub(super) const WATCH_10K: &str = "watch, 10,000 watchers";
+pub(super) const KEEP_ALIVE_LONE: &str = "keepalive, 1 client";
+pub(super) const KEEP_ALIVE: &str = "keepalive, 1000 clients";
+pub(super) const KEEP_ALIVE_LEASES: &str = "keepalive, 100 clients of 200 leases";
+pub(super) const LARGE_PAGES: &str = "20 readers of everything, pages of 500";
+pub(super) const LARGE_STREAM: &str = "20 readers of everything, RangeStream";
+pub(super) const LARGE_ANSWER: &str = "20 readers of a twentieth, one answer";
+pub(super) const MANY_KEYS: &str = "all keys loaded";
 
 /// Values of all turns so far.
 #[derive(Debug, Default)]
@@ -73,166 +106,142 @@ impl Figures {
     }
 }
 
-/// The four figures every load gives.
-struct LoadFigures {
-    throughput: Figure,
-    median: Figure,
-    p99: Figure,
-    cpu: Figure,
-}
-
-/// Runs everything on a fresh cluster, then the memory and restart part on another.
+/// Runs the parts asked for, on fresh clusters.
 pub(super) fn measure(
     system: &System,
     generator: &Path,
     folder: &Path,
     scale: &Scale,
 ) -> Result<BTreeMap<Figure, f64>, Failure> {
+    let has = |part| scale.parts.contains(&part);
     let mut figures = BTreeMap::new();
-    loads(system, generator, folder, scale, &mut figures)?;
-    memory_and_restart(system, generator, folder, scale, &mut figures)?;
+    let fresh = || Cluster::start(system, folder).map(|cluster| Bench { cluster, generator, scale });
+    if has(Part::Loads) || has(Part::Streams) {
+        let bench = fresh()?;
+        if has(Part::Loads) {
+            bench.loads(&mut figures)?;
+        }
+        if has(Part::Streams) {
+            bench.watches(&mut figures)?;
+            bench.keep_alives(&mut figures)?;
+        }
+    }
+    if has(Part::Large) {
+        fresh()?.large_ranges(&mut figures)?;
+    }
+    if has(Part::Restart) {
+        fresh()?.memory_and_restart(&mut figures)?;
+    }
     Ok(figures)
 }
 
-fn loads(
-    system: &System,
-    generator: &Path,
-    folder: &Path,
-    scale: &Scale,
-    figures: &mut BTreeMap<Figure, f64>,
-) -> Result<(), Failure> {
-    let cluster = Cluster::start(system, folder)?;
-    let run = |workload: &[&str], clients: usize, end: End| -> Result<Load, Failure> {
-        Load::run(generator, &cluster, workload, clients, KEY_SPACE, end)
-    };
-    let timed = End::After(scale.duration);
-    // The warm-up also gives the reads something to find.
-    run(&["put", "--sequential", "--check-revision"], MANY_CLIENTS, End::Operations(KEY_SPACE))?;
-
-    let puts = run(&["put", "--check-revision"], MANY_CLIENTS, timed)?;
-    figures.insert(Figure::PutWritten, puts.usage.written_bytes / puts.operations);
-    let put = LoadFigures {
-        throughput: Figure::PutThroughput,
-        median: Figure::PutMedian,
-        p99: Figure::PutP99,
-        cpu: Figure::PutCpu,
-    };
-    puts.record(&put, "writes", figures)?;
-
-    let lone = LoadFigures {
-        throughput: Figure::LonePutThroughput,
-        median: Figure::LonePutMedian,
-        p99: Figure::LonePutP99,
-        cpu: Figure::LonePutCpu,
-    };
-    run(&["put", "--check-revision"], 1, timed)?.record(&lone, "writes", figures)?;
-
-    let linearizable = LoadFigures {
-        throughput: Figure::LinearizableThroughput,
-        median: Figure::LinearizableMedian,
-        p99: Figure::LinearizableP99,
-        cpu: Figure::LinearizableCpu,
-    };
-    let reads = run(&["range", "--consistency", "linearizable"], READERS, timed)?;
-    reads.record(&linearizable, "reads", figures)?;
-
-    let serializable = LoadFigures {
-        throughput: Figure::SerializableThroughput,
-        median: Figure::SerializableMedian,
-        p99: Figure::SerializableP99,
-        cpu: Figure::SerializableCpu,
-    };
-    let reads = run(&["range", "--consistency", "serializable"], READERS, timed)?;
-    reads.record(&serializable, "reads", figures)
+/// One cluster under measurement.
+struct Bench<'a> {
+    cluster: Cluster,
+    generator: &'a Path,
+    scale: &'a Scale,
 }
 
-fn memory_and_restart(
-    system: &System,
-    generator: &Path,
-    folder: &Path,
-    scale: &Scale,
-    figures: &mut BTreeMap<Figure, f64>,
-) -> Result<(), Failure> {
-    let mut cluster = Cluster::start(system, folder)?;
-    let load = Load::run(
-        generator,
-        &cluster,
-        &["put", "--sequential", "--check-revision"],
-        MANY_CLIENTS,
-        scale.keys,
-        End::Operations(scale.keys),
-    )?;
-    figures.insert(Figure::Memory, load.usage.peak_bytes / NODES / MEBIBYTE);
-    let clean = cluster.restart(Stop::Clean)?;
-    figures.insert(Figure::CleanRestart, clean.as_secs_f64());
-    let crash = cluster.restart(Stop::Kill)?;
-    figures.insert(Figure::CrashRestart, crash.as_secs_f64());
-    Ok(())
-}
-
-#[derive(Debug, Clone, Copy)]
-enum End {
-    After(Duration),
-    Operations(u64),
-}
-
-/// A finished load: what the generator reported and what the servers used meanwhile.
-struct Load {
-    report: Value,
-    operations: f64,
-    usage: Usage,
-}
-
-impl Load {
-    fn run(
-        generator: &Path,
-        cluster: &Cluster,
-        workload: &[&str],
-        clients: usize,
-        key_space: u64,
-        end: End,
-    ) -> Result<Load, Failure> {
-        let mut command = Command::new(generator);
-        command.arg("bench").args(workload).args(["--endpoints", &cluster.endpoints()]);
-        command.args(["--clients", &clients.to_string(), "--output", "json"]);
-        command.args(["--key-space", &key_space.to_string()]);
-        command.args(["--value-size", &VALUE_BYTES.to_string()]);
-        match end {
-            End::After(duration) => command.args(["--duration", &duration.as_secs().to_string()]),
-            End::Operations(count) => command.args(["--total", &count.to_string()]),
-        };
-        eprintln!("xtask:   {} with {clients} clients", workload.join(" "));
-        let before = cluster.usage()?;
-        let output = command.output().map_err(Failure::file(generator))?;
-        let usage = cluster.usage()? - before;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            return Err(Failure::Broken(format!("the load generator failed: {text}")));
-        }
-        let report: Value = serde_json::from_slice(&output.stdout)
-            .map_err(|error| Failure::Broken(format!("the load generator's report: {error}")))?;
-        let failed = number(&report, "/failed_writes")? + number(&report, "/failed_reads")?;
-        if failed > 0.0 || number(&report, "/misses")? > 0.0 {
-            return Err(Failure::Broken(format!("operations failed or found nothing: {report}")));
-        }
-        let operations = number(&report, "/operations")?;
-        eprintln!("xtask:     {:.0}/s", number(&report, "/throughput")?);
-        Ok(Load { report, operations, usage })
+impl Bench<'_> {
+    /// Runs a workload against all nodes. `arguments` are split at spaces.
+    fn run(&self, arguments: &str) -> Result<Load, Failure> {
+        self.run_at(&self.cluster.endpoints(), arguments)
     }
 
-    /// `class` is "writes" or "reads".
-    fn record(&self, names: &LoadFigures, class: &str, figures: &mut BTreeMap<Figure, f64>) -> Result<(), Failure> {
-        let latency =
-            |field: &str| number(&self.report, &format!("/{class}/{field}")).map(|microseconds| microseconds / 1e3);
-        figures.insert(names.throughput, number(&self.report, "/throughput")?);
-        figures.insert(names.median, latency("p50")?);
-        figures.insert(names.p99, latency("p99")?);
-        figures.insert(names.cpu, self.usage.cpu_seconds * 1e6 / self.operations);
+    fn run_at(&self, endpoints: &str, arguments: &str) -> Result<Load, Failure> {
+        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+        Load::run(self.generator, &self.cluster, endpoints, &arguments)
+    }
+
+    fn loads(&self, figures: &mut BTreeMap<Figure, f64>) -> Result<(), Failure> {
+        let seconds = self.scale.duration.as_secs();
+        let load = |workload: &str, clients: u64, end: &str| {
+            self.run(&format!(
+                "{workload} --clients {clients} {end} --key-space {KEY_SPACE} --value-size {VALUE_BYTES}"
+            ))
+        };
+        let timed = format!("--duration {seconds}");
+        // The warm-up also gives the reads something to find.
+        load("put --sequential --check-revision", MANY_CLIENTS, &format!("--total {KEY_SPACE}"))?;
+        let puts = load("put --check-revision", MANY_CLIENTS, &timed)?;
+        figures.insert((PUT, Measure::Written), puts.usage.written_bytes / puts.operations);
+        record(&puts, PUT, "writes", figures)?;
+        record(&load("put --check-revision", 1, &timed)?, LONE_PUT, "writes", figures)?;
+        let reads = load("range --consistency linearizable", READERS, &timed)?;
+        record(&reads, LINEARIZABLE, "reads", figures)?;
+        let reads = load("range --consistency serializable", READERS, &timed)?;
+        record(&reads, SERIALIZABLE, "reads", figures)
+    }
+
+    /// All watchers on one node. One run tells as much as it can; another, at a fixed pace, how long that takes.
+    fn watches(&self, figures: &mut BTreeMap<Figure, f64>) -> Result<(), Failure> {
+        let node = self.cluster.one_endpoint();
+        for (name, watchers) in [(WATCH_1K, 1_000), (WATCH_10K, 10_000)] {
+            let total = EVENTS / watchers;
+            let most = self.run_at(&node, &format!("watch --watchers {watchers} --total {total}"))?;
+            figures.insert((name, Measure::Throughput), most.number("/throughput")?);
+            figures.insert((name, Measure::Cpu), most.usage.cpu_seconds * 1e6 / most.operations);
+            figures.insert((name, Measure::Private), most.private_bytes / MEBIBYTE);
+            let (seconds, rate) = (self.scale.duration.as_secs(), EVENTS_PER_SECOND / watchers);
+            let paced =
+                self.run_at(&node, &format!("watch --watchers {watchers} --rate {rate} --duration {seconds}"))?;
+            figures.insert((name, Measure::Median), paced.milliseconds("latency", "p50")?);
+            figures.insert((name, Measure::P99), paced.milliseconds("latency", "p99")?);
+        }
+        Ok(())
+    }
+
+    fn keep_alives(&self, figures: &mut BTreeMap<Figure, f64>) -> Result<(), Failure> {
+        let seconds = self.scale.duration.as_secs();
+        for (name, clients, leases) in
+            [(KEEP_ALIVE_LONE, 1, 1), (KEEP_ALIVE, MANY_CLIENTS, 1), (KEEP_ALIVE_LEASES, READERS, 200)]
+        {
+            let load =
+                self.run(&format!("keepalive --clients {clients} --leases {leases} --duration {seconds} --ttl 300"))?;
+            record(&load, name, "latency", figures)?;
+        }
+        Ok(())
+    }
+
+    fn large_ranges(&self, figures: &mut BTreeMap<Figure, f64>) -> Result<(), Failure> {
+        let keys = self.scale.large_mebibytes * (1 << 20) / LARGE_VALUE_BYTES;
+        let data = format!("--key-space {keys} --value-size {LARGE_VALUE_BYTES}");
+        self.run(&format!("put --sequential --check-revision --clients {READERS} --total {keys} {data}"))?;
+        let node = self.cluster.one_endpoint();
+        for (name, by) in [
+            (LARGE_PAGES, "pages --page 500"),
+            (LARGE_STREAM, "stream"),
+            (LARGE_ANSWER, &format!("answer --parts {LARGE_READERS}")),
+        ] {
+            let load = self.run_at(&node, &format!("large-range --clients {LARGE_READERS} {data} --by {by}"))?;
+            let mebibytes = load.number("/bytes")? / MEBIBYTE;
+            figures.insert((name, Measure::Bandwidth), load.number("/bytes_per_second")? / MEBIBYTE);
+            figures.insert((name, Measure::CpuPerMebibyte), load.usage.cpu_seconds * 1e6 / mebibytes);
+            figures.insert((name, Measure::Private), load.private_bytes / MEBIBYTE);
+        }
+        Ok(())
+    }
+
+    fn memory_and_restart(mut self, figures: &mut BTreeMap<Figure, f64>) -> Result<(), Failure> {
+        let keys = self.scale.keys;
+        let load = self.run(&format!(
+            "put --sequential --check-revision --clients {MANY_CLIENTS} --total {keys} --key-space {keys} \
+             --value-size {VALUE_BYTES}"
+        ))?;
+        figures.insert((MANY_KEYS, Measure::Resident), load.usage.peak_bytes / NODES / MEBIBYTE);
+        let clean = self.cluster.restart(Stop::Clean)?;
+        figures.insert((MANY_KEYS, Measure::CleanRestart), clean.as_secs_f64());
+        let crash = self.cluster.restart(Stop::Kill)?;
+        figures.insert((MANY_KEYS, Measure::CrashRestart), crash.as_secs_f64());
         Ok(())
     }
 }
 
-fn number(report: &Value, pointer: &str) -> Result<f64, Failure> {
-    let value = report.pointer(pointer).and_then(Value::as_f64);
-    value.ok_or_else(|| Failure::Broken(format!("the load generator's report has no {pointer}")))
+/// The four figures that every closed loop gives.
+fn record(load: &Load, name: &'static str, class: &str, figures: &mut BTreeMap<Figure, f64>) -> Result<(), Failure> {
+    figures.insert((name, Measure::Throughput), load.number("/throughput")?);
+    figures.insert((name, Measure::Median), load.milliseconds(class, "p50")?);
+    figures.insert((name, Measure::P99), load.milliseconds(class, "p99")?);
+    figures.insert((name, Measure::Cpu), load.usage.cpu_seconds * 1e6 / load.operations);
+    Ok(())
 }

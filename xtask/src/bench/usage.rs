@@ -19,16 +19,22 @@ pub(super) struct Usage {
     pub(super) peak_bytes: f64,
 }
 
+/// Memory that a process holds for itself now, without files it has mapped: etcd maps its whole database, which the kernel
+/// may take back.
+pub(super) fn private_bytes(pid: u32) -> Result<f64, Failure> {
+    let kibibytes = field(&read(pid, "status")?, "RssAnon:");
+    kibibytes.map(|kibibytes| kibibytes * 1024.0).ok_or_else(|| malformed(pid, "status"))
+}
+
 impl Usage {
     pub(super) fn of(pid: u32) -> Result<Usage, Failure> {
         let stat = read(pid, "stat")?;
         let io = read(pid, "io")?;
         let status = read(pid, "status")?;
-        let malformed = |file: &str| Failure::Broken(format!("cannot understand /proc/{pid}/{file}"));
         Ok(Usage {
-            cpu_seconds: cpu_ticks(&stat).ok_or_else(|| malformed("stat"))? / TICKS_PER_SECOND,
-            written_bytes: field(&io, "write_bytes:").ok_or_else(|| malformed("io"))?,
-            peak_bytes: field(&status, "VmHWM:").ok_or_else(|| malformed("status"))? * 1024.0,
+            cpu_seconds: cpu_ticks(&stat).ok_or_else(|| malformed(pid, "stat"))? / TICKS_PER_SECOND,
+            written_bytes: field(&io, "write_bytes:").ok_or_else(|| malformed(pid, "io"))?,
+            peak_bytes: field(&status, "VmHWM:").ok_or_else(|| malformed(pid, "status"))? * 1024.0,
         })
     }
 }
@@ -56,6 +62,10 @@ impl Sub for Usage {
             peak_bytes: self.peak_bytes,
         }
     }
+}
+
+fn malformed(pid: u32, file: &str) -> Failure {
+    Failure::Broken(format!("cannot understand /proc/{pid}/{file}"))
 }
 
 fn read(pid: u32, file: &str) -> Result<String, Failure> {
@@ -91,5 +101,7 @@ mod tests {
     fn own_usage_is_readable() {
         let usage = Usage::of(std::process::id()).expect("this process exists");
         assert!(usage.peak_bytes > 0.0);
+        let private = private_bytes(std::process::id()).expect("this process exists");
+        assert!(0.0 < private && private < usage.peak_bytes, "{private} of {}", usage.peak_bytes);
     }
 }

@@ -1,7 +1,8 @@
 //! Transactions: compares, branches, nesting, and what refuses them as a whole.
 
 use quorate_kv::{
-    Command, Compare, CompareResult, CompareTarget, KvError, PutRequest, RangeRequest, RequestOp, Revision, TxnRequest,
+    Command, Compare, CompareResult, CompareTarget, KvError, Overtaken, PutRequest, RangeRequest, RequestOp, Response,
+    Revision, Step, TxnRequest, TxnResponse,
 };
 
 use crate::store::{Store, always, at, bytes, delete, everything, put, range, show_txn};
@@ -213,11 +214,41 @@ fn a_read_only_transaction_is_answered_at_what_is_visible() {
         vec![RequestOp::Range(range("a", "")), RequestOp::Range(RangeRequest { count_only: true, ..everything() })],
         Vec::new(),
     );
-    let Ok(answer) = store.space.read_txn(&store.records, &txn, visible);
+    let answer = read_in_steps(&mut store, &txn, visible, "b=1");
     assert_eq!(show_txn(&answer.expect("not refused")), "then {@2 range 2: a=1[2,2,1] (1); @2 range 2:  (1)}");
-    let Ok(refused) =
-        store.space.read_txn(&store.records, &always(vec![RequestOp::Range(at(3, everything()))]), visible);
-    assert_eq!(refused, Err(KvError::FutureRevision));
+    let future = always(vec![RequestOp::Range(at(3, everything()))]);
+    assert_eq!(read_in_steps(&mut store, &future, visible, "b=2"), Err(KvError::FutureRevision));
+}
+
+/// One key a step, and `between` done before each further one.
+fn read_in_steps(
+    store: &mut Store,
+    txn: &TxnRequest,
+    visible: Revision,
+    between: &str,
+) -> Result<TxnResponse, KvError> {
+    let Ok(plan) = store.space.begin_read_txn(&store.records, txn, visible);
+    let mut plan = plan?;
+    while plan.advance(&store.space, 1) == Ok(Step::More) {
+        store.run(between);
+    }
+    let Ok(answer) = plan.finish(&store.records);
+    Ok(answer)
+}
+
+#[test]
+fn a_read_only_transaction_that_compaction_overtakes_begins_anew() {
+    let mut store = Store::of("a=1 b=1");
+    let txn = always(vec![RequestOp::Range(everything())]);
+    let visible = store.space.revision();
+    let Ok(plan) = store.space.begin_read_txn(&store.records, &txn, visible);
+    let mut plan = plan.expect("not refused");
+    assert_eq!(plan.advance(&store.space, 1), Ok(Step::More));
+    store.run("b=2");
+    assert_eq!(store.compact(4), Ok(Response::Compact));
+    assert_eq!(plan.advance(&store.space, 1), Ok(Step::More), "nothing is taken away yet");
+    store.prune();
+    assert_eq!(plan.advance(&store.space, 1), Err(Overtaken));
 }
 
 #[test]

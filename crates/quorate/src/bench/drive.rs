@@ -232,15 +232,10 @@ impl Client {
             Operation::Put(_) | Operation::Txn { .. } => recorded.failed_writes += 1,
             Operation::Range(_) => recorded.failed_reads += 1,
         }
-        let text = match error {
-            CallError::Refused(status) => {
-                format!("{:?}: {}", status.code(), status.message())
-            }
-            CallError::Broken(text) => {
-                self.caller.reconnect().await;
-                format!("connection lost: {text}")
-            }
-        };
+        let text = error.to_string();
+        if matches!(error, CallError::Broken(_)) {
+            self.caller.reconnect().await;
+        }
         *recorded.errors.entry(text).or_default() += 1;
         tokio::time::sleep(self.shared.plan.pause).await;
     }
@@ -291,6 +286,6 @@ fn single_threaded() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("the system gives a runtime its epoll")
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("a benchmark ends within centuries")
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::BenchError;
+use super::keep_alive::KeepAliveArgs;
+use super::large_range::LargeRangeArgs;
 use super::watch::WatchArgs;
 use super::workload::{Keys, Kind};
 
@@ -65,6 +67,18 @@ enum WorkloadArgs {
     },
     /// Tell many watchers of the changes of one key
     Watch(WatchArgs),
+    /// Renew leases, as clients do on one stream each
+    Keepalive(KeepAliveArgs),
+    /// Read all keys that `put --sequential` left, many at a time
+    LargeRange(LargeRangeArgs),
+}
+
+/// The workloads that are no load of single requests.
+#[derive(Debug)]
+pub(super) enum StreamArgs {
+    Watch(WatchArgs),
+    KeepAlive(KeepAliveArgs),
+    LargeRange(LargeRangeArgs),
 }
 
 /// How fresh a read must be. The first two are etcd's, the others are asked for in request metadata only Quorate reads.
@@ -184,10 +198,12 @@ impl Plan {
 }
 
 impl BenchArgs {
-    /// The flags of the one workload that is no load of requests; otherwise itself.
-    pub(super) fn into_watch(self) -> Result<WatchArgs, Box<BenchArgs>> {
+    /// The flags of a workload that is no load of requests; otherwise itself.
+    pub(super) fn into_streams(self) -> Result<StreamArgs, Box<BenchArgs>> {
         match self.workload {
-            WorkloadArgs::Watch(watch) => Ok(watch),
+            WorkloadArgs::Watch(args) => Ok(StreamArgs::Watch(args)),
+            WorkloadArgs::Keepalive(args) => Ok(StreamArgs::KeepAlive(args)),
+            WorkloadArgs::LargeRange(args) => Ok(StreamArgs::LargeRange(args)),
             workload => Err(Box::new(BenchArgs { workload })),
         }
     }
@@ -206,7 +222,9 @@ impl BenchArgs {
                 (Kind::Mixed { consistency, read_percent }, load)
             }
             WorkloadArgs::Txn { load } => (Kind::Txn, load),
-            WorkloadArgs::Watch(_) => unreachable!("a watch is no load of requests"),
+            WorkloadArgs::Watch(_) | WorkloadArgs::Keepalive(_) | WorkloadArgs::LargeRange(_) => {
+                unreachable!("these are no load of requests")
+            }
         };
         Ok(Plan { overload, ..load.into_plan(kind)? })
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::BenchError;
 use super::options::{Output, Plan};
-use super::sample::{Recorded, Summary};
+use super::sample::{Recorded, Sample, Summary};
 
 /// The store's revision and term around the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,21 +91,7 @@ impl Report {
     }
 
     pub(super) fn json(&self) -> Value {
-        let class = |summary: &Option<Summary>| {
-            summary.map(|summary| {
-                json!({
-                    "count": summary.count,
-                    "throughput": self.throughput(summary.count),
-                    "mean": microseconds(summary.mean),
-                    "p50": microseconds(summary.p50),
-                    "p90": microseconds(summary.p90),
-                    "p99": microseconds(summary.p99),
-                    "p999": microseconds(summary.p999),
-                    "max": microseconds(summary.max),
-                    "longest_gap": microseconds(summary.longest_gap),
-                })
-            })
-        };
+        let class = |summary: &Option<Summary>| summary.map(|summary| class(&summary, self.elapsed));
         let count = |summary: &Option<Summary>| summary.map_or(0, |summary| summary.count);
         let errors: serde_json::Map<String, Value> =
             self.errors.iter().map(|(text, count)| (text.clone(), json!(count))).collect();
@@ -170,6 +156,68 @@ impl Report {
             writeln!(out, "{count:>8} x {text}")?;
         }
         Ok(())
+    }
+}
+
+/// Latencies of one class of operations.
+fn class(summary: &Summary, elapsed: Duration) -> Value {
+    json!({
+        "count": summary.count,
+        "throughput": summary.count as f64 / elapsed.as_secs_f64(),
+        "mean": microseconds(summary.mean),
+        "p50": microseconds(summary.p50),
+        "p90": microseconds(summary.p90),
+        "p99": microseconds(summary.p99),
+        "p999": microseconds(summary.p999),
+        "max": microseconds(summary.max),
+        "longest_gap": microseconds(summary.longest_gap),
+    })
+}
+
+/// What a workload of streams showed; one that failed has no report.
+#[derive(Debug)]
+pub(super) struct StreamReport {
+    pub(super) workload: &'static str,
+    /// For people: what was done.
+    pub(super) title: String,
+    /// For scripts: the same, by name.
+    pub(super) details: Value,
+    pub(super) elapsed: Duration,
+    pub(super) operations: u64,
+    /// Bytes of values received, where that is the point.
+    pub(super) bytes: Option<u64>,
+    /// Some of the operations.
+    pub(super) samples: Vec<Sample>,
+}
+
+impl StreamReport {
+    pub(super) fn print(self, output: Output) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let seconds = self.elapsed.as_secs_f64();
+        let throughput = self.operations as f64 / seconds;
+        let bytes_per_second = self.bytes.map(|bytes| bytes as f64 / seconds);
+        let latency = Summary::of(self.samples);
+        if output == Output::Json {
+            let report = json!({
+                "workload": self.workload,
+                "details": self.details,
+                "seconds": seconds,
+                "operations": self.operations,
+                "throughput": throughput,
+                "bytes": self.bytes,
+                "bytes_per_second": bytes_per_second,
+                "latency": latency.map(|latency| class(&latency, self.elapsed)),
+            });
+            return writeln!(out, "{report}");
+        }
+        writeln!(out, "{}: {} operations, {seconds:.1} s, {throughput:.0}/s", self.title, self.operations)?;
+        if let Some(bytes) = bytes_per_second {
+            writeln!(out, "{:.0} MiB/s", bytes / 1024.0 / 1024.0)?;
+        }
+        let Some(latency) = latency else { return Ok(()) };
+        let cell = |duration: Duration| format!("{:.2} ms", duration.as_secs_f64() * 1e3);
+        let (p50, p99, max) = (cell(latency.p50), cell(latency.p99), cell(latency.max));
+        writeln!(out, "latency of {}: p50 {p50}, p99 {p99}, max {max}", latency.count)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Unary gRPC calls straight on HTTP/2 connections.
+//! gRPC calls straight on HTTP/2 connections.
 //!
 //! Owns connections and re-dials them. Not tonic's channel: its buffer and dispatcher cost two task switches a call, which on a
 //! machine shared with the servers is load the benchmark would put on what it measures. Plain TCP only.
@@ -10,13 +10,15 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use h2::SendStream;
-use h2::client::{ResponseFuture, SendRequest};
+use h2::client::SendRequest;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
 use http::{Method, Request, StatusCode, Uri};
 use prost::Message;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tonic::{Code, Status};
+
+use super::messages::Answers;
 
 /// Compression flag and length before each message.
 pub(super) const PREFIX: usize = 5;
@@ -30,16 +32,23 @@ pub(super) enum Rpc {
     Range,
     Put,
     Txn,
+    RangeStream,
+    Watch,
+    LeaseGrant,
+    LeaseKeepAlive,
 }
+
+/// Methods in the order of [`Rpc`].
+const METHODS: [&str; 7] =
+    ["KV/Range", "KV/Put", "KV/Txn", "KV/RangeStream", "Watch/Watch", "Lease/LeaseGrant", "Lease/LeaseKeepAlive"];
 
 /// One HTTP/2 connection, shared by its callers.
 #[derive(Debug)]
 pub(super) struct Connection {
     /// The one to prefer first.
     addresses: Vec<String>,
-    range: Uri,
-    put: Uri,
-    txn: Uri,
+    /// In the order of [`Rpc`].
+    methods: Vec<Uri>,
     headers: HeaderMap,
     live: Mutex<Live>,
 }
@@ -66,6 +75,15 @@ pub(super) enum CallError {
     Broken(String),
 }
 
+impl std::fmt::Display for CallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CallError::Refused(status) => write!(f, "{:?}: {}", status.code(), status.message()),
+            CallError::Broken(text) => write!(f, "connection lost: {text}"),
+        }
+    }
+}
+
 impl Connection {
     /// Dials the first of `endpoints` (HOST:PORT, an `http://` before it is allowed); the others only take its place when it
     /// is gone later. `extra` goes with every call.
@@ -78,17 +96,17 @@ impl Connection {
     ) -> io::Result<Arc<Connection>> {
         let addresses: Vec<String> = endpoints.iter().map(|endpoint| plain(endpoint)).collect();
         let address = &addresses[0];
-        let uri = |method: &str| {
-            Uri::try_from(format!("http://{address}/etcdserverpb.KV/{method}"))
+        let uri = |method: &&str| {
+            Uri::try_from(format!("http://{address}/etcdserverpb.{method}"))
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
         };
-        let (range, put, txn) = (uri("Range")?, uri("Put")?, uri("Txn")?);
+        let methods = METHODS.iter().map(uri).collect::<io::Result<_>>()?;
         let mut headers = call_headers();
         if let Some((name, value)) = extra {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let live = Mutex::new(Live { generation: 0, send: dial(address).await? });
-        Ok(Arc::new(Connection { addresses, range, put, txn, headers, live }))
+        Ok(Arc::new(Connection { addresses, methods, headers, live }))
     }
 
     /// A hold for one more client.
@@ -134,6 +152,27 @@ impl Caller {
         }
     }
 
+    /// Sends `first` and gives what further requests go into, and the answers. Returns once the server has taken the call up.
+    pub(super) async fn stream(&self, method: Rpc, first: Bytes) -> Result<(SendStream<Bytes>, Answers), CallError> {
+        self.begin(method, first, false).await
+    }
+
+    /// Sends the one request of a call that may have many answers.
+    pub(super) async fn ask<Q: Message>(&self, method: Rpc, request: &Q) -> Result<Answers, CallError> {
+        self.begin(method, frame(request), true).await.map(|(_, answers)| answers)
+    }
+
+    async fn begin(&self, method: Rpc, first: Bytes, last: bool) -> Result<(SendStream<Bytes>, Answers), CallError> {
+        let mut send = self.live.send.clone().ready().await.map_err(broken)?;
+        let (response, mut requests) = send.send_request(self.head(method), false).map_err(broken)?;
+        requests.send_data(first, last).map_err(broken)?;
+        let (head, body) = response.await.map_err(broken)?.into_parts();
+        if head.status != StatusCode::OK {
+            return Err(CallError::Broken(format!("HTTP status {} instead of a gRPC answer", head.status)));
+        }
+        Ok((requests, Answers::new(head.headers, body)))
+    }
+
     /// Dials again, the next endpoint if one refuses, unless another caller of this connection did since. If none answers the
     /// old connection stays, and its error meets the next call.
     pub(super) async fn reconnect(&mut self) {
@@ -150,14 +189,9 @@ impl Caller {
     }
 
     fn head(&self, method: Rpc) -> Request<()> {
-        let uri = match method {
-            Rpc::Range => &self.connection.range,
-            Rpc::Put => &self.connection.put,
-            Rpc::Txn => &self.connection.txn,
-        };
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri.clone();
+        *request.uri_mut() = self.connection.methods[method as usize].clone();
         *request.headers_mut() = self.connection.headers.clone();
         request
     }
@@ -174,19 +208,6 @@ fn call_headers() -> HeaderMap {
     headers.insert(TE, HeaderValue::from_static("trailers"));
     headers.insert(USER_AGENT, HeaderValue::from_static("quorate-bench"));
     headers
-}
-
-/// Opens a connection of its own for one stream of requests and answers. `method` is `package.Service/Method`.
-pub(super) async fn open_stream(endpoint: &str, method: &str) -> io::Result<(SendStream<Bytes>, ResponseFuture)> {
-    let address = plain(endpoint);
-    let uri = Uri::try_from(format!("http://{address}/{method}"));
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    *request.headers_mut() = call_headers();
-    let mut send = dial(&address).await?.ready().await.map_err(io::Error::other)?;
-    let (response, requests) = send.send_request(request, false).map_err(io::Error::other)?;
-    Ok((requests, response))
 }
 
 async fn dial(address: &str) -> io::Result<SendRequest<Bytes>> {
@@ -225,7 +246,7 @@ fn decode<A: Message + Default>(frame: &Bytes) -> Result<A, CallError> {
     A::decode(frame.slice(PREFIX..)).map_err(|error| malformed(&error.to_string()))
 }
 
-fn broken(error: h2::Error) -> CallError {
+pub(super) fn broken(error: h2::Error) -> CallError {
     CallError::Broken(error.to_string())
 }
 

@@ -50,8 +50,8 @@ pub(super) struct Keys {
 
 impl Keys {
     /// The key with this number: its decimal digits, with a filler before them.
-    fn key(self, number: u64) -> Bytes {
-        debug_assert!(number < self.count);
+    pub(super) fn key(self, number: u64) -> Bytes {
+        debug_assert!(number <= self.count);
         let mut key = vec![b'k'; self.size];
         let mut rest = number;
         for digit in key.iter_mut().rev().take(8) {

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use quorate_kv::auth::AttachedKeys;
 use quorate_kv::{
     Alarms, AuthState, ChunkSize, ClusterTime, Command, Digest, DueLease, KeySpace, KeyValue, KvError, LeaseSummary,
-    LeaseView, RangeRequest, RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Step, StreamEnd,
-    TxnRequest, TxnResponse,
+    LeaseView, Overtaken, RangeRequest, RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Step,
+    StreamEnd, TxnRequest, TxnResponse,
 };
 use quorate_raft::{LogIndex, Membership};
 
@@ -33,6 +33,12 @@ use crate::snapshot::{SnapshotSink, SnapshotSource};
 
 /// Keys of the index walked under one hold of its lock.
 const STEP_KEYS: usize = 4096;
+
+/// Keys of the index, dead ones included, that are walked for a small range: some ten microseconds.
+const SMALL_RANGE_KEYS: usize = 256;
+
+/// Records fetched for a small range.
+const SMALL_RANGE_RECORDS: usize = 64;
 
 /// Bytes a chunk of a streamed range is meant to have.
 const CHUNK_TARGET_BYTES: usize = 512 << 10;
@@ -250,6 +256,31 @@ impl StateView {
         plan.finish(&RationedReader::new(records, allow)).map(Ok)
     }
 
+    /// Answers a range if that is little work whatever the store holds: few keys of the index, few records, and no more
+    /// bytes than `allow` says. `None` otherwise.
+    ///
+    /// # Errors
+    /// As [`StateView::range_within`].
+    pub fn range_if_small(
+        &self,
+        request: &RangeRequest,
+        allow: &dyn Fn(usize) -> bool,
+    ) -> Result<Option<Result<RangeResponse, KvError>>, RationedReadError> {
+        let inner = self.shared.read();
+        let mut plan = match inner.key_space.begin_range(request, inner.visible()) {
+            Ok(plan) => plan,
+            Err(refused) => return Ok(Some(Err(refused))),
+        };
+        match plan.advance(&inner.key_space, inner.visible(), SMALL_RANGE_KEYS) {
+            Ok(Step::Done) if plan.records() <= SMALL_RANGE_RECORDS => {}
+            Ok(_) => return Ok(None),
+            Err(refused) => return Ok(Some(Err(refused))),
+        }
+        let records = RationedReader::new(inner.records()?, allow);
+        drop(inner);
+        plan.finish(&records).map(|answer| Some(Ok(answer)))
+    }
+
     /// Answers a transaction of ranges only, as far as `allow` says, which is asked for the bytes of each record.
     ///
     /// # Errors
@@ -262,8 +293,24 @@ impl StateView {
         txn: &TxnRequest,
         allow: &dyn Fn(usize) -> bool,
     ) -> Result<Result<TxnResponse, KvError>, RationedReadError> {
-        let inner = self.shared.read();
-        inner.key_space.read_txn(&RationedReader::new(inner.records()?, allow), txn, inner.visible())
+        'anew: loop {
+            let inner = self.shared.read();
+            let records = RationedReader::new(inner.records()?, allow);
+            let mut plan = match inner.key_space.begin_read_txn(&records, txn, inner.visible())? {
+                Ok(plan) => plan,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            let mut inner = Some(inner);
+            loop {
+                let held = inner.take().unwrap_or_else(|| self.shared.read());
+                match plan.advance(&held.key_space, STEP_KEYS) {
+                    Ok(Step::More) => {}
+                    Ok(Step::Done) => break,
+                    Err(Overtaken) => continue 'anew,
+                }
+            }
+            return plan.finish(&records).map(Ok);
+        }
     }
 
     /// Begins a range that is answered in chunks, each in a transaction of its own: a slow client holds nothing up.
