@@ -22,7 +22,7 @@ const LARGE_VALUE_BYTES: u64 = 64 * 1024;
 /// Readers of large ranges.
 const LARGE_READERS: u64 = 20;
 /// Events told to watchers in a run that measures their number.
-const EVENTS: u64 = 2_000_000;
+const EVENTS: u64 = 1_000_000;
 /// Events a second in a run that measures latency: far below what either system manages.
 const EVENTS_PER_SECOND: u64 = 20_000;
 const NODES: f64 = 3.0;

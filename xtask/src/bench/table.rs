@@ -122,7 +122,7 @@ pub(super) fn page(table: &str, scale: &Scale, turns: usize) -> String {
     );
     if scale.parts.contains(&Part::Streams) {
         how.push_str(
-            "- All watchers are on one node, on 100 streams, and watch one key: throughput is of 2 million events with four\n\
+            "- All watchers are on one node, on 100 streams, and watch one key: throughput is of a million events with four\n\
              \x20 writers, latency (from the put's sending to the watcher) at 20,000 events/s. Each watcher saw each put once.\n\
              - Keepalives: each client renews its leases, waits for all answers, and begins anew.\n",
         );
