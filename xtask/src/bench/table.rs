@@ -114,12 +114,21 @@ fn three_digits(value: f64) -> String {
 
 /// The published page: how it was measured, where, and the table.
 pub(super) fn page(table: &str, scale: &Scale, turns: usize) -> String {
+    let order = match turns {
+        1 => "One turn each, Quorate first".to_owned(),
+        _ => format!("{turns} turns each in the order A B B A, of which figures are means"),
+    };
     let mut how = format!(
-        "- {turns} turns each in the order A B B A, every turn on empty data after a warm-up of 100,000 puts; figures are means.\n\
-         - Each workload runs {seconds} s over 100,000 keys of 16 B with values of 256 B; reads have 100 clients.\n\
-         - Server CPU is the sum of the three nodes, per operation. The store's revision rose by exactly the acknowledged puts.\n",
+        "- {order}; every turn on empty data. A workload that is timed runs {seconds} s; values have 256 B.\n\
+         - Server CPU is the sum of the three nodes, per operation.\n",
         seconds = scale.duration.as_secs(),
     );
+    if scale.parts.contains(&Part::Loads) {
+        how.push_str(
+            "- Puts and reads are of 100,000 keys of 16 B, after a warm-up of 100,000 puts; reads have 100 clients. The store's\n\
+             \x20 revision rose by exactly the acknowledged puts.\n",
+        );
+    }
     if scale.parts.contains(&Part::Streams) {
         how.push_str(
             "- All watchers are on one node, on 100 streams, and watch one key: throughput is of a million events with four\n\
