@@ -158,7 +158,7 @@ fn can_meet(struck: Struck, handler: Handler, tier: TierChoice) -> bool {
 }
 
 /// Runs of the full tier from which on everything that can meet has to.
-const RUNS_TO_MEET_ALL: u64 = 2_000;
+pub(super) const RUNS_TO_MEET_ALL: u64 = 2_000;
 
 /// Too rare to be asked of fewer runs.
 fn is_rare(struck: Struck, handler: Handler, tier: TierChoice) -> bool {
