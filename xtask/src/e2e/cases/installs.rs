@@ -126,9 +126,10 @@ pub(super) fn a_prometheus_operator_finds_its_objects(scene: &Scene<'_>) -> Resu
     }
     scene.await_fact("the resources are served", || Ok(scene.run(&["get", "podmonitors,prometheusrules"]).is_ok()))?;
     let result = make_monitors(scene);
-    // A release whose objects are of a resource that is gone can be neither upgraded nor looked at.
+    // A release whose objects are of a resource that is gone can be neither upgraded nor looked at. The cluster goes while there is
+    // an operator to let it go.
     let namespace = scene.namespace.as_str();
-    for (release, space) in [("quorate-operator", SYSTEM), ("db", namespace)] {
+    for (release, space) in [("db", namespace), ("quorate-operator", SYSTEM)] {
         scene.kubectl.helm(&["uninstall", release, "--namespace", space, "--ignore-not-found", "--wait"])?;
     }
     for plural in ["podmonitors", "prometheusrules"] {
