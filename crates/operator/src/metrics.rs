@@ -31,6 +31,8 @@ pub struct Metrics {
     leads: IntGauge,
 }
 
+/// What `ReconcileError::kind` can say.
+const KINDS_OF_FAILURE: [&str; 4] = ["conflict", "kubernetes", "node", "other"];
 const CLUSTER: [&str; 2] = ["namespace", "name"];
 
 impl Metrics {
@@ -54,9 +56,14 @@ impl Metrics {
             "quorate_operator_last_success_timestamp_seconds",
             "When a cluster was last looked at without an error.",
         );
+        let failures = counter("quorate_operator_reconcile_failures_total", "Failed reconciles by kind.", &["kind"]);
+        // From the start, or the first failure of a kind would be no increase to Prometheus.
+        for kind in KINDS_OF_FAILURE {
+            failures.with_label_values(&[kind]);
+        }
         Metrics {
             reconciles: counter("quorate_operator_reconciles_total", "Reconciles.", &[]),
-            failures: counter("quorate_operator_reconcile_failures_total", "Failed reconciles by kind.", &["kind"]),
+            failures,
             steps: counter("quorate_operator_steps_total", "Steps taken by what they are part of.", &["work"]),
             seconds: register(&registry, HistogramVec::new(seconds, &[])),
             last_success: register(&registry, GaugeVec::new(last_success, &CLUSTER)),
