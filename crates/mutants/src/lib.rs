@@ -116,6 +116,17 @@ mutants! {
     TxnRangeOfPruned: 72, Replica, "A transaction's range is refused by what this node has pruned, not by what the cluster compacted.";
     AppliesByBatch: 73, Replica, "What a batch applies depends on where the batch was cut.";
     CountStopsAtLimit: 74, Replica, "A range with a limit counts only what it returns.";
+    SlowWatchSkipsCompacted: 75, Replica, "A watch whose next revision is forgotten goes on behind the gap without a word.";
+    TombstoneAtTargetPruned: 76, Replica, "Compaction takes away a deletion made at the very revision it compacts to.";
+    ProgressBeforeEvents: 77, Replica, "Progress that is asked for is told before the events up to it.";
+    WatchBackAfterImage: 78, Replica, "A store that an image replaced is told to its watches from the beginning.";
+    FutureWatchToldOld: 79, Replica, "A watch of the future is told what happens before it begins.";
+    EventsTwice: 80, Replica, "A watch that fell behind is told its last revision again.";
+    RevisionSplit: 80, Replica, "The changes of one revision are told in several answers.";
+    ExpiryUnchecked: 81, Replica, "A late expiry ends a lease that was renewed meanwhile.";
+    KeepAliveOfDeposed: 81, Replica, "A leader answers keepalives on its own word.";
+    LeaseClockBegunAnew: 81, Replica, "A new leader counts the time of leases from the beginning.";
+    LockNotRechecked: 82, Replica, "A lock is taken without a look whether its lease outlived the wait.";
     ForwardTakenTwice: 83, Replica, "A forwarded write that arrives twice is proposed twice.";
     RetriesInFlight: 83, Replica, "A write in flight is proposed again as soon as the leader changes.";
     QueueWithoutLimit: 84, Replica, "Writes are taken without end.";

@@ -68,7 +68,7 @@ impl ClusterClock {
 
     /// This node has applied the first entry of the term it leads.
     pub(crate) fn begin(&mut self, now: Time) {
-        let clock = self.applied.clock;
+        let clock = if mutant!(LeaseClockBegunAnew) { ClusterTime(0) } else { self.applied.clock };
         self.led = Some(Led { began: Reading { clock, at: now }, logged: clock });
     }
 

@@ -211,6 +211,10 @@ impl Tier for CoreTier {
         Some(process.raft.status())
     }
 
+    fn unsettled(_context: &mut Context<Self>, _members: &[NodeId]) -> Option<String> {
+        None
+    }
+
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Disk, &Process)]) {
         for &(index, term) in &context.clients.acknowledged {
             let committed = context.oracle.committed_at(index);
@@ -294,7 +298,7 @@ impl Process {
                 Err(Killed)
             }
             // Of these the core knows nothing.
-            Ask::Workload | Ask::Verify | Ask::Diverge | Ask::LoseClients => Ok(()),
+            Ask::Workload | Ask::Settle | Ask::Verify | Ask::Diverge | Ask::LoseClients => Ok(()),
         }
     }
 

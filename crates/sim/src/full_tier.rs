@@ -5,14 +5,18 @@
 
 mod clients;
 mod config;
+mod draws;
 mod effects;
 mod images;
+mod key_model;
 mod lease_model;
 mod model;
 mod peers;
 mod rights;
 mod storage;
 mod stray;
+mod watchers;
+mod watching;
 mod workload;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +43,7 @@ use crate::random::Random;
 use crate::tier::{Ask, Harm, Killed, NodeEvent, Tier};
 
 use clients::{Clients, FinishedRead, Pending};
+use watching::Watching;
 
 /// The one cluster of a run.
 const CLUSTER: u128 = 0x5155_4f52_4154_4500;
@@ -94,6 +99,8 @@ pub(crate) struct Process {
     peers: BTreeMap<NodeId, Incarnation>,
     requests: u64,
     pending: BTreeMap<RequestId, Pending>,
+    /// What its watch thread knows.
+    watching: Watching,
 }
 
 /// Whether a state machine does what its log says.
@@ -166,6 +173,8 @@ pub(crate) enum Event {
     ImageChunk { to: NodeId, number: u64 },
     /// An image that was sent got no answer.
     ImageTimedOut { to: NodeId, number: u64 },
+    /// The watch thread does what there is to do.
+    WatchTurn,
     /// A read was made a while ago and is answered now.
     ReadFinished(FinishedRead),
 }
@@ -242,6 +251,7 @@ impl Tier for FullTier {
                 let jitter = jitter(context);
                 process.step(context, Input::Tick { jitter })?;
                 process.check_answers(context);
+                process.tick_watches(context);
                 Ok(())
             }
             NodeEvent::Message(packet) => process.receive(context, disk, packet),
@@ -280,7 +290,7 @@ impl Tier for FullTier {
     }
 
     fn deadline(process: &Process) -> Time {
-        process.node.as_ref().map_or(Time::NEVER, Node::next_deadline)
+        process.node.as_ref().map_or(Time::NEVER, |node| node.next_deadline().min(process.watching.deadline()))
     }
 
     fn leads(process: &Process) -> Option<Term> {
@@ -299,9 +309,13 @@ impl Tier for FullTier {
         process.lifecycle.state() == NodeState::Fenced
     }
 
+    fn unsettled(context: &mut Context<Self>, members: &[NodeId]) -> Option<String> {
+        context.clients.unsettled(members)
+    }
+
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Disk, &Process)]) {
         let views: Vec<_> = nodes.iter().map(|(disk, process)| (disk.node, process.state.view())).collect();
-        context.clients.check_durable(&views);
+        context.clients.check_durable(&views, &mut context.coverage);
     }
 }
 

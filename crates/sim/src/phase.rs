@@ -26,6 +26,9 @@ const SERVED_WITHIN_TIMEOUTS: u64 = 60;
 /// Writes a poll while a state that differs has to be found.
 const WRITES_TO_COMPARE: usize = 10;
 
+/// I-20 and I-35: time without anything coming to its end; longer than any lease of a workload.
+const QUIET_WITHIN_TIMEOUTS: u64 = 40;
+
 /// L-8: entries that may have come since the last checkpoint, and a little.
 const LOG_SLACK_ENTRIES: u64 = 100;
 
@@ -69,6 +72,8 @@ pub(crate) enum ServeStep {
     Transfer,
     /// A write is acknowledged by what came out of all that.
     LastWrite,
+    /// Leases have run out and watches were told everything (I-20, I-35).
+    Quiet,
     /// All agree again.
     Settle,
     /// Everybody's log is as short as it should be (L-8).
@@ -82,9 +87,16 @@ impl ServeStep {
             ServeStep::Voters => "L-5",
             ServeStep::Transfer => "L-6",
             ServeStep::Trim => "L-8",
+            // What is not settled says which rule wants it.
+            ServeStep::Quiet => "unsettled",
             ServeStep::Write | ServeStep::Read | ServeStep::LastWrite | ServeStep::Settle => "L-7",
         }
     }
+}
+
+/// Two texts of one fingerprint are taken for the same.
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl<T: Tier> World<T> {
@@ -265,7 +277,7 @@ impl<T: Tier> World<T> {
             ServeStep::Write | ServeStep::LastWrite => coverage.count(Reached::WriteAcked),
             ServeStep::Read => coverage.count(Reached::ConsistentRead),
             ServeStep::Transfer => coverage.count(Reached::Transferred) + coverage.count(Reached::TransferFailed),
-            ServeStep::Voters | ServeStep::Settle | ServeStep::Trim => 0,
+            ServeStep::Voters | ServeStep::Quiet | ServeStep::Settle | ServeStep::Trim => 0,
         }
     }
 
@@ -287,14 +299,43 @@ impl<T: Tier> World<T> {
             }
             // Something has to be applied for logs to be cut.
             ServeStep::Trim => self.ask(leader, Ask::Write),
+            ServeStep::Quiet => {
+                for host in self.live_members(&status) {
+                    self.ask(host, Ask::Settle);
+                }
+            }
             ServeStep::Settle => {}
         }
+    }
+
+    /// What has not come to its end; None = nothing, or nobody leads who could say so.
+    fn unsettled(&mut self) -> Option<String> {
+        let (_, status) = self.leader()?;
+        let members: Vec<_> = self.live_members(&status).iter().map(|host| self.hosts[host.0].node).collect();
+        T::unsettled(&mut self.context, &members)
+    }
+
+    /// The leases are gone and those that watch know all; whatever comes to its end meanwhile is progress.
+    fn quiet(&mut self, since: Instant, before: u64) {
+        let Some(why) = self.unsettled() else { return self.begin(ServeStep::Settle) };
+        let progress = fingerprint(&why);
+        if progress != before {
+            let since = self.context.now();
+            self.phase = Phase::Serve { step: ServeStep::Quiet, since, before: progress };
+        }
+        assert!(
+            !self.late(since, QUIET_WITHIN_TIMEOUTS) || progress != before,
+            "{why}, and nothing changed for {QUIET_WITHIN_TIMEOUTS} election timeouts\n{}",
+            self.describe()
+        );
+        self.try_step(ServeStep::Quiet);
     }
 
     fn succeeded(&self, step: ServeStep, before: u64) -> bool {
         match step {
             ServeStep::Settle => self.disagreement().is_none(),
             ServeStep::Trim => self.longest_log() <= self.log_bound(),
+            ServeStep::Quiet => false,
             ServeStep::Voters => {
                 let Some((_, status)) = self.leader() else { return false };
                 let wanted = self.wanted_voters().iter().map(|host| self.hosts[host.0].node).collect();
@@ -307,6 +348,9 @@ impl<T: Tier> World<T> {
     }
 
     fn serve(&mut self, step: ServeStep, since: Instant, before: u64) {
+        if step == ServeStep::Quiet {
+            return self.quiet(since, before);
+        }
         if !self.succeeded(step, before) {
             assert!(
                 !self.late(since, SERVED_WITHIN_TIMEOUTS),
@@ -330,7 +374,8 @@ impl<T: Tier> World<T> {
             ServeStep::Voters => self.begin(ServeStep::Transfer),
             ServeStep::Transfer => self.begin(ServeStep::LastWrite),
             ServeStep::LastWrite => self.begin(ServeStep::Trim),
-            ServeStep::Trim => self.begin(ServeStep::Settle),
+            ServeStep::Trim => self.begin(ServeStep::Quiet),
+            ServeStep::Quiet => unreachable!("it has its own way on"),
             ServeStep::Settle => {
                 self.check_all();
                 self.phase = Phase::Done;

@@ -5,10 +5,13 @@
 
 use std::time::Duration;
 
-use quorate_sim::{Coverage, TierChoice, Verdict};
+use quorate_sim::{Coverage, Reached, TierChoice, Verdict};
 
 /// How long faults go on in a run that measures speed.
 pub(crate) const MEASURED_LENGTH: Duration = Duration::from_secs(130);
+
+/// At most so many of a thousand searches for an explanation of what clients saw may be given up.
+const UNDECIDED_PER_THOUSAND: u64 = 20;
 
 /// A run counts towards speed with at least so many simulated seconds,
 const LEAST_SECONDS: f64 = 120.0;
@@ -103,6 +106,16 @@ impl TierSummary {
         );
     }
 
+    /// Prints how many key histories were explained; whether too many were given up.
+    fn print_searches(&self, tier: TierChoice) -> bool {
+        let undecided = self.coverage.count(Reached::HistoryUndecided);
+        let all = undecided + self.coverage.count(Reached::HistoryDecided);
+        if all > 0 {
+            println!("{tier} tier: {all} searches for an explanation of a key's history, {undecided} given up");
+        }
+        undecided * 1_000 > all * UNDECIDED_PER_THOUSAND
+    }
+
     fn print_speed(&self, tier: TierChoice) {
         let counted = &self.counted;
         let (speed, seeds) = counted.speed();
@@ -145,15 +158,16 @@ impl Summary {
         self.failed += u64::from(failed);
     }
 
-    /// Prints everything; whether all that had to be met was met.
+    /// Prints everything; whether all that had to be met was met, and enough was explained.
     pub(crate) fn print(&mut self, tiers: &[TierChoice], speed: bool, require_coverage: bool) -> bool {
-        let mut covered = true;
+        let (mut covered, mut given_up) = (true, false);
         for &tier in tiers {
             if speed {
                 self.tier(tier).print_speed(tier);
                 continue;
             }
             self.tier(tier).print(tier);
+            given_up |= self.tier(tier).print_searches(tier);
             let runs = self.tier(tier).runs;
             let zeros = self.tier(tier).coverage.zeros(tier, runs);
             if !zeros.is_empty() {
@@ -162,6 +176,6 @@ impl Summary {
             }
         }
         println!("{} passed, {} failed", self.passed, self.failed);
-        covered || !require_coverage
+        (covered || !require_coverage) && !given_up
     }
 }

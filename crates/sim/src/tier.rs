@@ -76,6 +76,8 @@ pub(crate) enum Ask {
     LoseClients,
     /// One of the workloads that stand apart makes its next move.
     Workload,
+    /// Clients do what they have to do before everything can be told to them.
+    Settle,
 }
 
 /// What befalls a disk.
@@ -162,6 +164,9 @@ pub(crate) trait Tier: Sized {
     fn is_fenced(_process: &Self::Process) -> bool {
         false
     }
+    /// What has not come to its end in a healed world in which nobody asks for anything: leases, and what watches wait for at
+    /// `members`. None = nothing.
+    fn unsettled(context: &mut Context<Self>, members: &[NodeId]) -> Option<String>;
     /// Checks a healed and quiet world: everything acknowledged is there, on every one of `nodes`.
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Self::Disk, &Self::Process)]);
 }

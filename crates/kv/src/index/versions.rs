@@ -177,6 +177,8 @@ impl KeyVersions {
         let at_target = history.stamps.get(before).is_some_and(|stamp| stamp.revision == target);
         let newest_before_is_needed =
             !at_target && history.stamps[..before].last().is_some_and(|stamp| !stamp.tombstone);
+        let is_taken = |stamp: &Stamp| mutant!(TombstoneAtTargetPruned) && stamp.tombstone && stamp.revision == target;
+        let before = before + usize::from(history.stamps.get(before).is_some_and(is_taken));
         let dropped = if newest_before_is_needed { before - 1 } else { before };
         gone.extend(history.stamps.drain(..dropped).map(Stamp::at));
         if dropped > 0 {

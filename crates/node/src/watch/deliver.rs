@@ -75,7 +75,7 @@ impl<O: Outlet> Hub<O> {
         if through > self.revision {
             let next = self.revision + 1;
             if before > self.revision || (batch.changes.is_empty() && before < through) {
-                self.all_fall_behind(next);
+                self.all_fall_behind(if mutant!(WatchBackAfterImage) { self.compacted.max(1) } else { next });
             } else {
                 batch.changes.retain(|change| change.at.revision >= next);
                 // One that begins within the batch reads its part back.
@@ -220,7 +220,7 @@ impl<O: Outlet> Hub<O> {
                         if through == self.revision {
                             self.caught_up(stream, *watch);
                         } else {
-                            self.fall_behind(stream, *watch, through + 1);
+                            self.fall_behind(stream, *watch, through + i64::from(!mutant!(EventsTwice)));
                         }
                     }
                 }

@@ -190,6 +190,7 @@ impl<O: Outlet> Hub<O> {
         self.figures.watches += 1;
         let standing = match start {
             0 => Standing::Synced,
+            start if start > self.revision && mutant!(FutureWatchToldOld) => Standing::Synced,
             start if start > self.revision => Standing::Ahead { start },
             next => Standing::Behind { next },
         };
@@ -217,7 +218,8 @@ impl<O: Outlet> Hub<O> {
     /// Says how far the stream is, if all its watches are there. If not, nothing is said: the client asks again.
     pub fn progress(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if !stream.watches.is_empty() && stream.ahead == 0 && stream.behind.is_empty() {
+        let is_current = (stream.ahead == 0 && stream.behind.is_empty()) || mutant!(ProgressBeforeEvents);
+        if !stream.watches.is_empty() && is_current {
             stream.outlet.put(Answer::Progress { id: NO_WATCH, revision: Revision(self.revision) });
         }
     }
@@ -378,6 +380,10 @@ impl<O: Outlet> Hub<O> {
                 behind.range(..(self.compacted, i64::MIN)).map(|(_, watch)| *watch).collect()
             };
             for watch in lost {
+                if mutant!(SlowWatchSkipsCompacted) {
+                    self.fall_behind(id, watch, self.compacted);
+                    continue;
+                }
                 self.remove(id, watch);
                 let stream = self.streams.get_mut(&id).expect("a stream outlives its watches");
                 stream.outlet.put(Answer::Compacted { id: watch, compact_revision });

@@ -47,7 +47,7 @@ impl<'a> Encoder<'a> {
             bytes += event.len();
             response.push(event);
             let next = wanted.get(place + 1).map(|next| self.changes[*next].at.revision);
-            let revision_ends = next != Some(self.changes[*at].at.revision);
+            let revision_ends = next != Some(self.changes[*at].at.revision) || mutant!(RevisionSplit);
             if next.is_none() || (revision_ends && bytes >= splits.response_bytes) {
                 close(&mut packed, &response, subject.fragment.then_some(splits.fragment_bytes));
                 response.clear();

@@ -2,11 +2,12 @@
 //!
 //! Keys are independent registers, so each key's history is searched by itself (Wing and Gong, with Lowe's memory of
 //! states seen). An operation of unknown outcome may have taken effect at any time after it began, or never. The search
-//! gives up after a fixed number of steps; that is counted, never a failure.
+//! gives up after a fixed number of steps; that is counted, and too many of them are a failure of the whole (`summary`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::clock::Instant;
+use crate::coverage::{Coverage, Reached};
 use crate::random::Random;
 
 /// What a key holds: the number of a write, or nothing.
@@ -82,11 +83,11 @@ impl ClientHistory {
         self.keys.get_mut(&id.0).expect("it was invoked")[id.1] = None;
     }
 
-    /// Checks every key.
+    /// Checks every key; counts those whose search was decided and those where it was not.
     ///
     /// # Panics
     /// If no order of some key's operations explains what clients saw.
-    pub(crate) fn check(&self) {
+    pub(crate) fn check(&self, coverage: &mut Coverage) {
         for (key, calls) in &self.keys {
             let calls: Vec<Call> = calls.iter().flatten().copied().collect();
             let found = search(&calls);
@@ -94,6 +95,8 @@ impl ClientHistory {
                 found != Found::Contradiction,
                 "linearizability: what clients saw of key {key} has no explanation: {calls:?}"
             );
+            let decided = found == Found::Order;
+            coverage.hit(if decided { Reached::HistoryDecided } else { Reached::HistoryUndecided });
         }
     }
 }

@@ -188,6 +188,64 @@ reached! {
     CompareFailed => "transaction took the failure branch",
     /// The state was made durable.
     Checkpointed => "state checkpointed",
+    /// An order was found that explains what clients saw of a key.
+    HistoryDecided => "key histories explained",
+    /// The search for one was given up.
+    HistoryUndecided => "key histories undecided",
+    /// A lease was granted.
+    LeaseGranted => "lease granted",
+    /// A lease of this id was there already.
+    LeaseExisted => "lease granted twice refused",
+    /// Leases were given their time again.
+    LeaseRenewed => "leases renewed",
+    /// A keepalive named a lease that had ended.
+    EndedLeaseRenewed => "keepalive of an ended lease",
+    /// A lease was revoked.
+    LeaseRevoked => "lease revoked",
+    /// A lease ran out.
+    LeaseExpired => "lease ran out",
+    /// Many leases ran out at once.
+    LeaseStorm => "storm of expiries",
+    /// An expiry came after a renewal or a second time.
+    ExpiryVoid => "expiry without effect",
+    /// A contender got a lock.
+    LockTaken => "lock taken",
+    /// A contender found others before it.
+    LockAwaited => "lock awaited",
+    /// A contender's lease ran out while it waited.
+    LockLost => "lock lost while waiting",
+    /// A holder wrote when it was none any more.
+    FencedOff => "former lock holder fenced off",
+    /// A watch was created.
+    WatchCreated => "watch created",
+    /// It began before its node's revision.
+    WatchOfThePast => "watch of the past",
+    /// It began after it.
+    WatchOfTheFuture => "watch of the future",
+    /// It was no watch.
+    WatchRefused => "watch refused",
+    /// Its client ended it.
+    WatchCanceled => "watch canceled",
+    /// What it waited for was forgotten.
+    WatchCompacted => "watch ended by compaction",
+    /// It went on, on another stream.
+    WatchResumed => "watch resumed",
+    /// It was told of changes.
+    WatchTold => "watch told of changes",
+    /// It was told what a key held before.
+    WatchToldPrevious => "watch told a former version",
+    /// It was told a part of a revision.
+    WatchFragment => "watch told a fragment",
+    /// It was told how far it is.
+    WatchProgress => "watch told its progress",
+    /// Its client read too slowly.
+    WatchWithoutRoom => "watch without room",
+    /// A part of the history was read back for those behind.
+    WatchReadBack => "history read back for watches",
+    /// Changes were lost on their way to the hub.
+    WatchFeedLost => "feed of watches lost",
+    /// An image was installed while somebody watched.
+    WatchedInstall => "snapshot installed under watches",
 }
 
 /// How often each was met.
@@ -276,9 +334,39 @@ impl Reached {
             | Reached::StartRefused
             | Reached::DiskFilled
             | Reached::KilledAfterSwitch
-            | Reached::ClientLeft => tier == TierChoice::Full,
+            | Reached::ClientLeft
+            | Reached::HistoryDecided
+            | Reached::LeaseGranted
+            | Reached::LeaseExisted
+            | Reached::LeaseRenewed
+            | Reached::EndedLeaseRenewed
+            | Reached::LeaseRevoked
+            | Reached::LeaseExpired
+            | Reached::LeaseStorm
+            | Reached::ExpiryVoid
+            | Reached::LockTaken
+            | Reached::LockAwaited
+            | Reached::LockLost
+            | Reached::FencedOff
+            | Reached::WatchCreated
+            | Reached::WatchOfThePast
+            | Reached::WatchOfTheFuture
+            | Reached::WatchRefused
+            | Reached::WatchCanceled
+            | Reached::WatchCompacted
+            | Reached::WatchResumed
+            | Reached::WatchTold
+            | Reached::WatchToldPrevious
+            | Reached::WatchFragment
+            | Reached::WatchProgress
+            | Reached::WatchWithoutRoom
+            | Reached::WatchReadBack
+            | Reached::WatchFeedLost
+            | Reached::WatchedInstall => tier == TierChoice::Full,
             // Possible, and too rare to be asked for.
             Reached::DecayUnnoticed => false,
+            // Better never; the summary has its own word on it.
+            Reached::HistoryUndecided => false,
             _ => true,
         }
     }

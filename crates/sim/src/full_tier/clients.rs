@@ -4,22 +4,18 @@
 //! black-box search over what clients saw.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_kv::{
-    Actor, Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Digest, KeyValue,
-    Outcome, PutRequest, RangeRequest, RequestOp, Response, Revision, TxnRequest,
-};
-use quorate_node::{
-    AdminOperation, Answer, ClientOp, Consistency, Effect, Input, NodeError, OnStale, ReadGrant, ReadOptions,
-};
+use quorate_kv::{Actor, Command, Digest, KeyValue, Outcome, RangeRequest, Response, Revision};
+use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, Effect, Input, NodeError, ReadGrant, ReadOptions};
 use quorate_raft::{Entry, LogIndex, NodeId, RequestId, RoleKind, Term, Time};
 use quorate_store::StateView;
 
 use super::config::{ANSWER_SLACK_TIMEOUTS, node_config};
 use super::model::{Model, ranges, value_id};
-use super::workload::{self, Workload};
+use super::watchers::{Move, Watchers};
+use super::watching::WatchJob;
+use super::workload::{self, Committed, Workload};
 use super::{Event, FullTier, Process};
 use crate::check::black_box::{CallId, ClientHistory, Operation};
 use crate::clock::Instant;
@@ -84,23 +80,25 @@ pub(crate) struct Clients {
     workloads: Vec<Box<dyn Workload>>,
     /// Whose turn it is among them.
     turn: usize,
-    next_id: u64,
-    model: Model,
+    /// Clients that watch, in a part of the seeds.
+    watchers: Option<Watchers>,
+    pub(super) next_id: u64,
+    pub(super) model: Model,
     history: ClientHistory,
     /// Numbers of values that were acknowledged, and the revision they were told.
     acknowledged: Vec<(u64, i64)>,
     /// Numbers of values whose write was refused for certain.
     refused: Vec<u64>,
-    last_seen: BTreeMap<u64, u64>,
-    last_revision: i64,
+    pub(super) last_seen: BTreeMap<u64, u64>,
+    pub(super) last_revision: i64,
     states: BTreeMap<LogIndex, (Term, Revision, Digest)>,
 }
 
-fn key_name(key: u64) -> Bytes {
+pub(super) fn key_name(key: u64) -> Bytes {
     Bytes::from(format!("{}{key:03}", char::from(PREFIX)))
 }
 
-fn all_keys() -> (Bytes, Bytes) {
+pub(super) fn all_keys() -> (Bytes, Bytes) {
     (Bytes::copy_from_slice(&[PREFIX]), Bytes::copy_from_slice(&[PREFIX + 1]))
 }
 
@@ -109,6 +107,7 @@ impl Clients {
         Clients {
             workloads: workload::all(plan),
             turn: 0,
+            watchers: Random::new(plan.seed ^ 0x5741_5443_4845_5253).chance(600_000).then(Watchers::default),
             next_id: 0,
             model: Model::default(),
             history: ClientHistory::default(),
@@ -121,11 +120,28 @@ impl Clients {
     }
 
     /// An entry is about to be applied somewhere.
-    pub(super) fn committed(&mut self, entry: &Entry, now: Instant) {
-        let Some(command) = self.model.apply(entry) else { return };
+    pub(super) fn committed(&mut self, entry: &Entry, now: Instant, coverage: &mut Coverage) {
+        let Some((command, result)) = self.model.apply(entry) else { return };
+        let committed = Committed { index: entry.index, command: &command, result: result.as_ref() };
         for workload in &mut self.workloads {
-            workload.committed(entry.index, &command, now);
+            workload.committed(committed, now, coverage);
         }
+    }
+
+    /// What was told to those that watch at a node, as far as they read it.
+    pub(super) fn read_watches(&mut self, node: NodeId, view: &StateView, now: Instant, coverage: &mut Coverage) {
+        if let Some(watchers) = &mut self.watchers {
+            watchers.read(node, &self.model, view, now, coverage);
+        }
+    }
+
+    /// What has not come to its end by itself, though the world is healed and nobody asks for anything: these nodes serve.
+    pub(super) fn unsettled(&mut self, members: &[NodeId]) -> Option<String> {
+        let leases: Vec<i64> = self.model.leases().collect();
+        if !leases.is_empty() {
+            return Some(format!("I-20: leases {leases:?} have not run out"));
+        }
+        self.watchers.as_mut().and_then(|watchers| watchers.unsettled(members, &self.model))
     }
 
     /// A node has applied a batch.
@@ -139,6 +155,9 @@ impl Clients {
     pub(super) fn died(&mut self, node: NodeId) {
         for workload in &mut self.workloads {
             workload.died(node);
+        }
+        if let Some(watchers) = &mut self.watchers {
+            watchers.died(node, &self.model);
         }
     }
 
@@ -188,7 +207,7 @@ impl Clients {
     }
 
     /// L-10: every acknowledged write is in the replay where its client was told, and every node holds what it says.
-    pub(super) fn check_durable(&self, views: &[(NodeId, StateView)]) {
+    pub(super) fn check_durable(&self, views: &[(NodeId, StateView)], coverage: &mut Coverage) {
         for (id, revision) in &self.acknowledged {
             let found = self.model.written_at(*id);
             assert!(
@@ -205,114 +224,13 @@ impl Clients {
             let request = RangeRequest { key: key.clone(), range_end: range_end.clone(), ..RangeRequest::default() };
             let response = view.range(&request).expect("a healthy disk can be read").expect("a current range");
             assert_eq!(view.applied(), self.model.applied(), "L-10: node {node} has not applied everything");
-            self.model.check_range(*node, &request, &response);
+            self.model.check_range(*node, view.revision().0, &request, &response);
+            self.model.check_leases(*node, view);
         }
         for workload in &self.workloads {
             workload.check_durable(views);
         }
-        self.history.check();
-    }
-
-    fn new_value(&mut self, random: &mut Random) -> (u64, Bytes) {
-        self.next_id += 1;
-        let mut value = self.next_id.to_le_bytes().to_vec();
-        let most = if random.chance(20_000) { 5_000 } else { 30 };
-        value.resize(8 + random.below(most) as usize, 0);
-        (self.next_id, Bytes::from(value))
-    }
-
-    fn put(&mut self, random: &mut Random, key: u64) -> (u64, PutRequest) {
-        let (id, value) = self.new_value(random);
-        (id, PutRequest { key: key_name(key), value, ..PutRequest::default() })
-    }
-
-    /// Draws a write; with it, what it does to each key as far as clients can tell.
-    fn draw_write(&mut self, random: &mut Random, keys: u64) -> (Command, Vec<(u64, Operation)>, Vec<u64>) {
-        let key = random.below(keys);
-        match random.below(21) {
-            0..=9 => {
-                let (id, put) = self.put(random, key);
-                (Command::Put(put), vec![(key, Operation::Write(Some(id)))], vec![id])
-            }
-            10..=14 => self.draw_swap(random, key),
-            15..=16 => {
-                let delete = DeleteRangeRequest { key: key_name(key), ..DeleteRangeRequest::default() };
-                (Command::DeleteRange(delete), vec![(key, Operation::Write(None))], Vec::new())
-            }
-            17 => {
-                let (key, range_end) = all_keys();
-                let delete = DeleteRangeRequest { key, range_end, prev_kv: false };
-                let calls = (0..keys).map(|key| (key, Operation::Write(None))).collect();
-                (Command::DeleteRange(delete), calls, Vec::new())
-            }
-            18 => {
-                let (first, one) = self.put(random, key);
-                let other = (key + 1) % keys;
-                let mut success = vec![RequestOp::Put(one)];
-                let mut calls = vec![(key, Operation::Write(Some(first)))];
-                let mut ids = vec![first];
-                if other != key {
-                    let (second, two) = self.put(random, other);
-                    success.push(RequestOp::Put(two));
-                    calls.push((other, Operation::Write(Some(second))));
-                    ids.push(second);
-                }
-                (Command::Txn(TxnRequest { compare: Vec::new(), success, failure: Vec::new() }), calls, ids)
-            }
-            19 => (self.draw_old_read(random, key), Vec::new(), Vec::new()),
-            _ => {
-                let revision = self.last_revision - random.below(20) as i64;
-                (Command::Compact(CompactRequest { revision, physical: false }), Vec::new(), Vec::new())
-            }
-        }
-    }
-
-    /// A transaction that reads at an old revision, perhaps a compacted one, and writes a key that nobody else looks at.
-    fn draw_old_read(&mut self, random: &mut Random, key: u64) -> Command {
-        let revision = (self.last_revision - random.below(30) as i64).max(1);
-        let read = RangeRequest { key: key_name(key), revision, ..RangeRequest::default() };
-        let (_, value) = self.new_value(random);
-        let put = PutRequest { key: Bytes::from_static(b"unread"), value, ..PutRequest::default() };
-        let success = vec![RequestOp::Range(read), RequestOp::Put(put)];
-        Command::Txn(TxnRequest { compare: Vec::new(), success, failure: Vec::new() })
-    }
-
-    fn draw_swap(&mut self, random: &mut Random, key: u64) -> (Command, Vec<(u64, Operation)>, Vec<u64>) {
-        // Usually the value this client saw last, so that both branches are taken.
-        let from = self.last_seen.get(&key).copied().filter(|_| !random.chance(100_000));
-        let (id, put) = self.put(random, key);
-        let target = match from {
-            // Values differ in length, so the whole one is needed; it is known from the replay by its number.
-            Some(from) => match self.model.value_of(from) {
-                Some(value) => CompareTarget::Value(value),
-                None => CompareTarget::Version(0),
-            },
-            None => CompareTarget::Version(0),
-        };
-        let from = from.filter(|_| matches!(target, CompareTarget::Value(_)));
-        let compare = Compare { key: key_name(key), range_end: Bytes::new(), target, result: CompareResult::Equal };
-        let read = RangeRequest { key: key_name(key), ..RangeRequest::default() };
-        let txn = TxnRequest {
-            compare: vec![compare],
-            success: vec![RequestOp::Put(put)],
-            failure: vec![RequestOp::Range(read)],
-        };
-        (Command::Txn(txn), vec![(key, Operation::Swap { from, to: id, matched: None })], vec![id])
-    }
-
-    fn draw_read(&self, random: &mut Random, timeout_us: u64) -> ReadOptions {
-        let consistency = match random.below(10) {
-            0..=3 => Consistency::Default,
-            4..=6 => Consistency::Consistent,
-            _ => Consistency::Stale,
-        };
-        let stale = consistency == Consistency::Stale;
-        ReadOptions {
-            consistency,
-            max_staleness: (stale && random.coin()).then(|| Duration::from_micros(random.below(timeout_us * 3))),
-            on_stale: *random.pick(&[OnStale::Refuse, OnStale::Wait, OnStale::Forward]).expect("choices"),
-            min_revision: random.chance(200_000).then_some(self.last_revision),
-        }
+        self.history.check(coverage);
     }
 }
 
@@ -344,21 +262,91 @@ impl Process {
             Ask::StopCampaigning { .. } | Ask::Verify | Ask::Diverge | Ask::LoseClients => return Ok(()),
             Ask::PeerLost { id } => return self.step(context, Input::PeerLost { id }),
             Ask::Stop => return self.step(context, Input::Stop),
-            Ask::Workload => {
-                let now = context.now();
-                let clients = &mut context.clients;
-                clients.turn = (clients.turn + 1) % clients.workloads.len();
-                let number = clients.turn;
-                let drawn = clients.workloads[number].draw(&mut context.random, now);
-                let Some((call, mut op)) = drawn else { return Ok(()) };
-                // One workload turns rights on; the others are not about them, and act as who needs none.
-                if let ClientOp::Write { actor: actor @ Actor::Anonymous, .. } = &mut op {
-                    *actor = Actor::Node;
-                }
-                (Asked::Workload { number, call }, op)
+            Ask::Workload => return self.ask_workload(context),
+            Ask::Settle => {
+                self.move_watchers(context, true);
+                return Ok(());
             }
         };
         self.submit(context, Pending { since, what }, op)
+    }
+
+    /// The workload whose turn it is makes its move; those that watch take turns with them.
+    fn ask_workload(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {
+        if context.clients.workloads.is_empty() || context.random.chance(400_000) {
+            self.move_watchers(context, false);
+            return Ok(());
+        }
+        let now = context.now();
+        let clients = &mut context.clients;
+        clients.turn = (clients.turn + 1) % clients.workloads.len();
+        let number = clients.turn;
+        let mut drawn = clients.workloads[number].draw(&mut context.random, now).into_iter();
+        while let Some((call, op)) = drawn.next() {
+            if let Err(killed) = self.submit_for_workload(context, number, call, op) {
+                drawn.for_each(|(call, _)| context.clients.workloads[number].lost(call, now));
+                return Err(killed);
+            }
+        }
+        Ok(())
+    }
+
+    fn submit_for_workload(
+        &mut self,
+        context: &mut Context<FullTier>,
+        number: usize,
+        call: u64,
+        op: ClientOp,
+    ) -> Result<(), Killed> {
+        let (now, since) = (context.now(), context.local());
+        if mutant!(KeepAliveOfDeposed)
+            && let Some(answer) = self.keep_alive_of_own_word(&op)
+        {
+            let view = self.state.view();
+            context.clients.workloads[number].answered(call, now, &answer, &view, &mut context.coverage);
+            return self.submit(context, Pending { since, what: Asked::Gone }, op);
+        }
+        self.submit(context, Pending { since, what: Asked::Workload { number, call } }, op)
+    }
+
+    /// What a node that takes itself for the leader would say of a keepalive without asking anybody.
+    fn keep_alive_of_own_word(&self, op: &ClientOp) -> Option<Answer> {
+        let ClientOp::Write { command: Command::LeaseRenew { ids }, .. } = op else { return None };
+        let view = self.state.view();
+        self.node.as_ref()?.leads()?;
+        let ttl = |id: &i64| view.lease(*id).map_or(0, |lease| lease.ttl_seconds);
+        let result = Ok(Response::LeaseRenew { ttls_seconds: ids.iter().map(ttl).collect() });
+        Some(Answer::Written(Outcome { result, revision: view.revision(), changes: Vec::new() }))
+    }
+
+    /// A client that watches at this node makes a move; with `settle`, all of them do what settles them.
+    fn move_watchers(&mut self, context: &mut Context<FullTier>, settle: bool) {
+        if self.has_strayed() {
+            return;
+        }
+        let (now, seen) = (context.now(), self.state.view().revision().0);
+        let Clients { watchers: Some(watchers), model, .. } = &mut context.clients else { return };
+        let (random, node) = (&mut context.random, context.node);
+        let moves = if settle {
+            watchers.settle(node, seen, now, random)
+        } else {
+            let (timeout_us, keys) = (context.plan.timeout_us(), context.plan.load.keys);
+            watchers.draw(random, node, (seen, now, timeout_us), keys, model, &mut context.coverage)
+        };
+        for it in moves {
+            let job = match it {
+                Move::Open { stream, line } => WatchJob::Open { stream, line },
+                Move::Create { stream, create } => WatchJob::Create { stream, create },
+                Move::Cancel { stream, id } => WatchJob::Cancel { stream, id },
+                Move::Progress { stream } => WatchJob::Progress { stream },
+                Move::Close { stream } => WatchJob::Close { stream },
+                Move::ReadLater { delay_us } => {
+                    context.later(delay_us, Event::WatchTurn);
+                    continue;
+                }
+            };
+            self.watch(context, job);
+        }
     }
 
     /// A read that must be served, for the phase that checks that reads are.
@@ -481,7 +469,8 @@ impl Process {
             (Asked::Admin, Answer::Accepted { .. } | Answer::Refused(_)) | (Asked::Gone, _) => Ok(()),
             (Asked::Workload { number, call }, answer) => {
                 let now = context.now();
-                context.clients.workloads[number].answered(call, now, &answer, &self.state.view());
+                let view = self.state.view();
+                context.clients.workloads[number].answered(call, now, &answer, &view, &mut context.coverage);
                 Ok(())
             }
             (what, answer) => panic!("{answer:?} is no answer to {what:?}"),
@@ -497,7 +486,7 @@ impl Process {
         let response = self.healthy(context, Handler::ReadBack, view.range(&range))?.expect("a current range");
         let (node, applied) = (context.node, view.applied());
         assert!(applied >= grant.index, "node {node} grants a read at {} and has applied {applied}", grant.index);
-        context.clients.model.check_range(node, &range, &response);
+        context.clients.model.check_range(node, view.revision().0, &range, &response);
         if let Some(least) = request.options.min_revision {
             assert!(response.revision.0 >= least, "node {node} reads at {}, asked for {least}", response.revision);
         }

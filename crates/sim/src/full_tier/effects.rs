@@ -1,5 +1,7 @@
 //! Performs a replica's effects in order, and brings it what its stores have finished.
 
+use quorate_kv::{Change, Revision};
+use quorate_node::watch::Batch;
 use quorate_node::{AppliedResult, AppliedSummary, Effect, Input};
 use quorate_raft::{Entry, LogIndex, RoleKind};
 use quorate_store::{LogWrite as StoreWrite, NodeMark, WriteError};
@@ -133,6 +135,7 @@ impl Process {
                     NodeMark::Removed
                 };
                 self.lifecycle.bar(state, reason);
+                self.end_watches(context);
                 self.log_jobs.push_back(LogJob::Mark(mark));
                 self.start_writing(context);
             }
@@ -193,6 +196,7 @@ impl Process {
                 Ok(())
             }
             Event::ImageTimedOut { to, number } => self.image_timed_out(context, to, number),
+            Event::WatchTurn => self.watch_turn(context),
             Event::ReadFinished(read) => self.finish_read(context, read),
             Event::ClientLeaves(request) => self.client_leaves(context, request),
         }
@@ -230,9 +234,12 @@ impl Process {
             jobs -= 1;
             match self.log_jobs.pop_front() {
                 Some(LogJob::Reset { seq, meta, state: Some(state) }) => {
+                    // What is to be written behind it is under way no sooner than it is done.
+                    let behind = std::mem::take(&mut self.log_jobs);
                     context.survive(Handler::InstallStep)?;
                     let reset = self.log.reset_to(&meta);
                     self.healthy(context, Handler::LogReset, reset)?;
+                    self.log_jobs = behind;
                     context.sync_one();
                     reports.push(Input::SnapshotInstalled { seq, state });
                 }
@@ -312,6 +319,10 @@ impl Process {
                 self.state.check();
                 self.course = Course::True;
                 context.clients.check_state(context.node, meta.index, meta.term, &self.state.view());
+                if self.is_watched() {
+                    context.coverage.hit(Reached::WatchedInstall);
+                }
+                self.publish(context, self.changed(self.state.view().revision(), Vec::new()));
                 self.switched(meta.index);
                 self.start_writing(context);
                 if context.faulty && context.random.chance(100_000) {
@@ -351,29 +362,44 @@ impl Process {
                 entry.term
             );
             let now = context.now();
-            context.clients.committed(entry, now);
+            context.clients.committed(entry, now, &mut context.coverage);
         }
+        let (before, compacted) = (self.state.view().revision(), self.state.view().compact_revision());
         let strays = self.course != Course::True;
         let batch = if strays { self.apply_straying(context, entries) } else { self.state.apply(entries) };
         let batch = self.healthy(context, Handler::ApplyStep, batch)?;
-        let mut results = Vec::new();
+        let (mut results, mut changes) = (Vec::new(), Vec::new());
         for result in batch.results {
-            let Some(outcome) = result.outcome else { continue };
+            let Some(mut outcome) = result.outcome else { continue };
             if !self.has_strayed() {
                 context.clients.check_outcome(context.node, result.index, &outcome, &mut context.coverage);
             }
+            changes.append(&mut outcome.changes);
             if let Some((origin, session, sequence)) = result.origin {
                 results.push(AppliedResult { index: result.index, origin, session, sequence, outcome });
             }
         }
         if self.has_strayed() {
+            // What it would tell is of no use to anybody.
+            self.end_watches(context);
             self.compare_course(context, batch.last, batch.term);
         } else {
             context.clients.check_state(context.node, batch.last, batch.term, &self.state.view());
             context.clients.applied(context.node, &self.state.view(), context.queue.now());
+            // Before anything is answered: a watch that is created after a write of its client begins after it.
+            let changed = self.changed(before, changes);
+            if changed.through > before || changed.compacted > compacted {
+                self.publish(context, changed);
+            }
         }
         let state = storage::applied_state(&self.state);
         self.step(context, Input::Applied(AppliedSummary { state, results }))
+    }
+
+    /// What those that watch are told: with no changes, what they have to read back.
+    fn changed(&self, before: Revision, changes: Vec<Change>) -> Batch {
+        let view = self.state.view();
+        Batch { before, through: view.revision(), compacted: view.compact_revision(), changes }
     }
 
     fn checkpoint(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {

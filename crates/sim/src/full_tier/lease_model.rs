@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_kv::{ClusterTime, DueLease};
+use quorate_raft::NodeId;
+use quorate_store::StateView;
 
 #[derive(Debug, Clone, Copy)]
 struct Lease {
@@ -66,7 +68,7 @@ impl LeaseModel {
     /// Takes a lease away; the keys that go with it.
     pub(super) fn end(&mut self, id: i64) -> Vec<Bytes> {
         self.leases.remove(&id);
-        self.holders.iter().filter(|(_, holder)| **holder == id).map(|(key, _)| key.clone()).collect()
+        self.keys_of(id)
     }
 
     /// A put of this key named this lease; 0 also if it was deleted.
@@ -78,8 +80,27 @@ impl LeaseModel {
         }
     }
 
-    /// The lease of a key.
-    pub(super) fn holder(&self, key: &Bytes) -> i64 {
-        self.holders.get(key).copied().unwrap_or(0)
+    /// Ids of the leases there are.
+    pub(super) fn ids(&self) -> impl Iterator<Item = i64> {
+        self.leases.keys().copied()
+    }
+
+    /// The keys of a lease, in order.
+    pub(super) fn keys_of(&self, id: i64) -> Vec<Bytes> {
+        let of = |(key, holder): (&Bytes, &i64)| (*holder == id).then(|| key.clone());
+        self.holders.iter().filter_map(of).collect()
+    }
+
+    /// I-14: a node that has applied everything holds the same leases, to the same deadlines, with the same keys.
+    pub(super) fn check(&self, node: NodeId, view: &StateView) {
+        let mut theirs = view.leases_by_deadline();
+        theirs.sort_unstable();
+        assert!(theirs.iter().eq(self.leases.keys()), "I-14: node {node} holds leases {theirs:?}, the replay {self:?}");
+        for (id, lease) in &self.leases {
+            let held = view.lease(*id).expect("just seen");
+            let agrees = (held.ttl_seconds, held.deadline) == (lease.ttl_seconds, ClusterTime(lease.deadline_ms))
+                && held.keys.iter().map(|key| &key[..]).eq(self.keys_of(*id).iter().map(|key| &key[..]));
+            assert!(agrees, "I-14: node {node} holds {held:?}, the replay {lease:?} with {:?}", self.keys_of(*id));
+        }
     }
 }

@@ -1,56 +1,35 @@
-//! A second, plain implementation of the part of the key space that the workload uses: what the committed log must have
-//! come to, written without a look at the first.
+//! A second, plain implementation of the key space: what the committed log must have come to, written without a look at
+//! the first.
 //!
-//! Keeps everything for ever, so that any read at any revision can be compared with it (stale reads included).
+//! Keeps everything for ever, so that any answer, any refusal and any read at any revision can be compared with it (stale
+//! reads included), whole: not only whether something happened, but all that is said about it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use quorate_kv::{
-    Command, Compare, CompareResult, CompareTarget, KeyValue, LeaseGrantRequest, LeaseGrantResponse, Outcome,
-    PutRequest, RangeRequest, RangeResponse, RequestOp, Response, ResponseBody, TxnRequest,
+    Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, DeleteRangeResponse, KeyValue,
+    KvError, LeaseGrantResponse, Outcome, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, Response,
+    ResponseBody, ResponseOp, TxnRequest, TxnResponse,
 };
 use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, Payload};
+use quorate_store::StateView;
 use quorate_wire::decode_envelope;
 
+use super::key_model::{KeyEvent, KeyModel};
+use super::lease_model::LeaseModel;
 use super::rights::Rights;
 
-use super::lease_model::LeaseModel;
-
-/// A key's content at some revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Version {
-    value: Bytes,
-    create_revision: i64,
-    version: i64,
-}
-
 /// What one entry came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Effects {
     revision: i64,
     compact_revision: i64,
-    answer: ModelAnswer,
-}
-
-/// The parts of an answer that the model knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum ModelAnswer {
-    Nothing,
-    Put,
-    Deleted(i64),
-    Txn {
-        succeeded: bool,
-    },
-    Compacted,
-    Clock,
-    /// No key is touched.
-    Aside,
-    Granted(LeaseGrantResponse),
-    Revoked,
-    Renewed(Vec<i64>),
-    Expired(bool),
-    Refused,
+    /// None = it is no command, or one whose answer the model does not know.
+    result: Option<Result<Response, KvError>>,
+    /// Its changes, among all.
+    events: Range<usize>,
 }
 
 /// The key space as the committed log makes it.
@@ -58,14 +37,14 @@ enum ModelAnswer {
 pub(super) struct Model {
     revision: i64,
     compact_revision: i64,
-    keys: BTreeMap<Bytes, Vec<(i64, Option<Version>)>>,
+    keys: KeyModel,
     leases: LeaseModel,
+    rights: Rights,
     /// What each entry came to, from index 1 on.
     effects: Vec<Effects>,
     requests: BTreeSet<(NodeId, Incarnation, u64)>,
     /// Values ever written, by the number in front of them.
     written: BTreeMap<u64, (i64, Bytes)>,
-    rights: Rights,
 }
 
 impl Default for Model {
@@ -73,12 +52,12 @@ impl Default for Model {
         Model {
             revision: 1,
             compact_revision: -1,
-            keys: BTreeMap::new(),
+            keys: KeyModel::default(),
             leases: LeaseModel::default(),
+            rights: Rights::default(),
             effects: Vec::new(),
             requests: BTreeSet::new(),
             written: BTreeMap::new(),
-            rights: Rights::default(),
         }
     }
 }
@@ -94,177 +73,194 @@ impl Model {
         LogIndex(self.effects.len() as u64)
     }
 
-    /// Takes in the next committed entry and gives its command; earlier ones are known.
-    pub(super) fn apply(&mut self, entry: &Entry) -> Option<Command> {
+    /// The revision and the compact revision it has come to.
+    pub(super) fn newest(&self) -> (i64, i64) {
+        (self.revision, self.compact_revision)
+    }
+
+    /// All changes there ever were, in order.
+    pub(super) fn events(&self) -> &[KeyEvent] {
+        self.keys.events()
+    }
+
+    /// Takes in the next committed entry; gives its command and what that came to. Earlier ones are known.
+    pub(super) fn apply(&mut self, entry: &Entry) -> Option<(Command, Option<Result<Response, KvError>>)> {
         if entry.index <= self.applied() {
             return None;
         }
         assert!(entry.index == self.applied().next(), "the model misses {}", self.applied().next());
+        let first = self.keys.events().len();
         let mut command = None;
-        let answer = match &entry.payload {
-            Payload::Command(bytes) => {
-                let envelope = decode_envelope(bytes).expect("a committed command can be read");
-                let request = (envelope.origin, envelope.incarnation, envelope.sequence);
-                let first = self.requests.insert(request);
-                assert!(first, "I-19: request {request:?} takes effect again at {}", entry.index);
-                let void = self.rights.refuse(&envelope.actor, &envelope.command);
-                let answer = if void { ModelAnswer::Refused } else { self.execute(&envelope.command) };
-                command = Some(envelope.command);
-                answer
-            }
-            _ => ModelAnswer::Nothing,
-        };
+        if let Payload::Command(bytes) = &entry.payload {
+            let envelope = decode_envelope(bytes).expect("a committed command can be read");
+            let request = (envelope.origin, envelope.incarnation, envelope.sequence);
+            let fresh = self.requests.insert(request);
+            assert!(fresh, "I-19: request {request:?} takes effect again at {}", entry.index);
+            let result = match self.rights.refuse(&envelope.actor, &envelope.command, &self.leases) {
+                Some(refused) => Some(Err(refused.into())),
+                None => self.execute(&envelope.command),
+            };
+            command = Some((envelope.command, result));
+        }
+        let events = first..self.keys.events().len();
+        self.revision += i64::from(!events.is_empty());
+        let result = command.as_ref().and_then(|(_, result)| result.clone());
         let (revision, compact_revision) = (self.revision, self.compact_revision);
-        self.effects.push(Effects { revision, compact_revision, answer });
+        self.effects.push(Effects { revision, compact_revision, result, events });
         command
     }
 
-    fn execute(&mut self, command: &Command) -> ModelAnswer {
-        let next = self.revision + 1;
-        match command {
-            Command::Put(put) if !self.leases.is_known(put.lease) => ModelAnswer::Refused,
-            Command::Put(put) => {
-                self.put(next, put);
-                self.revision = next;
-                ModelAnswer::Put
-            }
-            Command::DeleteRange(delete) => {
-                let deleted = self.delete(next, &delete.key, &delete.range_end);
-                self.revision += i64::from(deleted > 0);
-                ModelAnswer::Deleted(deleted)
-            }
-            Command::Txn(txn) if self.reads_out_of_bounds(txn) => ModelAnswer::Refused,
-            Command::Txn(txn) => {
-                let (succeeded, changed) = self.transact(next, txn);
-                self.revision += i64::from(changed);
-                ModelAnswer::Txn { succeeded }
-            }
-            Command::Compact(compact) => {
-                if compact.revision > self.revision || compact.revision <= self.compact_revision {
-                    return ModelAnswer::Refused;
+    fn execute(&mut self, command: &Command) -> Option<Result<Response, KvError>> {
+        Some(match command {
+            Command::Put(put) => match self.check_put(put) {
+                Ok(()) => Ok(Response::Put(self.put(put))),
+                Err(refused) => Err(refused),
+            },
+            Command::DeleteRange(delete) => Ok(Response::DeleteRange(self.delete(delete))),
+            Command::Txn(txn) => match self.check_txn(txn) {
+                Ok(()) => {
+                    let before = self.keys.events().len();
+                    Ok(Response::Txn(self.transact(txn, before)))
                 }
-                self.compact_revision = compact.revision;
-                ModelAnswer::Compacted
-            }
-            Command::Auth(change) if self.rights.change(change) => ModelAnswer::Aside,
-            Command::Auth(_) => ModelAnswer::Refused,
-            Command::Alarm(_) => ModelAnswer::Aside,
+                Err(refused) => Err(refused),
+            },
+            Command::Compact(compact) => self.compact(*compact),
+            Command::Auth(change) => self.rights.change(change).map(Response::Auth).map_err(KvError::Auth),
+            // Quota and decay are no matter of the log alone.
+            Command::Alarm(_) => return None,
             Command::Clock(now) => {
                 self.leases.set_clock(*now);
-                ModelAnswer::Clock
+                Ok(Response::Clock)
             }
-            Command::LeaseGrant(LeaseGrantRequest { id, ttl_seconds }) => match self.leases.grant(*id, *ttl_seconds) {
-                true => ModelAnswer::Granted(LeaseGrantResponse { id: *id, ttl_seconds: *ttl_seconds }),
-                false => ModelAnswer::Refused,
+            Command::LeaseGrant(grant) => match self.leases.grant(grant.id, grant.ttl_seconds) {
+                true => Ok(Response::LeaseGrant(LeaseGrantResponse { id: grant.id, ttl_seconds: grant.ttl_seconds })),
+                false => Err(KvError::LeaseExists),
             },
-            Command::LeaseRenew { ids } => ModelAnswer::Renewed(self.leases.renew(ids)),
-            Command::LeaseRevoke { id } if !self.leases.is_known(*id) => ModelAnswer::Refused,
+            Command::LeaseRenew { ids } => Ok(Response::LeaseRenew { ttls_seconds: self.leases.renew(ids) }),
+            Command::LeaseRevoke { id } if !self.leases.is_known(*id) => Err(KvError::LeaseNotFound),
             Command::LeaseRevoke { id } => {
-                self.end_lease(next, *id);
-                ModelAnswer::Revoked
+                self.end_lease(*id);
+                Ok(Response::LeaseRevoke)
             }
             Command::LeaseExpire(due) => {
                 let expired = self.leases.has_run_out(*due);
                 if expired {
-                    self.end_lease(next, due.id);
+                    self.end_lease(due.id);
                 }
-                ModelAnswer::Expired(expired)
+                Ok(Response::LeaseExpire { expired })
             }
-        }
-    }
-
-    /// Whether the branch that would be taken reads at a revision that is compacted or yet to come.
-    fn reads_out_of_bounds(&self, txn: &TxnRequest) -> bool {
-        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
-        let branch = if succeeded { &txn.success } else { &txn.failure };
-        branch.iter().any(|operation| match operation {
-            RequestOp::Range(range) => {
-                range.revision != 0 && (range.revision > self.revision || range.revision < self.compact_revision)
-            }
-            _ => false,
         })
     }
 
-    fn end_lease(&mut self, next: i64, id: i64) {
-        let keys = self.leases.end(id);
-        for key in &keys {
-            assert_eq!(self.delete(next, key, &Bytes::new()), 1, "a key of a lease is alive");
+    fn compact(&mut self, compact: CompactRequest) -> Result<Response, KvError> {
+        if compact.revision <= self.compact_revision {
+            return Err(KvError::Compacted);
         }
-        self.revision += i64::from(!keys.is_empty());
+        if compact.revision > self.revision {
+            return Err(KvError::FutureRevision);
+        }
+        self.compact_revision = compact.revision;
+        Ok(Response::Compact)
     }
 
-    fn transact(&mut self, next: i64, txn: &TxnRequest) -> (bool, bool) {
-        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
-        let mut changed = false;
-        for operation in if succeeded { &txn.success } else { &txn.failure } {
-            match operation {
-                RequestOp::Put(put) => {
-                    self.put(next, put);
-                    changed = true;
-                }
-                RequestOp::DeleteRange(delete) => changed |= self.delete(next, &delete.key, &delete.range_end) > 0,
-                RequestOp::Range(_) => {}
-                RequestOp::Txn(_) => unreachable!("the workload nests no transactions"),
+    fn check_put(&self, put: &PutRequest) -> Result<(), KvError> {
+        if self.leases.is_known(put.lease) { Ok(()) } else { Err(KvError::LeaseNotFound) }
+    }
+
+    /// What refuses a transaction, looked for in the branches that would be taken.
+    fn check_txn(&self, txn: &TxnRequest) -> Result<(), KvError> {
+        self.branch(txn).1.iter().try_for_each(|operation| match operation {
+            RequestOp::Range(range) if range.revision > self.revision => Err(KvError::FutureRevision),
+            RequestOp::Range(range) if range.revision != 0 && range.revision < self.compact_revision => {
+                Err(KvError::Compacted)
             }
-        }
-        (succeeded, changed)
+            RequestOp::Put(put) => self.check_put(put),
+            RequestOp::Txn(nested) => self.check_txn(nested),
+            RequestOp::Range(_) | RequestOp::DeleteRange(_) => Ok(()),
+        })
+    }
+
+    /// By the state before the command, nested transactions too.
+    fn branch<'a>(&self, txn: &'a TxnRequest) -> (bool, &'a [RequestOp]) {
+        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
+        (succeeded, if succeeded { &txn.success } else { &txn.failure })
     }
 
     fn holds(&self, compare: &Compare) -> bool {
-        let now = self.at(&compare.key, self.revision);
-        let mod_revision = now.map_or(0, |(at, _)| at);
-        let version = now.map(|(_, version)| version);
-        let number = |left: i64, right: i64| match compare.result {
-            CompareResult::Equal => left == right,
-            CompareResult::Greater => left > right,
-            CompareResult::Less => left < right,
-            CompareResult::NotEqual => left != right,
+        assert!(compare.range_end.is_empty(), "no workload compares intervals");
+        let now = self.keys.at(&compare.key, self.revision);
+        let number = |left: Option<i64>, right: i64| {
+            let left = left.unwrap_or(0);
+            match compare.result {
+                CompareResult::Equal => left == right,
+                CompareResult::Greater => left > right,
+                CompareResult::Less => left < right,
+                CompareResult::NotEqual => left != right,
+            }
         };
         match &compare.target {
-            CompareTarget::Version(right) => number(version.map_or(0, |it| it.version), *right),
-            CompareTarget::Create(right) => number(version.map_or(0, |it| it.create_revision), *right),
-            CompareTarget::Mod(right) => number(mod_revision, *right),
+            CompareTarget::Version(right) => number(now.map(|it| it.version), *right),
+            CompareTarget::Create(right) => number(now.map(|it| it.create_revision), *right),
+            CompareTarget::Mod(right) => number(now.map(|it| it.mod_revision), *right),
+            CompareTarget::Lease(right) => number(now.map(|it| it.lease), *right),
             CompareTarget::Value(right) => {
                 assert_eq!(compare.result, CompareResult::Equal, "the workload compares values for equality");
-                version.is_some_and(|it| it.value == *right)
+                now.is_some_and(|it| it.value == *right)
             }
-            CompareTarget::Lease(right) => number(self.leases.holder(&compare.key), *right),
+        }
+    }
+
+    fn transact(&mut self, txn: &TxnRequest, before: usize) -> TxnResponse {
+        let (succeeded, operations) = self.branch(txn);
+        let mut responses = Vec::new();
+        for operation in operations {
+            let body = match operation {
+                RequestOp::Range(range) => {
+                    let current = self.seen_within(before);
+                    let revision = if range.revision > 0 { range.revision } else { current };
+                    ResponseBody::Range(self.keys.range(range, revision, current))
+                }
+                RequestOp::Put(put) => ResponseBody::Put(self.put(put)),
+                RequestOp::DeleteRange(delete) => ResponseBody::DeleteRange(self.delete(delete)),
+                RequestOp::Txn(nested) => ResponseBody::Txn(self.transact(nested, before)),
+            };
+            let revision = if matches!(body, ResponseBody::Txn(_)) { 0 } else { self.seen_within(before) };
+            responses.push(ResponseOp { revision, body });
+        }
+        TxnResponse { succeeded, responses }
+    }
+
+    /// The revision within a command before which there were so many changes.
+    fn seen_within(&self, before: usize) -> i64 {
+        self.revision + i64::from(self.keys.events().len() > before)
+    }
+
+    fn put(&mut self, put: &PutRequest) -> PutResponse {
+        assert!(!put.ignore_value && !put.ignore_lease, "no workload keeps a part of a key");
+        let revision = self.revision + 1;
+        self.leases.attach(&put.key, put.lease);
+        self.written.insert(value_id(&put.value), (revision, put.value.clone()));
+        let before = self.keys.put(revision, &put.key, &put.value, put.lease);
+        PutResponse { prev_kv: before.filter(|_| put.prev_kv) }
+    }
+
+    fn delete(&mut self, delete: &DeleteRangeRequest) -> DeleteRangeResponse {
+        let deleted = self.keys.delete(self.revision + 1, &delete.key, &delete.range_end);
+        for kv in &deleted {
+            self.leases.attach(&kv.key, 0);
+        }
+        let count = deleted.len() as i64;
+        DeleteRangeResponse { deleted: count, prev_kvs: if delete.prev_kv { deleted } else { Vec::new() } }
+    }
+
+    fn end_lease(&mut self, id: i64) {
+        for key in self.leases.end(id) {
+            let deleted = self.delete(&DeleteRangeRequest { key, ..DeleteRangeRequest::default() });
+            assert_eq!(deleted.deleted, 1, "a key of a lease is alive");
         }
     }
 
-    fn put(&mut self, revision: i64, put: &PutRequest) {
-        let (key, value) = (&put.key, &put.value);
-        self.leases.attach(key, put.lease);
-        let before = self.at(key, revision).map(|(_, version)| version.clone());
-        let version = Version {
-            value: value.clone(),
-            create_revision: before.as_ref().map_or(revision, |it| it.create_revision),
-            version: before.map_or(1, |it| it.version + 1),
-        };
-        self.written.insert(value_id(value), (revision, value.clone()));
-        self.keys.entry(key.clone()).or_default().push((revision, Some(version)));
-    }
-
-    fn delete(&mut self, revision: i64, key: &Bytes, range_end: &Bytes) -> i64 {
-        let keys: Vec<Bytes> = self.keys.keys().filter(|it| within(it, key, range_end)).cloned().collect();
-        let mut deleted = 0;
-        for key in keys {
-            if self.at(&key, revision).is_some() {
-                self.keys.get_mut(&key).expect("just seen").push((revision, None));
-                self.leases.attach(&key, 0);
-                deleted += 1;
-            }
-        }
-        deleted
-    }
-
-    fn at(&self, key: &Bytes, revision: i64) -> Option<(i64, &Version)> {
-        let versions = self.keys.get(key)?;
-        let (at, version) = versions.iter().rev().find(|(at, _)| *at <= revision)?;
-        Some((*at, version.as_ref()?))
-    }
-
-    /// I-14 and I-18: what a node made of an entry is what the model made of it.
+    /// I-14 and I-18: what a node made of an entry is what the model made of it, to the last word.
     pub(super) fn check_outcome(&self, node: NodeId, index: LogIndex, outcome: &Outcome) {
         let effects = &self.effects[index.0 as usize - 1];
         assert!(
@@ -273,20 +269,18 @@ impl Model {
             outcome.revision,
             effects.revision
         );
-        let agrees = match (&outcome.result, &effects.answer) {
-            (Ok(Response::Put(_)), ModelAnswer::Put) | (Ok(Response::Compact), ModelAnswer::Compacted) => true,
-            (Ok(Response::DeleteRange(response)), ModelAnswer::Deleted(deleted)) => response.deleted == *deleted,
-            (Ok(Response::Txn(response)), ModelAnswer::Txn { succeeded }) => response.succeeded == *succeeded,
-            (Ok(Response::Auth(_) | Response::Alarm(_)), ModelAnswer::Aside) => true,
-            (Ok(Response::LeaseGrant(response)), ModelAnswer::Granted(granted)) => response == granted,
-            (Ok(Response::LeaseRenew { ttls_seconds }), ModelAnswer::Renewed(renewed)) => ttls_seconds == renewed,
-            (Ok(Response::LeaseExpire { expired }), ModelAnswer::Expired(ended)) => expired == ended,
-            (Ok(Response::Clock), ModelAnswer::Clock)
-            | (Ok(Response::LeaseRevoke), ModelAnswer::Revoked)
-            | (Err(_), ModelAnswer::Refused) => true,
-            _ => false,
-        };
-        assert!(agrees, "I-14: node {node} answers {:?} at {index}, the replay {:?}", outcome.result, effects.answer);
+        if let Some(result) = &effects.result {
+            assert!(
+                outcome.result == *result,
+                "I-14: node {node} answers {:?} at {index}, the replay {result:?}",
+                outcome.result
+            );
+        }
+        let events = &self.keys.events()[effects.events.clone()];
+        let changes = &outcome.changes;
+        let agrees = events.len() == changes.len()
+            && events.iter().zip(changes).enumerate().all(|(sub, (event, change))| event.is(change, sub));
+        assert!(agrees, "I-14: node {node} changes {changes:?} at {index}, the replay {events:?}");
     }
 
     /// Revision and compact revision after an entry.
@@ -298,34 +292,24 @@ impl Model {
         (effects.revision, effects.compact_revision)
     }
 
-    /// What a range of a single key or an interval reads at the current revision, in key order.
-    pub(super) fn check_range(&self, node: NodeId, request: &RangeRequest, response: &RangeResponse) {
-        let (key, range_end, revision) = (&request.key, &request.range_end, response.revision.0);
-        let mut expected = Vec::new();
-        for name in self.keys.keys().filter(|it| within(it, key, range_end)) {
-            if let Some((at, version)) = self.at(name, revision) {
-                expected.push((name.clone(), at, version.clone()));
-            }
-        }
-        let count = expected.len();
-        if request.limit > 0 {
-            expected.truncate(request.limit as usize);
-        }
-        let seen = &response.kvs;
-        let cut = seen.len() < count;
-        let agrees = seen.len() == expected.len()
-            && (response.count, response.more) == (count as i64, cut)
-            && seen.iter().zip(&expected).all(|(seen, (name, at, version))| {
-                seen.key == *name
-                    && seen.mod_revision == *at
-                    && seen.value == version.value
-                    && seen.create_revision == version.create_revision
-                    && seen.version == version.version
-            });
+    /// What a node answers to a range while it is at `current`.
+    pub(super) fn check_range(&self, node: NodeId, current: i64, request: &RangeRequest, response: &RangeResponse) {
+        let revision = if request.revision > 0 { request.revision } else { current };
+        let expected = self.keys.range(request, revision, current);
         assert!(
-            agrees,
-            "I-14: node {node} answers {request:?} at revision {revision} with {response:?}, the replay {count}: {expected:?}"
+            *response == expected,
+            "I-14: node {node} answers {request:?} at revision {current} with {response:?}, the replay {expected:?}"
         );
+    }
+
+    /// The leases of a node that has applied everything.
+    pub(super) fn check_leases(&self, node: NodeId, view: &StateView) {
+        self.leases.check(node, view);
+    }
+
+    /// Ids of the leases there are.
+    pub(super) fn leases(&self) -> impl Iterator<Item = i64> {
+        self.leases.ids()
     }
 
     /// The revision at which the value of this number was written, if ever.
@@ -337,10 +321,6 @@ impl Model {
     pub(super) fn value_of(&self, id: u64) -> Option<Bytes> {
         self.written.get(&id).map(|(_, value)| value.clone())
     }
-}
-
-fn within(name: &Bytes, key: &Bytes, range_end: &Bytes) -> bool {
-    if range_end.is_empty() { name == key } else { name >= key && name < range_end }
 }
 
 /// What a transaction's nested range saw.

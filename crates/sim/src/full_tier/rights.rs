@@ -1,80 +1,229 @@
-//! Rights as the committed log makes them: a second, plain implementation of what the `auth` workload uses, written without
-//! a look at the first. It walks every permission for every write.
+//! Rights as the committed log makes them: a second, plain implementation of access control, written without a look at the
+//! first. It walks every permission for every key interval of every request.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorate_kv::auth::{PermissionKind, ROOT};
-use quorate_kv::{Actor, AuthCommand, Command};
+use quorate_kv::auth::{AuthError, AuthResponse, PermissionKind, ROOT};
+use quorate_kv::{Actor, AuthCommand, Command, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
+
+use super::lease_model::LeaseModel;
+
+#[derive(Debug)]
+struct User {
+    has_password: bool,
+    password_revision: u64,
+    roles: BTreeSet<String>,
+}
 
 /// Users with their roles, roles with what they allow, and the switch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rights {
     enabled: bool,
-    changes: u64,
-    users: BTreeMap<String, BTreeSet<String>>,
+    revision: u64,
+    users: BTreeMap<String, User>,
     roles: BTreeMap<String, BTreeMap<(Bytes, Bytes), PermissionKind>>,
 }
 
-impl Rights {
-    /// Whether a committed command is void because its actor has not the right to it.
-    pub(super) fn refuse(&self, actor: &Actor, command: &Command) -> bool {
-        let Actor::User { name, auth_revision } = actor else {
-            return self.enabled && *actor == Actor::Anonymous;
-        };
-        if !self.enabled {
-            return false;
+impl Default for Rights {
+    fn default() -> Self {
+        Rights { enabled: false, revision: 1, users: BTreeMap::new(), roles: BTreeMap::new() }
+    }
+}
+
+/// The end of the keys from `key` to `range_end`; None = there is none.
+fn end_of(key: &Bytes, range_end: &Bytes) -> Option<Vec<u8>> {
+    match &range_end[..] {
+        [] => Some([&key[..], &[0]].concat()),
+        [0] => None,
+        end => Some(end.to_vec()),
+    }
+}
+
+/// What one user may.
+struct Judge<'a> {
+    rights: &'a Rights,
+    user: &'a User,
+    leases: &'a LeaseModel,
+}
+
+impl Judge<'_> {
+    /// Walks from the first key to the end, each time as far as some permission carries.
+    fn may(&self, write: bool, key: &Bytes, range_end: &Bytes) -> bool {
+        let unwanted = if write { PermissionKind::Read } else { PermissionKind::Write };
+        let held = self.user.roles.iter().filter_map(|role| self.rights.roles.get(role)).flatten();
+        let spans: Vec<(&Bytes, Option<Vec<u8>>)> =
+            held.filter(|(_, kind)| **kind != unwanted).map(|((first, end), _)| (first, end_of(first, end))).collect();
+        let wanted = end_of(key, range_end);
+        let mut at = key.to_vec();
+        loop {
+            let carrying = spans
+                .iter()
+                .filter(|(first, end)| first[..] <= at[..] && end.as_ref().is_none_or(|end| at[..] < end[..]));
+            // No end is beyond every end.
+            let Some(next) = carrying.map(|(_, end)| (end.is_none(), end.clone())).max() else { return false };
+            match (next.1, &wanted) {
+                (None, _) => return true,
+                (Some(next), Some(wanted)) if next >= *wanted => return true,
+                (Some(next), _) => at = next,
+            }
         }
-        let Some(roles) = self.users.get(name) else { return true };
-        // etcd counts from 1.
-        if *auth_revision != self.changes + 1 {
-            return true;
-        }
-        let Command::Put(put) = command else { return !roles.contains(ROOT) };
-        let allowed = roles.iter().filter_map(|role| self.roles.get(role)).flatten().any(|((key, end), kind)| {
-            let inside = if end.is_empty() { *key == put.key } else { *key <= put.key && put.key < *end };
-            inside && *kind != PermissionKind::Read
-        });
-        !allowed && !roles.contains(ROOT)
     }
 
-    /// Takes in a change that was not refused for want of rights; whether it is done.
-    pub(super) fn change(&mut self, change: &AuthCommand) -> bool {
-        let (done, counts) = match change {
-            AuthCommand::Enable => {
-                let rooted = self.users.get(ROOT).is_some_and(|roles| roles.contains(ROOT));
-                self.enabled |= rooted;
-                (rooted, false)
-            }
-            AuthCommand::Disable => (true, std::mem::take(&mut self.enabled)),
-            AuthCommand::UserAdd { name, .. } => {
-                let new = !self.users.contains_key(name);
-                self.users.entry(name.clone()).or_default();
-                (new, new)
-            }
-            AuthCommand::RoleAdd { name } => {
-                let new = !self.roles.contains_key(name);
-                self.roles.entry(name.clone()).or_default();
-                (new, new)
-            }
-            AuthCommand::UserGrantRole { user, role } => match self.users.get_mut(user) {
-                Some(roles) if role == ROOT || self.roles.contains_key(role) => (true, roles.insert(role.clone())),
-                _ => (false, false),
-            },
-            AuthCommand::RoleGrantPermission { role, permission } => match self.roles.get_mut(role) {
-                Some(held) => {
-                    held.insert((permission.key.clone(), permission.range_end.clone()), permission.kind);
-                    (true, true)
-                }
-                None => (false, false),
-            },
-            AuthCommand::RoleRevokePermission { role, key, range_end } => {
-                let held = self.roles.get_mut(role).and_then(|held| held.remove(&(key.clone(), range_end.clone())));
-                (held.is_some(), held.is_some())
-            }
-            other => unreachable!("no workload asks for {other:?}"),
+    fn may_put(&self, put: &PutRequest) -> bool {
+        let one = Bytes::new();
+        self.may(true, &put.key, &one)
+            && self.leases.keys_of(put.lease).iter().all(|key| self.may(true, key, &one))
+            && (!put.prev_kv || self.may(false, &put.key, &one))
+    }
+
+    fn may_delete(&self, delete: &DeleteRangeRequest) -> bool {
+        self.may(true, &delete.key, &delete.range_end)
+            && (!delete.prev_kv || self.may(false, &delete.key, &delete.range_end))
+    }
+
+    fn may_transact(&self, txn: &TxnRequest) -> bool {
+        txn.compare.iter().all(|compare| self.may(false, &compare.key, &compare.range_end))
+            && txn.success.iter().chain(&txn.failure).all(|operation| match operation {
+                RequestOp::Range(range) => self.may(false, &range.key, &range.range_end),
+                RequestOp::Put(put) => self.may_put(put),
+                RequestOp::DeleteRange(delete) => self.may_delete(delete),
+                RequestOp::Txn(nested) => self.may_transact(nested),
+            })
+    }
+}
+
+impl Rights {
+    /// Why a committed command is void: its actor has not, or not any more, the right to it.
+    pub(super) fn refuse(&self, actor: &Actor, command: &Command, leases: &LeaseModel) -> Option<AuthError> {
+        if !self.enabled || matches!(command, Command::Auth(AuthCommand::Login { .. })) {
+            return None;
+        }
+        let (name, auth_revision) = match actor {
+            Actor::Node => return None,
+            Actor::Anonymous => return Some(AuthError::UserEmpty),
+            Actor::User { name, auth_revision } => (name, auth_revision),
         };
-        self.changes += u64::from(counts);
-        done
+        if *auth_revision != self.revision {
+            return Some(AuthError::OldRevision);
+        }
+        let Some(user) = self.users.get(name) else { return Some(AuthError::PermissionDenied) };
+        let judge = Judge { rights: self, user, leases };
+        let allowed = user.roles.contains(ROOT)
+            || match command {
+                Command::Put(put) => judge.may_put(put),
+                Command::DeleteRange(delete) => judge.may_delete(delete),
+                Command::Txn(txn) => judge.may_transact(txn),
+                Command::LeaseRevoke { id } => {
+                    leases.keys_of(*id).iter().all(|key| judge.may(true, key, &Bytes::new()))
+                }
+                Command::LeaseGrant(_) | Command::LeaseRenew { .. } => true,
+                _ => false,
+            };
+        (!allowed).then_some(AuthError::PermissionDenied)
+    }
+
+    /// Takes in a change that was not refused for want of rights.
+    pub(super) fn change(&mut self, change: &AuthCommand) -> Result<AuthResponse, AuthError> {
+        if let AuthCommand::Login { user, password_revision, token } = change {
+            self.log_in(user, *password_revision)?;
+            let (user, password_revision, token) = (user.clone(), *password_revision, token.clone());
+            return Ok(AuthResponse::LoggedIn { user, password_revision, token });
+        }
+        let counts = match change {
+            AuthCommand::Enable => self.enable()?,
+            AuthCommand::Disable => std::mem::take(&mut self.enabled),
+            AuthCommand::RoleAdd { .. }
+            | AuthCommand::RoleDelete { .. }
+            | AuthCommand::RoleGrantPermission { .. }
+            | AuthCommand::RoleRevokePermission { .. } => self.change_role(change)?,
+            _ => self.change_user(change)?,
+        };
+        self.revision += u64::from(counts);
+        Ok(AuthResponse::Done)
+    }
+
+    fn log_in(&self, user: &str, password_revision: u64) -> Result<(), AuthError> {
+        if !self.enabled {
+            return Err(AuthError::NotEnabled);
+        }
+        let user = self.users.get(user).filter(|user| user.has_password).ok_or(AuthError::Failed)?;
+        if user.password_revision == password_revision { Ok(()) } else { Err(AuthError::OldRevision) }
+    }
+
+    fn enable(&mut self) -> Result<bool, AuthError> {
+        if !self.enabled {
+            let root = self.users.get(ROOT).ok_or(AuthError::RootUserNotExist)?;
+            if !root.roles.contains(ROOT) {
+                return Err(AuthError::RootRoleNotExist);
+            }
+            self.enabled = true;
+        }
+        Ok(false)
+    }
+
+    fn change_user(&mut self, change: &AuthCommand) -> Result<bool, AuthError> {
+        let password_revision = self.revision + 1;
+        match change {
+            AuthCommand::UserAdd { name, password } => {
+                if self.users.contains_key(name) {
+                    return Err(AuthError::UserExists);
+                }
+                let user = User { has_password: password.is_some(), password_revision, roles: BTreeSet::new() };
+                self.users.insert(name.clone(), user);
+                Ok(true)
+            }
+            AuthCommand::UserDelete { name } if self.enabled && name == ROOT => Err(AuthError::InvalidManagement),
+            AuthCommand::UserDelete { name } => self.users.remove(name).map(|_| true).ok_or(AuthError::UserNotFound),
+            AuthCommand::UserChangePassword { name, .. } => {
+                let user = self.users.get_mut(name).ok_or(AuthError::UserNotFound)?;
+                if user.has_password {
+                    user.password_revision = password_revision;
+                }
+                Ok(true)
+            }
+            AuthCommand::UserGrantRole { user, role } => {
+                let known = role == ROOT || self.roles.contains_key(role);
+                let user = self.users.get_mut(user).ok_or(AuthError::UserNotFound)?;
+                if known { Ok(user.roles.insert(role.clone())) } else { Err(AuthError::RoleNotFound) }
+            }
+            AuthCommand::UserRevokeRole { user, role } => {
+                if self.enabled && user == ROOT && role == ROOT {
+                    return Err(AuthError::InvalidManagement);
+                }
+                let user = self.users.get_mut(user).ok_or(AuthError::UserNotFound)?;
+                if user.roles.remove(role) { Ok(true) } else { Err(AuthError::RoleNotGranted) }
+            }
+            other => unreachable!("{other:?} is about no user"),
+        }
+    }
+
+    fn change_role(&mut self, change: &AuthCommand) -> Result<bool, AuthError> {
+        match change {
+            AuthCommand::RoleAdd { name } if self.roles.contains_key(name) => Err(AuthError::RoleExists),
+            AuthCommand::RoleAdd { name } => {
+                self.roles.insert(name.clone(), BTreeMap::new());
+                Ok(true)
+            }
+            AuthCommand::RoleDelete { name } if self.enabled && name == ROOT => Err(AuthError::InvalidManagement),
+            AuthCommand::RoleDelete { name } => {
+                self.roles.remove(name).ok_or(AuthError::RoleNotFound)?;
+                for user in self.users.values_mut() {
+                    user.roles.remove(name);
+                }
+                Ok(true)
+            }
+            AuthCommand::RoleGrantPermission { role, permission } => {
+                let held = self.roles.get_mut(role).ok_or(AuthError::RoleNotFound)?;
+                held.insert((permission.key.clone(), permission.range_end.clone()), permission.kind);
+                Ok(true)
+            }
+            AuthCommand::RoleRevokePermission { role, key, range_end } => {
+                let held = self.roles.get_mut(role).ok_or(AuthError::RoleNotFound)?;
+                let was = held.remove(&(key.clone(), range_end.clone()));
+                was.map(|_| true).ok_or(AuthError::PermissionNotGranted)
+            }
+            other => unreachable!("{other:?} is about no role"),
+        }
     }
 }

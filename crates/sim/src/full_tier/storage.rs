@@ -10,6 +10,7 @@ use quorate_store::{LogOptions, LogStore, NodeMark, OpenError, OpenedStores, Sta
 use quorate_wire::Identity;
 use quorate_wire::peer::NodeState;
 
+use super::watching::Watching;
 use super::{CLUSTER, Course, Disk, FullTier, LogJob, Process, stray};
 use crate::context::Context;
 use crate::coverage::{Handler, Reached, Struck};
@@ -130,6 +131,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         peers: BTreeMap::new(),
         requests: 0,
         pending: BTreeMap::new(),
+        watching: Watching::new(&context.plan),
     })
 }
 

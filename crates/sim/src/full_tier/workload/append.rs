@@ -9,12 +9,13 @@ use quorate_kv::{
     TxnRequest,
 };
 use quorate_node::{Answer, ClientOp};
-use quorate_raft::{LogIndex, NodeId};
+use quorate_raft::NodeId;
 use quorate_store::StateView;
 
 use super::super::model::ranges;
 use super::Workload;
 use crate::clock::Instant;
+use crate::coverage::Coverage;
 use crate::random::Random;
 
 /// Outside the interval of the keys of the general workload.
@@ -57,9 +58,9 @@ impl Appends {
 }
 
 impl Workload for Appends {
-    fn draw(&mut self, _random: &mut Random, _now: Instant) -> Option<(u64, ClientOp)> {
+    fn draw(&mut self, _random: &mut Random, _now: Instant) -> Vec<(u64, ClientOp)> {
         if self.longest.len() > LONGEST {
-            return None;
+            return Vec::new();
         }
         self.next += 1;
         let number = NUMBERS | self.next;
@@ -84,10 +85,10 @@ impl Workload for Appends {
             })],
             failure: vec![RequestOp::Range(RangeRequest { key, ..RangeRequest::default() })],
         };
-        Some((number, ClientOp::Write { actor: Actor::Anonymous, command: Command::Txn(txn) }))
+        vec![(number, ClientOp::Write { actor: Actor::Node, command: Command::Txn(txn) })]
     }
 
-    fn answered(&mut self, call: u64, _now: Instant, answer: &Answer, _view: &StateView) {
+    fn answered(&mut self, call: u64, _now: Instant, answer: &Answer, _view: &StateView, _coverage: &mut Coverage) {
         let Answer::Written(outcome) = answer else { return };
         let Ok(response @ Response::Txn(txn)) = &outcome.result else { return };
         if txn.succeeded {
@@ -98,8 +99,6 @@ impl Workload for Appends {
     }
 
     fn lost(&mut self, _call: u64, _now: Instant) {}
-
-    fn committed(&mut self, _index: LogIndex, _command: &Command, _now: Instant) {}
 
     fn check_durable(&self, views: &[(NodeId, StateView)]) {
         let request = RangeRequest { key: Bytes::from_static(KEY), ..RangeRequest::default() };

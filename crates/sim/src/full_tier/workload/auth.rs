@@ -12,11 +12,12 @@ use bytes::Bytes;
 use quorate_kv::auth::{NoLeases, PasswordHash, Permission, PermissionKind, ROOT};
 use quorate_kv::{Actor, AuthCommand, AuthState, Command, PutRequest};
 use quorate_node::{Answer, ClientOp};
-use quorate_raft::{LogIndex, NodeId};
+use quorate_raft::NodeId;
 use quorate_store::StateView;
 
 use super::Workload;
 use crate::clock::Instant;
+use crate::coverage::Coverage;
 use crate::random::Random;
 
 /// Outside the intervals of all other keys.
@@ -163,17 +164,17 @@ impl Rights {
 }
 
 impl Workload for Rights {
-    fn draw(&mut self, random: &mut Random, _now: Instant) -> Option<(u64, ClientOp)> {
+    fn draw(&mut self, random: &mut Random, _now: Instant) -> Vec<(u64, ClientOp)> {
         if !self.administrator_waits && (self.set_up_step().is_some() || random.chance(200_000)) {
             self.administrator_waits = true;
             let (call, change) = self.administer();
             let number = self.call(call);
-            return Some((number, ClientOp::Write { actor: Actor::Node, command: Command::Auth(change) }));
+            return vec![(number, ClientOp::Write { actor: Actor::Node, command: Command::Auth(change) })];
         }
-        self.write(random)
+        self.write(random).into_iter().collect()
     }
 
-    fn answered(&mut self, call: u64, _now: Instant, answer: &Answer, _view: &StateView) {
+    fn answered(&mut self, call: u64, _now: Instant, answer: &Answer, _view: &StateView, _coverage: &mut Coverage) {
         let what = self.calls.remove(&call).expect("every call is answered once");
         let outcome = match answer {
             Answer::Written(outcome) => Some(&outcome.result),
@@ -199,8 +200,6 @@ impl Workload for Rights {
             administered => self.administered(administered, false),
         }
     }
-
-    fn committed(&mut self, _index: LogIndex, _command: &Command, _now: Instant) {}
 
     fn applied(&mut self, node: NodeId, view: &StateView, _now: Instant) {
         self.states.insert(node, view.auth());

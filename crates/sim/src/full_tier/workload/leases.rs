@@ -1,0 +1,335 @@
+//! Leases that are granted, renewed, revoked and left to run out, with keys attached; many at once in storms.
+//!
+//! Owns I-20, by true time, which no node knows: a lease that was granted or renewed with an answer lives at least its whole
+//! time from the moment the client asked, whoever leads; when it has ended no key of it is left and nothing renews it; and
+//! nothing gives a lease time that no client asked for. That it ends in time is asked when the world is healed: cluster time
+//! stands still without a leader, so before that nothing can be said.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_kv::{Actor, Command, KvError, LeaseGrantRequest, PutRequest, RangeRequest, Response};
+use quorate_node::{Answer, ClientOp};
+use quorate_raft::{LogIndex, NodeId};
+use quorate_store::StateView;
+
+use super::{Committed, Workload, confirmed_read, value, written};
+use crate::clock::Instant;
+use crate::coverage::{Coverage, Reached};
+use crate::plan::Plan;
+use crate::random::Random;
+
+/// Numbers of this workload's values, apart from all others.
+const NUMBERS: u64 = 1 << 60;
+/// Ids of this workload's leases begin here, and end far below those of others.
+const FIRST_ID: i64 = 1_000;
+const ID_END: i64 = 1 << 32;
+/// Longest time to live, in seconds.
+const LONGEST_TTL: u64 = 8;
+/// Leases of a storm.
+const STORM: u64 = 30;
+/// Expiries in a row that make one.
+const STORM_ROW: u64 = 4;
+/// The cluster clock counts whole milliseconds: one is lost at each end.
+const CLOCK_GRAIN: Duration = Duration::from_millis(2);
+
+/// What clients know of a lease.
+#[derive(Debug, Default)]
+struct Known {
+    ttl_seconds: i64,
+    /// It was granted again under this id so many times.
+    generation: u64,
+    /// When the last grant or keepalive that was acknowledged was asked for.
+    held_since: Option<Instant>,
+    /// Somebody asked for its end, which may come at any time.
+    revoking: bool,
+    /// Its end was seen.
+    ended: bool,
+}
+
+/// What a call without an answer is about.
+#[derive(Debug, Clone)]
+enum Call {
+    Grant { id: i64, generation: u64, at: Instant },
+    Attach { id: i64, was: Was, generation: u64 },
+    Renew { ids: Vec<(i64, u64, Was)>, at: Instant },
+    Revoke { id: i64, was: Was, generation: u64 },
+    Look { id: i64, was: Was, generation: u64 },
+}
+
+/// What clients knew of a lease when a call about it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Was {
+    /// Its grant had no answer yet, and may be overtaken by the call.
+    Unsure,
+    /// Its grant was acknowledged.
+    Held,
+    /// Its end was seen.
+    Over,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(super) struct Leases {
+    next: u64,
+    next_id: i64,
+    calls: BTreeMap<u64, Call>,
+    known: BTreeMap<i64, Known>,
+    /// Renewals that clients asked for and that are not in the log.
+    asked: BTreeMap<Vec<i64>, u64>,
+    /// The last expiry, and how many there were in a row.
+    row: (LogIndex, u64),
+    /// Clocks promise what leases rely on, and run this much too fast at most.
+    clock_ppm: Option<u32>,
+}
+
+fn is_own(id: i64) -> bool {
+    (FIRST_ID..ID_END).contains(&id.abs())
+}
+
+fn prefix(id: i64) -> String {
+    format!("lease/{id:x}/")
+}
+
+/// All keys of a lease.
+fn keys_of(id: i64) -> RangeRequest {
+    let mut end = prefix(id).into_bytes();
+    *end.last_mut().expect("a prefix") += 1;
+    RangeRequest { key: prefix(id).into(), range_end: end.into(), ..RangeRequest::default() }
+}
+
+impl Leases {
+    pub(super) fn new(plan: &Plan) -> Leases {
+        Leases {
+            next: 0,
+            next_id: FIRST_ID,
+            calls: BTreeMap::new(),
+            known: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            row: (LogIndex(0), 0),
+            clock_ppm: plan.clocks_bounded.then_some(plan.clock_ppm),
+        }
+    }
+
+    fn call(&mut self, call: Call, command: Command) -> (u64, ClientOp) {
+        let op = ClientOp::Write { actor: Actor::Node, command };
+        (self.note(call), op)
+    }
+
+    fn note(&mut self, call: Call) -> u64 {
+        self.next += 1;
+        let number = NUMBERS | self.next;
+        self.calls.insert(number, call);
+        number
+    }
+
+    fn grant(&mut self, now: Instant, id: i64, ttl_seconds: i64) -> (u64, ClientOp) {
+        let known = self.known.entry(id).or_default();
+        // What was known of an earlier lease of this id says nothing of this one.
+        *known = Known { ttl_seconds, generation: known.generation + 1, ..Known::default() };
+        let generation = known.generation;
+        // A copy of an end that was asked for may come late.
+        known.revoking = generation > 1;
+        self.call(Call::Grant { id, generation, at: now }, Command::LeaseGrant(LeaseGrantRequest { id, ttl_seconds }))
+    }
+
+    fn fresh_id(&mut self, random: &mut Random) -> i64 {
+        self.next_id += 1;
+        // Ids are any numbers but 0.
+        if random.chance(100_000) { -self.next_id } else { self.next_id }
+    }
+
+    fn renew(&mut self, now: Instant, ids: Vec<i64>) -> (u64, ClientOp) {
+        *self.asked.entry(ids.clone()).or_default() += 1;
+        let generation = |id| self.known.get(id).map_or(0, |known| known.generation);
+        let of = ids.iter().map(|id| (*id, generation(id), self.was(*id))).collect();
+        self.call(Call::Renew { ids: of, at: now }, Command::LeaseRenew { ids })
+    }
+
+    fn was(&self, id: i64) -> Was {
+        match self.known.get(&id) {
+            Some(known) if !known.ended && known.held_since.is_none() => Was::Unsure,
+            Some(known) if !known.ended => Was::Held,
+            _ => Was::Over,
+        }
+    }
+
+    fn known(&mut self, id: i64, generation: u64) -> Option<&mut Known> {
+        self.known.get_mut(&id).filter(|known| known.generation == generation)
+    }
+
+    /// Whether nothing can have ended the lease by now.
+    fn must_live(&self, id: i64, generation: u64, now: Instant) -> bool {
+        let Some(known) = self.known.get(&id).filter(|known| known.generation == generation) else { return false };
+        !known.revoking && self.is_early(known, now)
+    }
+
+    /// Whether the lease was held for less than its time.
+    fn is_early(&self, known: &Known, now: Instant) -> bool {
+        let (Some(ppm), Some(since)) = (self.clock_ppm, known.held_since) else { return false };
+        let fast = f64::from(1_000_000 + ppm) / 1e6;
+        let least = Duration::from_secs(known.ttl_seconds.cast_unsigned()).div_f64(fast);
+        now.since(since) + CLOCK_GRAIN < least
+    }
+
+    /// A call that found the lease `was` is told that there is none.
+    fn gone(&self, id: i64, was: Was, generation: u64, now: Instant, told: &str) {
+        assert!(
+            was != Was::Held || !self.must_live(id, generation, now),
+            "I-20: {told} that lease {id} is gone, at {now}: {:?}",
+            self.known.get(&id)
+        );
+    }
+
+    fn expired(&mut self, index: LogIndex, id: i64, now: Instant, coverage: &mut Coverage) {
+        coverage.hit(Reached::LeaseExpired);
+        self.row = if index == self.row.0.next() { (index, self.row.1 + 1) } else { (index, 1) };
+        if self.row.1 == STORM_ROW {
+            coverage.hit(Reached::LeaseStorm);
+        }
+        let Some(known) = self.known.get(&id) else { return };
+        // Of an id that was granted twice, a late copy of the first grant may be what ran out.
+        let early = known.generation == 1 && self.is_early(known, now);
+        assert!(!early, "I-20: lease {id} runs out early, at {now}: {known:?}");
+    }
+
+    fn look(&mut self, id: i64, was: Was, view: &StateView) -> bool {
+        let held = view.lease(id);
+        let keys = view.range(&keys_of(id)).expect("a healthy disk can be read").expect("a current range").kvs;
+        let Some(held) = held else {
+            assert!(keys.is_empty(), "I-20: lease {id} is gone, and its keys are there: {keys:?}");
+            return false;
+        };
+        assert!(was != Was::Over, "I-20: lease {id} had ended before it was looked at, and is there: {held:?}");
+        let names: Vec<&[u8]> = keys.iter().map(|kv| &kv.key[..]).collect();
+        assert!(held.keys.iter().map(|key| &key[..]).eq(names.iter().copied()), "I-20: {held:?} has the keys {keys:?}");
+        true
+    }
+
+    fn renewed(&mut self, ids: &[(i64, u64, Was)], at: Instant, now: Instant, ttls: &[i64]) -> u64 {
+        let mut ended = 0;
+        for ((id, generation, was), ttl) in ids.iter().zip(ttls) {
+            if *ttl == 0 {
+                self.gone(*id, *was, *generation, now, "a keepalive says");
+                ended += 1;
+            } else {
+                assert!(*was != Was::Over, "I-20: lease {id} had ended, and a keepalive answers {ttl}");
+            }
+            if let Some(known) = self.known(*id, *generation) {
+                if *ttl == 0 {
+                    known.ended |= *was == Was::Held;
+                } else {
+                    known.held_since = known.held_since.max(Some(at));
+                }
+            }
+        }
+        ended
+    }
+}
+
+impl Workload for Leases {
+    fn draw(&mut self, random: &mut Random, now: Instant) -> Vec<(u64, ClientOp)> {
+        let ids: Vec<i64> = self.known.keys().copied().rev().take(40).collect();
+        let some = random.pick(&ids).copied();
+        let ttl = random.between(1, LONGEST_TTL) as i64;
+        let Some(id) = some.filter(|_| !random.chance(200_000)) else {
+            let id = some.filter(|_| random.chance(100_000));
+            let id = id.unwrap_or_else(|| self.fresh_id(random));
+            return vec![self.grant(now, id, ttl)];
+        };
+        let generation = self.known[&id].generation;
+        let was = self.was(id);
+        match random.below(20) {
+            // A storm: many leases, brought to one deadline by one renewal.
+            0 => (0..random.between(5, STORM))
+                .map(|_| {
+                    let id = self.fresh_id(random);
+                    self.grant(now, id, ttl)
+                })
+                .collect(),
+            1 | 2 => vec![self.renew(now, ids)],
+            3..=6 => vec![self.renew(now, vec![id])],
+            7..=12 => {
+                let key = format!("{}{}", prefix(id), random.below(4));
+                let number = NUMBERS | (self.next + 1);
+                let put = PutRequest { key: key.into(), value: value(number, b""), lease: id, ..PutRequest::default() };
+                vec![self.call(Call::Attach { id, was, generation }, Command::Put(put))]
+            }
+            13 | 14 => {
+                self.known.get_mut(&id).expect("just picked").revoking = true;
+                vec![self.call(Call::Revoke { id, was, generation }, Command::LeaseRevoke { id })]
+            }
+            _ => vec![(self.note(Call::Look { id, was, generation }), confirmed_read())],
+        }
+    }
+
+    fn answered(&mut self, call: u64, now: Instant, answer: &Answer, view: &StateView, coverage: &mut Coverage) {
+        let call = self.calls.remove(&call).expect("every call is answered once");
+        match (call, written(answer)) {
+            (Call::Grant { id, generation, at }, Some(Ok(_))) => {
+                coverage.hit(Reached::LeaseGranted);
+                if let Some(known) = self.known(id, generation) {
+                    known.held_since = known.held_since.max(Some(at));
+                }
+            }
+            (Call::Grant { .. }, Some(Err(KvError::LeaseExists))) => coverage.hit(Reached::LeaseExisted),
+            (Call::Attach { id, was, generation }, Some(result)) => match result {
+                Ok(_) => assert!(was != Was::Over, "I-20: lease {id} had ended, and a key was attached to it"),
+                Err(_) => self.gone(id, was, generation, now, "a put says"),
+            },
+            (Call::Renew { ids, at }, Some(Ok(Response::LeaseRenew { ttls_seconds }))) => {
+                coverage.hit(Reached::LeaseRenewed);
+                if self.renewed(&ids, at, now, ttls_seconds) > 0 {
+                    coverage.hit(Reached::EndedLeaseRenewed);
+                }
+            }
+            (Call::Revoke { id, was, generation }, Some(result)) => {
+                let revoked = result.is_ok();
+                if revoked {
+                    coverage.hit(Reached::LeaseRevoked);
+                }
+                if let Some(known) = self.known(id, generation) {
+                    known.ended |= revoked || was == Was::Held;
+                }
+            }
+            (Call::Look { id, was, generation }, None) => {
+                if matches!(answer, Answer::ReadAt(_)) && !self.look(id, was, view) {
+                    self.gone(id, was, generation, now, "a read says");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lost(&mut self, call: u64, _now: Instant) {
+        self.calls.remove(&call).expect("every call is answered once");
+    }
+
+    fn committed(&mut self, committed: Committed<'_>, now: Instant, coverage: &mut Coverage) {
+        match (committed.command, committed.result) {
+            (Command::LeaseExpire(due), Some(Ok(Response::LeaseExpire { expired: true }))) => {
+                self.expired(committed.index, due.id, now, coverage);
+            }
+            (Command::LeaseExpire(_), _) => coverage.hit(Reached::ExpiryVoid),
+            (Command::LeaseRenew { ids }, _) if ids.iter().all(|id| is_own(*id)) => {
+                let left = self.asked.get_mut(ids).and_then(|left| left.checked_sub(1).map(|less| *left = less));
+                assert!(left.is_some(), "I-20: leases {ids:?} are given time that no client asked for");
+            }
+            _ => {}
+        }
+    }
+
+    fn check_durable(&self, views: &[(NodeId, StateView)]) {
+        let all = RangeRequest {
+            key: Bytes::from_static(b"lease/"),
+            range_end: Bytes::from_static(b"lease0"),
+            ..RangeRequest::default()
+        };
+        for (node, view) in views {
+            let response = view.range(&all).expect("a healthy disk can be read").expect("a current range");
+            let held = response.kvs.iter().all(|kv| view.lease(kv.lease).is_some());
+            assert!(held, "I-20: node {node} holds keys of leases that are gone: {response:?}");
+        }
+    }
+}
