@@ -3,6 +3,7 @@
 //! Owns the duties of the runtime, done one at a time in virtual time: it performs effects in order, writes the log in
 //! batches, applies, checkpoints, streams images, admits peers and answers clients. Disks keep only what was synced.
 
+mod asking;
 mod clients;
 mod config;
 mod draws;
@@ -12,6 +13,7 @@ mod key_model;
 mod lease_model;
 mod model;
 mod peers;
+mod reading;
 mod rights;
 mod storage;
 mod stray;

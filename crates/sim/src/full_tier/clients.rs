@@ -13,14 +13,13 @@ use quorate_store::StateView;
 
 use super::config::{ANSWER_SLACK_TIMEOUTS, node_config};
 use super::model::{Model, ranges, value_id};
-use super::watchers::{Move, Watchers};
-use super::watching::WatchJob;
+use super::watchers::Watchers;
 use super::workload::{self, Committed, Workload};
 use super::{Event, FullTier, Process};
 use crate::check::black_box::{CallId, ClientHistory, Operation};
 use crate::clock::Instant;
 use crate::context::Context;
-use crate::coverage::{Coverage, Handler, Reached};
+use crate::coverage::{Coverage, Reached};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::tier::{Ask, Killed, Tier};
@@ -31,12 +30,12 @@ const PREFIX: u8 = b'k';
 /// A request without an answer.
 #[derive(Debug, Clone)]
 pub(super) struct Pending {
-    since: Time,
-    what: Asked,
+    pub(super) since: Time,
+    pub(super) what: Asked,
 }
 
 #[derive(Debug, Clone)]
-enum Asked {
+pub(super) enum Asked {
     Write(PendingWrite),
     Read(PendingRead),
     Admin,
@@ -50,7 +49,7 @@ enum Asked {
 }
 
 #[derive(Debug, Clone)]
-struct PendingWrite {
+pub(super) struct PendingWrite {
     calls: Vec<(CallId, Operation)>,
     /// Numbers of the values it writes.
     ids: Vec<u64>,
@@ -58,33 +57,33 @@ struct PendingWrite {
 }
 
 #[derive(Debug, Clone)]
-struct PendingRead {
-    options: ReadOptions,
-    key: Option<u64>,
-    call: Option<CallId>,
+pub(super) struct PendingRead {
+    pub(super) options: ReadOptions,
+    pub(super) key: Option<u64>,
+    pub(super) call: Option<CallId>,
     /// What was committed when it began.
-    floor: LogIndex,
+    pub(super) floor: LogIndex,
 }
 
 /// A read whose answer waits a moment: a process may be stopped between reading and answering.
 #[derive(Debug, Clone)]
 pub(crate) struct FinishedRead {
-    request: PendingRead,
-    grant: ReadGrant,
-    kvs: Vec<KeyValue>,
+    pub(super) request: PendingRead,
+    pub(super) grant: ReadGrant,
+    pub(super) kvs: Vec<KeyValue>,
 }
 
 /// What clients remember, and the checkers they feed.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    workloads: Vec<Box<dyn Workload>>,
+    pub(super) workloads: Vec<Box<dyn Workload>>,
     /// Whose turn it is among them.
-    turn: usize,
+    pub(super) turn: usize,
     /// Clients that watch, in a part of the seeds.
-    watchers: Option<Watchers>,
+    pub(super) watchers: Option<Watchers>,
     pub(super) next_id: u64,
     pub(super) model: Model,
-    history: ClientHistory,
+    pub(super) history: ClientHistory,
     /// Numbers of values that were acknowledged, and the revision they were told.
     acknowledged: Vec<(u64, i64)>,
     /// Numbers of values whose write was refused for certain.
@@ -271,84 +270,6 @@ impl Process {
         self.submit(context, Pending { since, what }, op)
     }
 
-    /// The workload whose turn it is makes its move; those that watch take turns with them.
-    fn ask_workload(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {
-        if context.clients.workloads.is_empty() || context.random.chance(400_000) {
-            self.move_watchers(context, false);
-            return Ok(());
-        }
-        let now = context.now();
-        let clients = &mut context.clients;
-        clients.turn = (clients.turn + 1) % clients.workloads.len();
-        let number = clients.turn;
-        let mut drawn = clients.workloads[number].draw(&mut context.random, now).into_iter();
-        while let Some((call, op)) = drawn.next() {
-            if let Err(killed) = self.submit_for_workload(context, number, call, op) {
-                drawn.for_each(|(call, _)| context.clients.workloads[number].lost(call, now));
-                return Err(killed);
-            }
-        }
-        Ok(())
-    }
-
-    fn submit_for_workload(
-        &mut self,
-        context: &mut Context<FullTier>,
-        number: usize,
-        call: u64,
-        op: ClientOp,
-    ) -> Result<(), Killed> {
-        let (now, since) = (context.now(), context.local());
-        if mutant!(KeepAliveOfDeposed)
-            && let Some(answer) = self.keep_alive_of_own_word(&op)
-        {
-            let view = self.state.view();
-            context.clients.workloads[number].answered(call, now, &answer, &view, &mut context.coverage);
-            return self.submit(context, Pending { since, what: Asked::Gone }, op);
-        }
-        self.submit(context, Pending { since, what: Asked::Workload { number, call } }, op)
-    }
-
-    /// What a node that takes itself for the leader would say of a keepalive without asking anybody.
-    fn keep_alive_of_own_word(&self, op: &ClientOp) -> Option<Answer> {
-        let ClientOp::Write { command: Command::LeaseRenew { ids }, .. } = op else { return None };
-        let view = self.state.view();
-        self.node.as_ref()?.leads()?;
-        let ttl = |id: &i64| view.lease(*id).map_or(0, |lease| lease.ttl_seconds);
-        let result = Ok(Response::LeaseRenew { ttls_seconds: ids.iter().map(ttl).collect() });
-        Some(Answer::Written(Outcome { result, revision: view.revision(), changes: Vec::new() }))
-    }
-
-    /// A client that watches at this node makes a move; with `settle`, all of them do what settles them.
-    fn move_watchers(&mut self, context: &mut Context<FullTier>, settle: bool) {
-        if self.has_strayed() {
-            return;
-        }
-        let (now, seen) = (context.now(), self.state.view().revision().0);
-        let Clients { watchers: Some(watchers), model, .. } = &mut context.clients else { return };
-        let (random, node) = (&mut context.random, context.node);
-        let moves = if settle {
-            watchers.settle(node, seen, now, random)
-        } else {
-            let (timeout_us, keys) = (context.plan.timeout_us(), context.plan.load.keys);
-            watchers.draw(random, node, (seen, now, timeout_us), keys, model, &mut context.coverage)
-        };
-        for it in moves {
-            let job = match it {
-                Move::Open { stream, line } => WatchJob::Open { stream, line },
-                Move::Create { stream, create } => WatchJob::Create { stream, create },
-                Move::Cancel { stream, id } => WatchJob::Cancel { stream, id },
-                Move::Progress { stream } => WatchJob::Progress { stream },
-                Move::Close { stream } => WatchJob::Close { stream },
-                Move::ReadLater { delay_us } => {
-                    context.later(delay_us, Event::WatchTurn);
-                    continue;
-                }
-            };
-            self.watch(context, job);
-        }
-    }
-
     /// A read that must be served, for the phase that checks that reads are.
     fn ask_read(&mut self, context: &mut Context<FullTier>, mut options: ReadOptions) -> Result<(), Killed> {
         if !context.faulty {
@@ -385,7 +306,12 @@ impl Process {
         (asked, ClientOp::Write { actor: Actor::Node, command })
     }
 
-    fn submit(&mut self, context: &mut Context<FullTier>, pending: Pending, op: ClientOp) -> Result<(), Killed> {
+    pub(super) fn submit(
+        &mut self,
+        context: &mut Context<FullTier>,
+        pending: Pending,
+        op: ClientOp,
+    ) -> Result<(), Killed> {
         self.requests += 1;
         let request = RequestId(self.requests);
         self.pending.insert(request, pending);
@@ -475,83 +401,6 @@ impl Process {
             }
             (what, answer) => panic!("{answer:?} is no answer to {what:?}"),
         }
-    }
-
-    /// Reads the state, and answers at once or a moment later.
-    fn read(&mut self, context: &mut Context<FullTier>, request: PendingRead, grant: ReadGrant) -> Result<(), Killed> {
-        let view = self.state.view();
-        let (key, range_end) = request.key.map_or_else(all_keys, |key| (key_name(key), Bytes::new()));
-        let limit = if context.random.coin() { 0 } else { context.random.below(5) as i64 };
-        let range = RangeRequest { key: key.clone(), range_end: range_end.clone(), limit, ..RangeRequest::default() };
-        let response = self.healthy(context, Handler::ReadBack, view.range(&range))?.expect("a current range");
-        let (node, applied) = (context.node, view.applied());
-        assert!(applied >= grant.index, "node {node} grants a read at {} and has applied {applied}", grant.index);
-        context.clients.model.check_range(node, view.revision().0, &range, &response);
-        if let Some(least) = request.options.min_revision {
-            assert!(response.revision.0 >= least, "node {node} reads at {}, asked for {least}", response.revision);
-        }
-        if grant.effective == Consistency::Stale {
-            check_stale(context, &request, &grant, applied);
-        }
-        let finished = FinishedRead { request, grant, kvs: response.kvs };
-        if context.random.chance(300_000) {
-            let delay = context.random.below(context.plan.timeout_us());
-            context.later(delay, Event::ReadFinished(finished));
-            return Ok(());
-        }
-        self.finish_read(context, finished)
-    }
-
-    /// Answers a read, if its lease still holds; else it is made again, with a quorum.
-    pub(super) fn finish_read(&mut self, context: &mut Context<FullTier>, read: FinishedRead) -> Result<(), Killed> {
-        if self.has_strayed() {
-            return Ok(());
-        }
-        let FinishedRead { request, grant, kvs } = read;
-        let node = self.node.as_ref().expect("it granted the read");
-        if let Some(fence) = grant.fence
-            && !fence.holds(node.lease(), context.local())
-        {
-            let options = ReadOptions { consistency: Consistency::Consistent, ..request.options };
-            let since = context.local();
-            let what = Asked::Read(PendingRead { options, ..request });
-            return self.submit(context, Pending { since, what }, ClientOp::Read(options));
-        }
-        context.coverage.hit(match grant.effective {
-            Consistency::Default => Reached::LeaseRead,
-            Consistency::Consistent => Reached::ConsistentRead,
-            Consistency::Stale => Reached::StaleRead,
-        });
-        let seen = kvs.first().map(|kv| value_id(&kv.value));
-        if let Some(key) = request.key {
-            match seen {
-                Some(id) => context.clients.last_seen.insert(key, id),
-                None => context.clients.last_seen.remove(&key),
-            };
-        }
-        if grant.effective == Consistency::Stale {
-            return Ok(());
-        }
-        if grant.fence.is_none() || context.plan.clocks_bounded {
-            context.oracle.read(context.node, request.floor, grant.index);
-            if let Some(call) = request.call {
-                let now = context.now();
-                context.clients.history.returned(call, now, Operation::Read(seen));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn check_stale(context: &mut Context<FullTier>, request: &PendingRead, grant: &ReadGrant, applied: LogIndex) {
-    let node = context.node;
-    if let Some(most) = request.options.max_staleness {
-        let told = grant.staleness.expect("a bounded read says how stale it is");
-        assert!(told <= most, "node {node} serves a read {told:?} old, at most {most:?} was asked for");
-    }
-    if let Some(staleness) = grant.staleness {
-        let us = staleness.as_micros() as u64;
-        context.oracle.stale_read(node, context.now(), applied, us, context.plan.clock_ppm);
     }
 }
 

@@ -194,7 +194,8 @@ impl Leases {
         assert!(!early, "I-20: lease {id} runs out early, at {now}: {known:?}");
     }
 
-    fn look(&mut self, id: i64, was: Was, view: &StateView) -> bool {
+    /// Whether a node holds the lease, and then with the keys that it shows.
+    fn look(id: i64, was: Was, view: &StateView) -> bool {
         let held = view.lease(id);
         let keys = view.range(&keys_of(id)).expect("a healthy disk can be read").expect("a current range").kvs;
         let Some(held) = held else {
@@ -293,10 +294,10 @@ impl Workload for Leases {
                     known.ended |= revoked || was == Was::Held;
                 }
             }
-            (Call::Look { id, was, generation }, None) => {
-                if matches!(answer, Answer::ReadAt(_)) && !self.look(id, was, view) {
-                    self.gone(id, was, generation, now, "a read says");
-                }
+            (Call::Look { id, was, generation }, None)
+                if matches!(answer, Answer::ReadAt(_)) && !Self::look(id, was, view) =>
+            {
+                self.gone(id, was, generation, now, "a read says");
             }
             _ => {}
         }

@@ -1,0 +1,98 @@
+//! Reads that were granted: what the state says, whether it may be said, and what checkers learn from it.
+
+use bytes::Bytes;
+use quorate_kv::RangeRequest;
+use quorate_node::{ClientOp, Consistency, ReadGrant, ReadOptions};
+use quorate_raft::LogIndex;
+
+use super::clients::{Asked, FinishedRead, Pending, PendingRead, all_keys, key_name};
+use super::model::value_id;
+use super::{Event, FullTier, Process};
+use crate::check::black_box::Operation;
+use crate::context::Context;
+use crate::coverage::{Handler, Reached};
+use crate::tier::Killed;
+
+impl Process {
+    /// Reads the state, and answers at once or a moment later.
+    pub(super) fn read(
+        &mut self,
+        context: &mut Context<FullTier>,
+        request: PendingRead,
+        grant: ReadGrant,
+    ) -> Result<(), Killed> {
+        let view = self.state.view();
+        let (key, range_end) = request.key.map_or_else(all_keys, |key| (key_name(key), Bytes::new()));
+        let limit = if context.random.coin() { 0 } else { context.random.below(5) as i64 };
+        let range = RangeRequest { key: key.clone(), range_end: range_end.clone(), limit, ..RangeRequest::default() };
+        let response = self.healthy(context, Handler::ReadBack, view.range(&range))?.expect("a current range");
+        let (node, applied) = (context.node, view.applied());
+        assert!(applied >= grant.index, "node {node} grants a read at {} and has applied {applied}", grant.index);
+        context.clients.model.check_range(node, view.revision().0, &range, &response);
+        if let Some(least) = request.options.min_revision {
+            assert!(response.revision.0 >= least, "node {node} reads at {}, asked for {least}", response.revision);
+        }
+        if grant.effective == Consistency::Stale {
+            check_stale(context, &request, &grant, applied);
+        }
+        let finished = FinishedRead { request, grant, kvs: response.kvs };
+        if context.random.chance(300_000) {
+            let delay = context.random.below(context.plan.timeout_us());
+            context.later(delay, Event::ReadFinished(finished));
+            return Ok(());
+        }
+        self.finish_read(context, finished)
+    }
+
+    /// Answers a read, if its lease still holds; else it is made again, with a quorum.
+    pub(super) fn finish_read(&mut self, context: &mut Context<FullTier>, read: FinishedRead) -> Result<(), Killed> {
+        if self.has_strayed() {
+            return Ok(());
+        }
+        let FinishedRead { request, grant, kvs } = read;
+        let node = self.node.as_ref().expect("it granted the read");
+        if let Some(fence) = grant.fence
+            && !fence.holds(node.lease(), context.local())
+        {
+            let options = ReadOptions { consistency: Consistency::Consistent, ..request.options };
+            let since = context.local();
+            let what = Asked::Read(PendingRead { options, ..request });
+            return self.submit(context, Pending { since, what }, ClientOp::Read(options));
+        }
+        context.coverage.hit(match grant.effective {
+            Consistency::Default => Reached::LeaseRead,
+            Consistency::Consistent => Reached::ConsistentRead,
+            Consistency::Stale => Reached::StaleRead,
+        });
+        let seen = kvs.first().map(|kv| value_id(&kv.value));
+        if let Some(key) = request.key {
+            match seen {
+                Some(id) => context.clients.last_seen.insert(key, id),
+                None => context.clients.last_seen.remove(&key),
+            };
+        }
+        if grant.effective == Consistency::Stale {
+            return Ok(());
+        }
+        if grant.fence.is_none() || context.plan.clocks_bounded {
+            context.oracle.read(context.node, request.floor, grant.index);
+            if let Some(call) = request.call {
+                let now = context.now();
+                context.clients.history.returned(call, now, Operation::Read(seen));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_stale(context: &mut Context<FullTier>, request: &PendingRead, grant: &ReadGrant, applied: LogIndex) {
+    let node = context.node;
+    if let Some(most) = request.options.max_staleness {
+        let told = grant.staleness.expect("a bounded read says how stale it is");
+        assert!(told <= most, "node {node} serves a read {told:?} old, at most {most:?} was asked for");
+    }
+    if let Some(staleness) = grant.staleness {
+        let us = staleness.as_micros() as u64;
+        context.oracle.stale_read(node, context.now(), applied, us, context.plan.clock_ppm);
+    }
+}
