@@ -11,7 +11,7 @@ use quorate_sim::{Coverage, Reached, TierChoice, Verdict};
 pub(crate) const MEASURED_LENGTH: Duration = Duration::from_secs(130);
 
 /// At most so many of a thousand searches for an explanation of what clients saw may be given up.
-const UNDECIDED_PER_THOUSAND: u64 = 20;
+const UNDECIDED_PER_THOUSAND: u64 = 100;
 
 /// A run counts towards speed with at least so many simulated seconds,
 const LEAST_SECONDS: f64 = 120.0;
