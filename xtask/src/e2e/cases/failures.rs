@@ -151,6 +151,7 @@ fn lose_node(scene: &Scene<'_>, word: &Word) -> Result<(), Failure> {
     });
     scene.kubectl.output(&["uncordon", NODE])?;
     moved?;
+    tie_volume("data-db-2", "lost", scene)?;
     scene.await_fact("the status says that a member is down", || {
         let status = scene.status()?;
         Ok(condition(&status, "Degraded") == "True" && condition(&status, "Available") == "True")
@@ -172,9 +173,20 @@ fn lose_node(scene: &Scene<'_>, word: &Word) -> Result<(), Failure> {
     ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
 }
 
+/// The volume of a claim is one node's, as a local disk is: a volume that others can use would come back with its data.
+fn tie_volume(claim: &str, node: &str, scene: &Scene<'_>) -> Result<(), Failure> {
+    let volume = scene.get(&["persistentvolumeclaim", claim])?["spec"]["volumeName"].clone();
+    let volume = volume.as_str().ok_or_else(|| Failure::Broken(format!("{claim} has no volume")))?;
+    let host = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [node] });
+    let affinity = json!({ "required": { "nodeSelectorTerms": [{ "matchExpressions": [host] }] } });
+    let patch = json!({ "spec": { "nodeAffinity": affinity } }).to_string();
+    scene.kubectl.output(&["patch", "persistentvolume", volume, "--type=merge", "--patch", &patch]).map(drop)
+}
+
 /// A Node object without a kubelet, ready for as long as nobody expects a heartbeat.
 fn make_node(name: &str, scene: &Scene<'_>) -> Result<(), Failure> {
-    scene.kubectl.apply(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } }).to_string())?;
+    let metadata = json!({ "name": name, "labels": { "kubernetes.io/hostname": name } });
+    scene.kubectl.apply(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata }).to_string())?;
     let resources = json!({ "cpu": "4", "memory": "8Gi", "pods": "20" });
     let ready = json!({ "type": "Ready", "status": "True", "reason": "Made", "message": "by a test" });
     let status = json!({ "status": { "capacity": resources, "allocatable": resources, "conditions": [ready] } });
