@@ -267,8 +267,11 @@ impl LogModel {
     }
 
     /// When the oldest write that is not durable was asked for.
+    ///
+    /// That of the log's front does not count: the core asks for it and never hears of it again.
     pub(crate) fn oldest_pending(&self) -> Option<Instant> {
-        self.asked.front().copied()
+        let waiting = self.pending.iter().zip(&self.asked).find(|(write, _)| write.seq().is_some());
+        waiting.map(|(_, since)| *since)
     }
 
     /// Takes a write; returns whether it overwrote entries.
