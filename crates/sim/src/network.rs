@@ -160,6 +160,14 @@ impl Network {
         self.links[from.0 * self.hosts + to.0].heard_at
     }
 
+    /// What arrived while a process stood still it hears now.
+    pub(crate) fn heard_late(&mut self, to: HostId, now: Instant) {
+        for from in 0..self.hosts {
+            let link = self.link(HostId(from), to);
+            link.heard_at = link.heard_at.max(now);
+        }
+    }
+
     fn arrival(&mut self, now: Instant, from: HostId, to: HostId, coverage: &mut Coverage) -> Instant {
         let delay = self.plan.delay_min_us + self.random.exponential(self.plan.delay_mean_us);
         let overtakes = self.random.chance(self.plan.reordering);

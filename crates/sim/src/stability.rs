@@ -98,7 +98,9 @@ impl<T: Tier> World<T> {
         }
         let (index, Some(membership)) = self.context.oracle.committed_membership() else { return false };
         let (known, since) = self.stability.configuration;
-        if index != known || !long_ago(since) || membership.is_joint() || membership.target.is_some() {
+        // A configuration that it has appended and not committed counts for a leader already.
+        let changing = membership.is_joint() || membership.target.is_some() || !self.knows_only(leader, index);
+        if index != known || !long_ago(since) || changing {
             return false;
         }
         let calm = |host: HostId| {
@@ -111,7 +113,6 @@ impl<T: Tier> World<T> {
         };
         let around = membership.voters.iter().filter(|voter| {
             let host = self.context.cluster.directory.get(voter);
-            // A configuration of the leader's own that is not committed is another one.
             host.is_some_and(|host| {
                 self.hosts[host.0].node == **voter && calm(*host) && near(*host) && self.knows_only(*host, index)
             })

@@ -369,6 +369,9 @@ impl<T: Tier> World<T> {
             it.clock = Clock::new(self.context.queue.now(), it.clock.read(since).0, 0);
         }
         let backlog = std::mem::take(&mut self.hosts[host.0].backlog);
+        if backlog.iter().any(|event| matches!(event, NodeEvent::Message(_))) {
+            self.context.network.heard_late(host, self.context.queue.now());
+        }
         let life = self.hosts[host.0].life;
         for event in backlog {
             if self.hosts[host.0].life == life {
