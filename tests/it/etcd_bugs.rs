@@ -14,7 +14,7 @@ use tonic::{Code, Request};
 
 use crate::faults::{assert_holds, start_load, wait_for_writes};
 
-fn put(key: &str, value: &str) -> pb::PutRequest {
+pub(crate) fn put(key: &str, value: &str) -> pb::PutRequest {
     pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..pb::PutRequest::default() }
 }
 
@@ -38,7 +38,7 @@ async fn etcd_14370_a_killed_single_node_keeps_what_it_acknowledged() {
 }
 
 /// Users and their rights, made at one node, with the switch on at the end; `u` may touch what begins with `u`.
-async fn enable_auth(cluster: &Cluster) {
+pub(crate) async fn enable_auth(cluster: &Cluster) {
     let mut auth = AuthClient::new(cluster.channel(0));
     for (user, role) in [("root", "root"), ("u", "r")] {
         let add = pb::AuthUserAddRequest { name: user.into(), password: "pw".into(), ..Default::default() };
@@ -54,7 +54,7 @@ async fn enable_auth(cluster: &Cluster) {
 }
 
 /// A request with the token of `user`, who logs in at the node at `position`.
-async fn signed<T>(cluster: &Cluster, position: usize, user: &str, message: T) -> Request<T> {
+pub(crate) async fn signed<T>(cluster: &Cluster, position: usize, user: &str, message: T) -> Request<T> {
     let login = pb::AuthenticateRequest { name: user.into(), password: "pw".into() };
     let token = wait_for("a login", || async {
         AuthClient::new(cluster.channel(position)).authenticate(login.clone()).await.ok()

@@ -10,6 +10,7 @@ mod machine;
 mod namespaces;
 mod network;
 mod resize;
+mod rights;
 mod rot;
 mod secrets;
 mod soak;

@@ -9,9 +9,11 @@
 mod admin_token;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use quorate_kv::auth::{AttachedKeys, Caller, NoLeases, Right};
 use quorate_kv::{Actor, AuthCommand, AuthError, AuthState, Command, RangeRequest, TxnRequest};
+use quorate_node::{Consistency, ReadOptions};
 use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::AUTHORIZATION;
 
@@ -21,6 +23,9 @@ use admin_token::AdminToken;
 
 /// The metadata in which etcd's clients send their token; others use `authorization`.
 const TOKEN: &str = "token";
+
+/// How long a node that is behind may take to learn of the newest rights before it refuses a caller.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// What a caller asks for, decoded. There is no other way to anything that is served; a new kind of request does not compile
 /// until [`judge`] says who may.
@@ -125,9 +130,25 @@ impl Access {
 
     /// Checks one request. `headers` are the request's metadata or HTTP headers.
     ///
+    /// A right that was given, and acknowledged, before the request was sent is never refused for want of having been applied
+    /// here: before a refusal by the rights of users this node catches up and looks again.
+    ///
     /// # Errors
     /// [`Denied`], with what the caller has to do.
     pub(crate) async fn check(&self, headers: &HeaderMap, action: Action<'_>) -> Result<Permit, Denied> {
+        match self.check_now(headers, action).await {
+            Err(Denied::Auth(_)) => {
+                let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
+                // Without a leader, what is known here is all there is to judge by.
+                let _caught_up = tokio::time::timeout(CATCH_UP, self.replica.read(options)).await;
+                self.check_now(headers, action).await
+            }
+            checked => checked,
+        }
+    }
+
+    /// Checks one request by the rights as they are applied here.
+    async fn check_now(&self, headers: &HeaderMap, action: Action<'_>) -> Result<Permit, Denied> {
         let view = self.replica.view();
         let state = view.as_ref().map(|view| view.auth()).unwrap_or_default();
         let judged_by = judged_by(&state);

@@ -1,0 +1,37 @@
+//! Rights of users on several nodes: what was acknowledged at one holds at all.
+
+use quorate_proto::authpb::Permission;
+use quorate_proto::authpb::permission::Type;
+use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::auth_client::AuthClient;
+use quorate_proto::etcdserverpb::kv_client::KvClient;
+use quorate_tests::cluster::Cluster;
+
+use crate::etcd_bugs::{enable_auth, put, signed};
+
+/// The request waits in the socket of a node that stands still while the right is given, so it is read before the node has
+/// heard of the grant.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_was_given_holds_at_a_node_that_is_behind() {
+    let cluster = Cluster::start(3, &[]).await;
+    // Once rights are on, nobody may ask a node for its role without a token.
+    let leader = cluster.leader().await;
+    let behind = (leader + 1) % 3;
+    enable_auth(&cluster).await;
+    for round in 0..5 {
+        let key = format!("w{round}");
+        let perm =
+            Permission { perm_type: Type::Readwrite.into(), key: key.clone().into(), range_end: Default::default() };
+        let grant = pb::AuthRoleGrantPermissionRequest { name: "r".into(), perm: Some(perm) };
+        let grant = signed(&cluster, leader, "root", grant).await;
+        let write = signed(&cluster, behind, "u", put(&key, "1")).await;
+        let mut paused = KvClient::new(cluster.channel(behind));
+        let early = signed(&cluster, behind, "u", put(&key, "0")).await;
+        paused.put(early).await.expect_err("not its right yet");
+        cluster.nodes[behind].pause();
+        AuthClient::new(cluster.channel(leader)).role_grant_permission(grant).await.expect("root may");
+        let waiting = tokio::spawn(async move { paused.put(write).await });
+        cluster.nodes[behind].resume();
+        waiting.await.expect("runs to its end").expect("its right");
+    }
+}
