@@ -194,7 +194,8 @@ impl Replica {
             space: engine.as_deref().map(space_view).unwrap_or_default(),
             disk: engine.as_deref().map(|engine| disk_view(core, engine)).unwrap_or_default(),
             watches: engine.as_deref().map(|engine| engine.watching.view()).unwrap_or_default(),
-            no_space: core.change.borrow().no_space,
+            // Looked at now, as the alarms below are: what was last told may be older than an alarm that was taken back.
+            no_space: engine.as_deref().is_some_and(Engine::has_no_space),
             quota_bytes: core.settings.quota_bytes,
             alarms: engine.as_deref().map(|engine| engine.view.alarms()).unwrap_or_default(),
         }

@@ -173,8 +173,13 @@ async fn a_connection_may_have_as_many_streams_as_the_limit_and_the_next_waits()
     // The server's settings are there when the first answer is.
     client.send_request(probe(), true).expect("sent").0.await.expect("answered");
     assert_eq!(client.current_max_send_streams(), 4);
-    // Without the end of its request none of these is answered.
-    let mut open: Vec<_> = (0..4).map(|_| client.send_request(call(), false).expect("sent")).collect();
+    // Without the end of its request none of these is answered. A stream may be asked for once the one before it was opened.
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        client = client.ready().await.expect("connected");
+        open.push(client.send_request(call(), false).expect("sent"));
+    }
+    client = client.ready().await.expect("connected");
     let (mut fifth, _) = client.send_request(probe(), true).expect("queued");
     let waits = std::future::poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut fifth).poll(cx).is_pending())).await;
     assert!(waits, "a fifth stream was opened");
