@@ -81,6 +81,12 @@ fn keep_panics() {
     });
 }
 
+/// Whether the last panic of this thread came from source whose path has `part` in it.
+pub(crate) fn last_panic_was_in(part: &str) -> bool {
+    let place = |text: &String| text.rsplit_once("\n  at ").is_some_and(|(_, place)| place.contains(part));
+    LAST_PANIC.with(|last| last.borrow().as_ref().is_some_and(place))
+}
+
 /// Runs one seed to its verdict.
 ///
 /// # Errors
