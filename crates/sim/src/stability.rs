@@ -105,7 +105,9 @@ impl<T: Tier> World<T> {
         }
         let calm = |host: HostId| {
             let it = &self.hosts[host.0];
-            it.process.is_some() && !it.paused && long_ago(self.context.disturbed[host.0])
+            // One that has fenced itself answers nobody.
+            let serves = it.process.as_ref().is_some_and(|process| !T::is_fenced(process));
+            serves && !it.paused && long_ago(self.context.disturbed[host.0])
         };
         let network = &self.context.network;
         let near = |host: HostId| {

@@ -80,7 +80,9 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
                 context.coverage.struck(Struck::Full, Handler::Open);
                 return None;
             }
-            assert!(disk.doubtful, "I-16: node {} cannot start: {error}", disk.node);
+            // What a sync failed to write was read from memory until the power went.
+            let harmed = disk.doubtful || failures_before > 0;
+            assert!(harmed, "I-16: node {} cannot start: {error}", disk.node);
             disk.refused = true;
             return None;
         }
