@@ -25,6 +25,8 @@ use tokio::runtime::Runtime;
 
 /// Calls that wait for others (locks, watches) are given up after this long.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// What a node needs before it can be tried must be answered, however busy the machine is.
+const SETUP_PATIENCE: Duration = Duration::from_secs(60);
 /// More of an answer is not read.
 const MOST_ANSWER_BYTES: usize = 64 * 1024;
 /// What signed tokens are signed with.
@@ -76,7 +78,8 @@ pub(crate) fn guarded() -> Arc<Node> {
             ),
             ("AuthEnable", Vec::new()),
         ] {
-            let answer = node.call(&format!("etcdserverpb.Auth/{call}"), &message);
+            let (request, body) = framed(&format!("etcdserverpb.Auth/{call}"), &message);
+            let answer = node.exchange_within(SETUP_PATIENCE, request, body);
             assert_eq!(answer.status, "0", "{call}: {answer:?}");
         }
         Arc::new(node)
@@ -120,10 +123,8 @@ impl Node {
 
     /// Sends one message, well framed, to a method of gRPC.
     pub(crate) fn call(&self, method: &str, message: &[u8]) -> Answer {
-        let length = u32::try_from(message.len()).expect("inputs are small").to_be_bytes();
-        let body = [&[0][..], &length, message].concat();
-        let request = Request::post(format!("http://fuzz/{method}")).header("content-type", "application/grpc");
-        self.exchange(request.header("te", "trailers").body(()).expect("sound"), body.into())
+        let (request, body) = framed(method, message);
+        self.exchange(request, body)
     }
 
     /// Sends one request over HTTP/2.
@@ -131,10 +132,14 @@ impl Node {
     /// # Panics
     /// If anything panicked meanwhile, or the node ended.
     pub(crate) fn exchange(&self, request: Request<()>, body: Bytes) -> Answer {
+        self.exchange_within(PATIENCE, request, body)
+    }
+
+    fn exchange_within(&self, patience: Duration, request: Request<()>, body: Bytes) -> Answer {
         let before = PANICS.load(Ordering::Relaxed);
         let answer = self.runtime.block_on(async {
             let exchange = self.exchange_now(request, body);
-            tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Ok(Answer::default()))
+            tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| Ok(Answer::default()))
         });
         assert_eq!(PANICS.load(Ordering::Relaxed), before, "something panicked in the node");
         match answer {
@@ -186,6 +191,14 @@ impl Node {
         });
         Ok(Answer { status, text })
     }
+}
+
+/// A message as gRPC sends it to a method.
+fn framed(method: &str, message: &[u8]) -> (Request<()>, Bytes) {
+    let length = u32::try_from(message.len()).expect("inputs are small").to_be_bytes();
+    let body = [&[0][..], &length, message].concat();
+    let request = Request::post(format!("http://fuzz/{method}")).header("content-type", "application/grpc");
+    (request.header("te", "trailers").body(()).expect("sound"), body.into())
 }
 
 async fn start(folder: &Path) -> Server {
