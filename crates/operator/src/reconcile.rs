@@ -187,12 +187,12 @@ async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result
             Step::TransferLeader { .. } => drop(context.transfers.extend(&names)),
             _ => context.transfers.end(&names),
         }
-        interrupt(&sighting.cluster, Moment::Before, step);
+        interrupt(&context.client, &sighting.cluster, Moment::Before, step).await?;
         if let Err(source) = hands.act(&sighting, step).await {
             publish_failure(context, &sighting, work, &source).await;
             return Err(ReconcileError::Act { work, source });
         }
-        interrupt(&sighting.cluster, Moment::After, step);
+        interrupt(&context.client, &sighting.cluster, Moment::After, step).await?;
         context.metrics.stepped(work);
     } else if decided.finding == Finding::Reconciled {
         context.transfers.end(&names);

@@ -45,6 +45,8 @@ pub(super) fn helm_4_waits_for_the_cluster(scene: &Scene<'_>) -> Result<(), Fail
     // The operator's chart as well: it is installed anew, and the resource that the other helm left is taken over.
     scene.kubectl.helm(&["uninstall", "quorate-operator", "--namespace", SYSTEM, "--wait"])?;
     install_operator(&kubectl)?;
+    // A resource without any status counts as ready to helm: somebody has to be there to write one.
+    scene.await_fact("a replica acts", || Ok(!super::operators::holder(scene)?.is_empty()))?;
     let (chart, image) = (chart("quorate"), format!("image={IMAGE}:{}", TAGS[0]));
     let namespace = ["--namespace", &scene.namespace];
     let values = ["--set", &image, "--set", "storage.size=1Gi"];

@@ -2,13 +2,14 @@
 
 use std::process::{Command, Stdio};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::e2e::images::{IMAGE, TAGS};
 use crate::e2e::suite::{CALM, SYSTEM, Scene, ensure};
-use crate::e2e::writer::{Tally, Writers};
+use crate::e2e::writer::{Tally, Writers, get, put};
 use crate::failure::Failure;
 
+const INTERRUPT: &str = "quorate.io/test-interrupt";
 const OPERATORS: &str = "--selector=app.kubernetes.io/name=quorate-operator";
 
 pub(super) fn two_operators_at_once_do_no_harm(scene: &Scene<'_>) -> Result<(), Failure> {
@@ -72,7 +73,9 @@ pub(super) fn an_operator_that_dies_around_a_step_is_carried_on(scene: &Scene<'_
 fn tell(scene: &Scene<'_>) -> Result<(), Failure> {
     let cluster = json!({
         "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
-        "metadata": { "name": "db", "namespace": scene.namespace, "annotations": { "quorate.io/test-interrupt": "before/Init" } },
+        "metadata": {
+            "name": "db", "namespace": scene.namespace, "annotations": { INTERRUPT: "before/Init,after/Init" },
+        },
         "spec": {
             "image": format!("{IMAGE}:{}", TAGS[0]), "storage": { "size": "1Gi" },
             // Nobody but the operator is to move leadership, however busy the machine is.
@@ -80,84 +83,63 @@ fn tell(scene: &Scene<'_>) -> Result<(), Failure> {
         },
     });
     scene.kubectl.apply(&cluster.to_string())?;
-    let died = await_deaths(scene, &["before/Init", "after/Init"])?;
+    await_deaths(scene)?;
     scene.await_ready(3)?;
-    let writers = Writers::start(scene.service()?, "steps");
-    let died = died + resize(scene, 5, &["before/SetVoters", "after/SetVoters"])?;
+    put(scene.service()?, "kept", "yes")?;
+    resize(scene, 5, "before/SetVoters,after/SetVoters")?;
     super::resize::lead_from(scene, "db-4")?;
-    let down = [
-        "before/SetServing",
-        "after/SetServing",
-        "after/TransferLeader",
-        "before/SetVoters",
-        "after/SetVoters",
-        "after/ScaleSet",
-        "before/DeleteVolume",
-        "after/DeleteVolume",
-    ];
-    let died = died + resize(scene, 3, &down)?;
+    let down = "before/SetServing,after/SetServing,before/TransferLeader,after/TransferLeader,before/SetVoters,after/SetVoters,\
+                after/ScaleSet,before/DeleteVolume,after/DeleteVolume";
+    resize(scene, 3, down)?;
 
-    interrupt_at(scene, "before/RestartPod")?;
+    interrupt_at(scene, "before/RestartPod,after/RestartPod")?;
     scene.patch(&json!({ "image": format!("{IMAGE}:{}", TAGS[1]) }))?;
-    let died = died + await_deaths(scene, &["before/RestartPod", "after/RestartPod"])?;
+    await_deaths(scene)?;
     scene.await_ready(3)?;
 
-    interrupt_at(scene, "before/SetVoters")?;
+    interrupt_at(scene, "before/SetVoters,after/SetVoters")?;
     let ids = scene.member_ids()?;
     scene.run(&["delete", "persistentvolumeclaim", "data-db-1", "--wait=false"])?;
     scene.run(&["delete", "pod", "db-1", "--wait=false"])?;
-    let died = died + await_deaths(scene, &["before/SetVoters", "after/SetVoters"])?;
+    await_deaths(scene)?;
     scene.await_fact("another member in its place", || {
         let now = scene.member_ids()?;
         Ok(now.len() == 3 && ids.iter().filter(|id| now.contains(id)).count() == 2)
     })?;
     scene.await_ready(3)?;
-    let tally = writers.finish()?;
-    eprintln!("  {died} deaths");
-    report(&tally);
-    Ok(())
+    ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
 }
 
-fn resize(scene: &Scene<'_>, size: usize, points: &[&str]) -> Result<usize, Failure> {
-    interrupt_at(scene, points[0])?;
+fn resize(scene: &Scene<'_>, size: usize, points: &str) -> Result<(), Failure> {
+    interrupt_at(scene, points)?;
     scene.patch(&json!({ "replicas": size }))?;
-    let died = await_deaths(scene, points)?;
+    await_deaths(scene)?;
     scene.await_ready(size)?;
     scene.await_fact("as many volumes as members", || {
         Ok(scene.get(&["persistentvolumeclaims"])?["items"].as_array().map_or(0, Vec::len) == size)
-    })?;
-    Ok(died)
+    })
 }
 
-/// The first point is asked for already. Waits for the death at each, then asks for the next.
-fn await_deaths(scene: &Scene<'_>, points: &[&str]) -> Result<usize, Failure> {
-    for (number, point) in points.iter().enumerate() {
-        scene.await_fact(&format!("the operator died {point}"), || Ok(deaths(scene)? > 0))?;
-        interrupt_at(scene, points.get(number + 1).copied().unwrap_or_default())?;
+fn interrupt_at(scene: &Scene<'_>, points: &str) -> Result<(), Failure> {
+    scene.run(&["annotate", "quoratecluster/db", "--overwrite", &format!("{INTERRUPT}={points}")]).map(drop)
+}
+
+/// Waits until an operator has died at each moment of the list: it takes off the first before it does.
+fn await_deaths(scene: &Scene<'_>) -> Result<(), Failure> {
+    let left = || -> Result<String, Failure> {
+        let cluster = scene.get(&["quoratecluster", "db"])?;
+        Ok(cluster["metadata"]["annotations"][INTERRUPT].as_str().unwrap_or_default().to_owned())
+    };
+    loop {
+        let before = left()?;
+        if before.is_empty() {
+            return Ok(());
+        }
+        scene.await_fact(&format!("the operator died {before}"), || Ok(left()? != before))?;
         // New pods, so that the kubelet's growing pauses between restarts do not count.
         let delete = ["delete", "pods", "--namespace", SYSTEM, OPERATORS, "--force", "--grace-period=0", "--wait=true"];
         scene.kubectl.output(&delete)?;
     }
-    Ok(points.len())
-}
-
-fn interrupt_at(scene: &Scene<'_>, point: &str) -> Result<(), Failure> {
-    let change = if point.is_empty() {
-        "quorate.io/test-interrupt-".to_owned()
-    } else {
-        format!("quorate.io/test-interrupt={point}")
-    };
-    scene.run(&["annotate", "quoratecluster/db", "--overwrite", &change]).map(drop)
-}
-
-/// Containers of the operator that have ended since their pods were made.
-fn deaths(scene: &Scene<'_>) -> Result<usize, Failure> {
-    let pods = scene.kubectl.get(&["pods", "--namespace", SYSTEM, OPERATORS])?["items"].as_array().cloned();
-    let ended = |pod: &Value| {
-        let status = &pod["status"]["containerStatuses"][0];
-        status["restartCount"].as_u64() > Some(0) || status["state"]["terminated"].is_object()
-    };
-    Ok(pods.unwrap_or_default().iter().filter(|pod| ended(pod)).count())
 }
 
 fn await_operators(scene: &Scene<'_>) -> Result<(), Failure> {
@@ -166,7 +148,7 @@ fn await_operators(scene: &Scene<'_>) -> Result<(), Failure> {
 }
 
 /// Name of the pod that acts.
-fn holder(scene: &Scene<'_>) -> Result<String, Failure> {
+pub(super) fn holder(scene: &Scene<'_>) -> Result<String, Failure> {
     let lease = scene.kubectl.get(&["lease", "quorate-operator", "--namespace", SYSTEM])?;
     Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
 }
