@@ -1,8 +1,7 @@
 //! The operator's binary: command line, logging, and the provider of cryptography.
 
 use clap::{Parser, Subcommand};
-use kube::CustomResourceExt;
-use quorate_operator::crd::QuorateCluster;
+use quorate_operator::crd::definition;
 use quorate_operator::run::{RunArgs, run};
 use tracing_subscriber::EnvFilter;
 
@@ -24,7 +23,7 @@ enum Command {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Arguments::parse().command {
-        Command::Crd => print!("{}", serde_saphyr::to_string(&QuorateCluster::crd())?),
+        Command::Crd => print!("{}", serde_saphyr::to_string(&definition())?),
         Command::Run(args) => {
             let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
             tracing_subscriber::fmt().json().with_env_filter(filter).init();

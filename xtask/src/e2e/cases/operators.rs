@@ -148,7 +148,7 @@ fn await_operators(scene: &Scene<'_>) -> Result<(), Failure> {
 }
 
 /// Name of the pod that acts.
-pub(super) fn holder(scene: &Scene<'_>) -> Result<String, Failure> {
+fn holder(scene: &Scene<'_>) -> Result<String, Failure> {
     let lease = scene.kubectl.get(&["lease", "quorate-operator", "--namespace", SYSTEM])?;
     Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
 }
