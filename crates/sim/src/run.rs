@@ -2,7 +2,7 @@
 //!
 //! A failing run is a panic inside it; here it becomes a [`Failure`] with the command that replays it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
@@ -67,19 +67,32 @@ impl fmt::Display for Failure {
 
 thread_local! {
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// What this thread runs.
+    static RUNNING: Cell<Option<(u64, TierChoice)>> = const { Cell::new(None) };
 }
 
-/// Keeps the text and place of a panic for the thread that catches it, instead of printing it.
+/// Keeps the text and place of a panic for the thread that catches it, instead of printing it. A panic that nobody can catch
+/// ends the process, so what it was and how to see it again is printed.
 fn keep_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         panic::set_hook(Box::new(|info| {
             let text = info.payload_as_str().unwrap_or("a panic without text");
             let place = info.location().map(ToString::to_string).unwrap_or_default();
+            if NOT_UNWINDING.contains(&text) {
+                let before = LAST_PANIC.with(|last| last.borrow_mut().take()).unwrap_or_default();
+                if let Some((seed, tier)) = RUNNING.get() {
+                    eprintln!("{}", Failure { seed, tier, what: format!("{text}, after: {before}") });
+                }
+                return;
+            }
             LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{text}\n  at {place}")));
         }));
     });
 }
+
+/// What the standard library says of panics that end the process.
+const NOT_UNWINDING: [&str; 2] = ["panic in a destructor during cleanup", "panic in a function that cannot unwind"];
 
 /// Whether the last panic of this thread came from source whose path has `part` in it.
 pub(crate) fn last_panic_was_in(part: &str) -> bool {
@@ -121,6 +134,7 @@ pub fn run_lasting(seed: u64, tier: TierChoice, length: Duration) -> Result<Verd
 fn run_plan(plan: Plan, tier: TierChoice, verbose: bool) -> Result<Verdict, Failure> {
     keep_panics();
     let seed = plan.seed;
+    RUNNING.set(Some((seed, tier)));
     let run = AssertUnwindSafe(|| {
         if verbose {
             eprintln!("{plan:#?}");

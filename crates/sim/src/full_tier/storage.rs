@@ -137,10 +137,14 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
     })
 }
 
-/// Closes stores. What redb makes of rotten files while it does is of no interest any more.
+/// Closes stores. Those of rotten files are dropped as a panic drops them, in which case redb puts nothing in order: a commit
+/// may fail on such pages in the midst of a destructor, which ends the process.
 fn let_go<T>(disk: &Disk, stores: T) {
     if disk.doubtful {
-        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(stores)));
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let _closed_while_unwinding = stores;
+            std::panic::resume_unwind(Box::new("the process dies"));
+        }));
     }
 }
 
