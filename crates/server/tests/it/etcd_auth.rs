@@ -11,6 +11,7 @@ use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_proto::quorate::v1 as admin_pb;
 use quorate_proto::v3electionpb::{LeaderKey, ResignRequest};
+use quorate_server::server::ServerConfig;
 use tokio_stream::StreamExt;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -59,7 +60,12 @@ impl Served {
 
     /// A node with the switch on; who root is.
     pub(crate) async fn with_root() -> (Served, As) {
-        let served = Served::alone().await;
+        Served::with_root_adjusted(|_| {}).await
+    }
+
+    /// The same with other settings than the usual ones.
+    pub(crate) async fn with_root_adjusted(adjust: impl FnOnce(&mut ServerConfig)) -> (Served, As) {
+        let served = Served::adjusted(adjust).await;
         let nobody = As(None);
         add_user(&served, &nobody, "root", "rootpw").await;
         give_role(&served, &nobody, "root", "root").await;

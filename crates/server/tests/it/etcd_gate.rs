@@ -10,7 +10,8 @@ use tonic::{Code, Request};
 use crate::cluster::PATIENCE;
 use crate::served::Served;
 
-fn with<T>(message: T, metadata: &[(&'static str, &[u8])]) -> Request<T> {
+/// A request with metadata.
+pub(crate) fn with<T>(message: T, metadata: &[(&'static str, &[u8])]) -> Request<T> {
     let mut request = Request::new(message);
     for (name, value) in metadata {
         request.metadata_mut().insert(*name, MetadataValue::try_from(*value).expect("a metadata value"));

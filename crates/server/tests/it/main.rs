@@ -7,6 +7,7 @@ mod boundaries;
 mod client_limits;
 mod cluster;
 mod etcd_auth;
+mod etcd_errors;
 mod etcd_gate;
 mod etcd_holes;
 mod etcd_kv;

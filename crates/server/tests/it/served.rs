@@ -54,7 +54,7 @@ impl Served {
     }
 
     /// The same with other settings than the usual ones, by the number of the node.
-    pub(crate) async fn together_adjusted(count: usize, adjust: fn(usize, &mut ServerConfig)) -> Vec<Served> {
+    pub(crate) async fn together_adjusted(count: usize, adjust: impl Fn(usize, &mut ServerConfig)) -> Vec<Served> {
         let mut nodes = Vec::new();
         for number in 0..count {
             nodes.push(Served::start(None, |config| adjust(number, config)).await);
