@@ -78,6 +78,12 @@ const RENDERINGS: &[Rendering] = &[
     ),
     rendering(
         CLUSTER,
+        &["autoCompaction.mode=Revision", "autoCompaction.retention=10000000"],
+        &["mode: \"Revision\"", "retention: \"10000000\""],
+        &[],
+    ),
+    rendering(
+        CLUSTER,
         &[
             "image=registry.example/quorate:1",
             "imagePullSecrets[0].name=pull",
@@ -175,6 +181,9 @@ const REFUSED: &[(&str, &str)] = &[
     (CLUSTER, "progressDeadlineSeconds=1"),
     (CLUSTER, "raft.electionTimeoutMilliseconds=1"),
     (CLUSTER, "autoCompaction.mode=Never"),
+    // With what is kept by default, which is a duration.
+    (CLUSTER, "autoCompaction.mode=Revision"),
+    (CLUSTER, "autoCompaction.retention=soon"),
     (CLUSTER, "storage.size="),
     (CLUSTER, "monitoring.runbookPrefix=docs"),
     (CLUSTER, "imagePullSecrets[0].nam=pull"),

@@ -111,6 +111,7 @@ fn labels_of_the_operator_cannot_be_set() {
     check_accepted(json!({ "additionalMetadata": { "labels": { "team": "a" }, "annotations": { "team": "a" } } }));
     for key in ["app.kubernetes.io/name", "quorate.io/role"] {
         check_refused(json!({ "additionalMetadata": { "labels": { key: "x" } } }), "belong to the operator");
+        check_refused(json!({ "monitoring": { "labels": { key: "x" } } }), "belong to the operator");
     }
     check_refused(
         json!({ "additionalMetadata": { "annotations": { "quorate.io/roll": "x" } } }),

@@ -17,6 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::status::QuorateClusterStatus;
 
+/// What a map of labels must keep to, and what is said otherwise.
+const OPERATORS_LABELS: (&str, &str) = (
+    "self.all(key, !key.startsWith('app.kubernetes.io/') && !key.startsWith('quorate.io/'))",
+    "labels under app.kubernetes.io/ and quorate.io/ belong to the operator",
+);
+
 /// A Quorate cluster: a replicated key-value store with the etcd v3 API.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
@@ -184,10 +190,7 @@ pub struct AdditionalMetadata {
     /// Labels; those of Kubernetes and of the operator cannot be set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
-    #[x_kube(validation = (
-        "self.all(key, !key.startsWith('app.kubernetes.io/') && !key.startsWith('quorate.io/'))",
-        "labels under app.kubernetes.io/ and quorate.io/ belong to the operator"
-    ))]
+    #[x_kube(validation = OPERATORS_LABELS)]
     pub labels: BTreeMap<String, String>,
     /// Annotations; those of the operator cannot be set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -299,10 +302,7 @@ pub struct Monitoring {
     /// Labels of the PodMonitor, by which a Prometheus selects it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
-    #[x_kube(validation = (
-        "self.all(key, !key.startsWith('app.kubernetes.io/') && !key.startsWith('quorate.io/'))",
-        "labels under app.kubernetes.io/ and quorate.io/ belong to the operator"
-    ))]
+    #[x_kube(validation = OPERATORS_LABELS)]
     pub labels: BTreeMap<String, String>,
 }
 
