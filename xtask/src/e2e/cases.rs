@@ -79,6 +79,7 @@ pub(super) const ALL: &[Case] = &[
         "a_scaled_cluster_keeps_its_size_if_the_release_names_none",
         installs::a_scaled_cluster_keeps_its_size_if_the_release_names_none,
     ),
+    more("helm_4_does_not_take_a_size_back_unasked", installs::helm_4_does_not_take_a_size_back_unasked),
     more("a_prometheus_operator_finds_its_objects", installs::a_prometheus_operator_finds_its_objects),
     more("a_resize_survives_a_kill_after_any_write", interrupted::a_resize_survives_a_kill_after_any_write),
     more("prometheus_sees_what_is_shown", monitoring::prometheus_sees_what_is_shown),

@@ -119,6 +119,29 @@ pub(super) fn a_scaled_cluster_keeps_its_size_if_the_release_names_none(scene: &
     scene.await_ready(3)
 }
 
+/// Helm 4 applies on the server, which knows who set the size last: an upgrade that names none leaves it alone, one that names another
+/// is refused until it is told to take the field over.
+pub(super) fn helm_4_does_not_take_a_size_back_unasked(scene: &Scene<'_>) -> Result<(), Failure> {
+    let kubectl = scene.kubectl.with_helm(Toolchain::helm_4()?);
+    let (chart, image) = (chart("quorate"), format!("image={IMAGE}:{}", TAGS[0]));
+    let upgrade = |more: &[&str]| {
+        let release = ["upgrade", "--install", "db", &chart, "--namespace", &scene.namespace];
+        kubectl.helm(&[&release[..], &["--set", &image, "--set", "storage.size=1Gi"], more].concat())
+    };
+    upgrade(&[])?;
+    scene.await_ready(3)?;
+    scene.run(&["scale", "quoratecluster/db", "--replicas=5"])?;
+    scene.await_ready(5)?;
+    upgrade(&["--set", "replicas=null", "--set", "progressDeadlineSeconds=900"])?;
+    scene.await_ready(5)?;
+    let spec = scene.get(&["quoratecluster", "db"])?["spec"].clone();
+    ensure(spec["replicas"] == 5 && spec["progressDeadlineSeconds"] == 900, || format!("the upgrade made {spec}"))?;
+    let refused = upgrade(&["--set", "replicas=3"]).err().map(|failure| failure.to_string()).unwrap_or_default();
+    ensure(refused.contains("conflict") && refused.contains(".spec.replicas"), || format!("helm said {refused:?}"))?;
+    upgrade(&["--set", "replicas=3", "--force-conflicts"])?;
+    scene.await_ready(3)
+}
+
 /// With the resources of the Prometheus operator there, each object that the charts and the operator make for it is accepted whole.
 pub(super) fn a_prometheus_operator_finds_its_objects(scene: &Scene<'_>) -> Result<(), Failure> {
     for (plural, kind) in [("podmonitors", "PodMonitor"), ("prometheusrules", "PrometheusRule")] {
