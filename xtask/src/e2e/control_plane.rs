@@ -23,15 +23,24 @@ const USERS: [(&str, &str, &str); 5] = [
 ];
 
 /// One line for every write of the operator.
-pub(super) const AUDIT_LOG: &str = "logs/audit.log";
+const AUDIT_LOG: &str = "logs/audit.log";
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
-- {level: None, resources: [{group: coordination.k8s.io}, {group: events.k8s.io}]}
+- {level: None, resources: [{group: coordination.k8s.io}]}
 - {level: Metadata, verbs: [create, update, patch, delete], users: ['system:serviceaccount:quorate-system:quorate-operator']}
 - {level: None}
 ";
+
+/// The operator's writes so far, its Lease apart, as the API server noted them: a JSON object each.
+pub(super) fn operator_writes() -> Result<Vec<String>, Failure> {
+    let log = place::path(AUDIT_LOG);
+    let text = fs::read_to_string(&log).map_err(Failure::file(&log))?;
+    // The last line may be on its way.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    Ok(whole.lines().map(str::to_owned).collect())
+}
 
 /// Starts all four and waits until the API server serves.
 pub(super) fn bring_up(tools: &Toolchain, datastore: Datastore, binaries: &Path) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::daemon::{await_ready, start};
 use super::kubectl::Kubectl;
-use super::place::{self, BRIDGE, HOST, NODE, POD_RANGE, text};
+use super::place::{self, BRIDGE, HOST, NODE, POD_RANGE, STAND_IN_RANGE, text};
 use super::toolchain::Toolchain;
 use crate::failure::Failure;
 use crate::process;
@@ -21,6 +21,7 @@ pub(super) fn make_network() -> Result<(), Failure> {
     ip(&["link", "add", BRIDGE, "type", "bridge"])?;
     ip(&["address", "add", &format!("{HOST}/16"), "dev", BRIDGE])?;
     ip(&["link", "set", BRIDGE, "up"])?;
+    ip(&["route", "add", "local", STAND_IN_RANGE, "dev", BRIDGE])?;
     let forward = Path::new("/proc/sys/net/ipv4/ip_forward");
     let before = fs::read_to_string(forward).map_err(Failure::file(forward))?;
     let kept = place::path("ip_forward");
@@ -113,7 +114,7 @@ fn network_config() -> String {
         r#"{{"cniVersion": "0.4.0", "name": "quorate-e2e", "plugins": [{{
   "type": "bridge", "bridge": "{BRIDGE}", "isDefaultGateway": true, "hairpinMode": true,
   "ipam": {{"type": "host-local", "dataDir": "{}", "ranges": [[{{
-    "subnet": "{POD_RANGE}", "rangeStart": "198.18.1.0", "rangeEnd": "198.18.254.254", "gateway": "{HOST}"}}]]}}
+    "subnet": "{POD_RANGE}", "rangeStart": "198.18.1.0", "rangeEnd": "198.18.239.254", "gateway": "{HOST}"}}]]}}
 }}]}}"#,
         text("ipam")
     )

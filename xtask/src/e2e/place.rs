@@ -12,6 +12,10 @@ pub(super) const BRIDGE: &str = "quorate-e2e0";
 /// benchmarks (RFC 2544), so that no real network is shadowed.
 pub(super) const HOST: &str = "198.18.0.1";
 pub(super) const POD_RANGE: &str = "198.18.0.0/16";
+/// Part of the pods' range that the machine itself answers for, and the first address given out of it: of pods that are a
+/// program of this machine.
+pub(super) const STAND_IN_RANGE: &str = "198.18.240.0/20";
+pub(super) const STAND_INS: &str = "198.18.240.1";
 pub(super) const SERVICE_RANGE: &str = "198.19.0.0/16";
 /// First address of the service range: the API server's own Service.
 pub(super) const API_SERVICE: &str = "198.19.0.1";

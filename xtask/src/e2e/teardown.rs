@@ -36,6 +36,7 @@ pub(super) fn tear_down() -> Result<(), Failure> {
     end_containers();
     for name in [
         "prometheus",
+        "stand-ins",
         "containerd",
         "coredns",
         "kube-proxy",
@@ -131,7 +132,7 @@ fn leftovers() -> Vec<String> {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut arguments = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         let program = arguments.next().unwrap_or_default().into_owned();
-        let ours = ["kube", "containerd", "coredns", "etcd", "quorate", "prometheus"];
+        let ours = ["kube", "containerd", "coredns", "etcd", "quorate", "prometheus", "stand_ins"];
         let name = program.rsplit('/').next().unwrap_or_default();
         if ours.iter().any(|prefix| name.starts_with(prefix)) && arguments.any(|argument| argument.contains(ROOT)) {
             left.push(format!("process {pid} {program}"));
