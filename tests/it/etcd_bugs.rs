@@ -12,7 +12,7 @@ use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_tests::cluster::{Cluster, PATIENCE, wait_for};
 use tonic::{Code, Request};
 
-use crate::faults::{assert_holds, start_load, wait_for_writes};
+use crate::faults::{assert_holds, put_at_last, start_load, wait_for_writes};
 
 pub(crate) fn put(key: &str, value: &str) -> pb::PutRequest {
     pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..pb::PutRequest::default() }
@@ -102,15 +102,19 @@ async fn etcd_20418_a_leader_that_was_paused_gives_no_stale_answer() {
     for round in 0..4 {
         let old = cluster.leader().await;
         let stale = format!("before {round}");
-        KvClient::new(cluster.channel(old)).put(put("k", &stale)).await.expect("it leads");
+        put_at_last(&cluster, old, "k", &stale).await;
         // Connected while it runs, so that the read waits in the socket of a process that does nothing.
         let mut paused = KvClient::new(cluster.channel(old));
-        paused.range(range("k")).await.expect("it leads");
+        wait_for("a read at the leader", || {
+            let mut client = paused.clone();
+            async move { client.range(range("k")).await.ok() }
+        })
+        .await;
         cluster.nodes[old].pause();
         let waiting = tokio::spawn(async move { paused.range(range("k")).await });
         let new = cluster.leader_other_than(old).await;
         let fresh = format!("after {round}");
-        KvClient::new(cluster.channel(new)).put(put("k", &fresh)).await.expect("it leads");
+        put_at_last(&cluster, new, "k", &fresh).await;
         cluster.nodes[old].resume();
         let answer = tokio::time::timeout(PATIENCE + Duration::from_secs(1), waiting).await.expect("in time");
         // An error promises nothing.

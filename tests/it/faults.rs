@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_tests::cluster::{Cluster, wait_for};
 use quorate_tests::history::{Event, Operation};
-use quorate_tests::load::{Load, LoadConfig, Report, read};
+use quorate_tests::load::{Load, LoadConfig, Report, put, read};
 
 const KEYS: usize = 5;
 
@@ -24,6 +24,16 @@ pub(crate) fn start_load_at(endpoints: Vec<String>, by_lease: bool) -> Load {
         pace: Duration::from_millis(2),
         move_on_failure: true,
     })
+}
+
+/// A put that is tried again: a starved machine may lose its leader for a moment.
+pub(crate) async fn put_at_last(cluster: &Cluster, position: usize, key: &str, value: &str) {
+    let client = KvClient::new(cluster.channel(position));
+    wait_for("a put to be taken", || {
+        let mut client = client.clone();
+        async move { put(&mut client, key, value).await.ok() }
+    })
+    .await;
 }
 
 /// Waits until the store, as the node at `position` serves it, is `count` revisions further than now.

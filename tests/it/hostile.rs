@@ -10,6 +10,8 @@ use quorate_tests::hostile::{
 };
 use quorate_tests::load::{Load, LoadConfig, Report, put};
 
+use crate::faults::put_at_last;
+
 /// Little room for answers, and no history that grows: what the node keeps is what the attacks leave.
 const FLAGS: &[&str] = &[
     "--max-answer-bytes=16777216",
@@ -45,20 +47,10 @@ fn start_bystander(cluster: &Cluster) -> Load {
 
 async fn wait_for_puts(cluster: &Cluster, during: &str) {
     for number in 0..20 {
-        put_at_last(cluster, "during", &format!("{during}-{number}")).await;
+        put_at_last(cluster, 0, "during", &format!("{during}-{number}")).await;
     }
     let more = cluster.nodes[0].memory_bytes();
     println!("{during}: memory {} MiB, {} files", more >> 20, cluster.nodes[0].open_files());
-}
-
-/// A put that is tried again: a starved machine may lose its leader for a moment.
-async fn put_at_last(cluster: &Cluster, key: &str, value: &str) {
-    let client = KvClient::new(cluster.channel(0));
-    wait_for("a put to be taken", || {
-        let mut client = client.clone();
-        async move { put(&mut client, key, value).await.ok() }
-    })
-    .await;
 }
 
 /// Every attack, one after the other; each holds what it has while the bystanders are served.
@@ -122,7 +114,7 @@ async fn attack(cluster: &Cluster) {
 async fn fill(cluster: &Cluster) {
     let value = "v".repeat(100_000);
     for number in 0..80 {
-        put_at_last(cluster, &format!("large-{number}"), &value).await;
+        put_at_last(cluster, 0, &format!("large-{number}"), &value).await;
     }
 }
 

@@ -101,6 +101,10 @@ impl Raft {
             return;
         };
         progress.reading = None;
+        if self.log.term_at(from.previous()).is_none() {
+            // The log begins after it by now.
+            return;
+        }
         let mut expected = from;
         // They may have been read for an earlier reign, or before the log was reset: only what is in this log may be sent.
         let usable = entries.iter().take_while(|entry| {

@@ -64,6 +64,8 @@ pub(crate) struct TestNode {
     images: BTreeMap<LogIndex, State>,
     /// Answers to reads from the log store, for the next steps.
     reads: VecDeque<Input>,
+    /// Keeps them back.
+    pub(crate) holds_reads: bool,
 }
 
 impl Disk {
@@ -177,6 +179,7 @@ impl TestNode {
             held: Vec::new(),
             images: BTreeMap::new(),
             reads: VecDeque::new(),
+            holds_reads: false,
         }
     }
 
@@ -195,7 +198,7 @@ impl TestNode {
             for effect in effects {
                 self.take_in(effect, &mut inputs, &mut out);
             }
-            if inputs.is_empty() {
+            if inputs.is_empty() && !self.holds_reads {
                 inputs.extend(self.reads.pop_front());
             }
         }

@@ -97,6 +97,11 @@ impl Script {
             ("unstall", [id]) => {
                 self.stalled.remove(&node(id));
             }
+            ("hold-reads", [id]) => self.nodes.get_mut(&node(id)).expect("a node that runs").holds_reads = true,
+            ("release-reads", [id]) => {
+                self.nodes.get_mut(&node(id)).expect("a node that runs").holds_reads = false;
+                self.tick(node(id));
+            }
             ("crash", ids) => ids.iter().for_each(|id| self.crash(node(id))),
             ("restart", ids) => ids.iter().for_each(|id| self.restart(node(id))),
             ("cut", [sides]) => self.cut(sides),
