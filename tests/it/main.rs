@@ -1,8 +1,10 @@
 //! Faults done to the real binary over loopback; one module a kind of fault.
 
 mod bad_input;
+mod barred;
 mod catalogue;
 mod disk_full;
+mod divergence;
 mod etcd_bugs;
 mod faults;
 mod hostile;

@@ -22,18 +22,6 @@ fn start_writers(cluster: &Cluster, staying: &[usize]) -> Load {
     })
 }
 
-fn set_voters(cluster: &Cluster, via: usize, voters: &[usize]) {
-    let target: Vec<String> = voters.iter().map(|p| cluster.nodes[*p].config.peer.to_string()).collect();
-    let output = cluster.nodes[via].ctl(&["set-voters", &target.join(",")]);
-    assert!(
-        output.status.success(),
-        "set-voters failed: {}{}\n{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-        cluster.logs()
-    );
-}
-
 async fn member_count(cluster: &Cluster, via: usize) -> usize {
     let mut client = ClusterClient::new(cluster.channel(via));
     let answer = client.member_list(MemberListRequest { linearizable: true }).await.expect("member list");
@@ -64,9 +52,9 @@ async fn three_to_five_to_three_refuses_no_write() {
     }
     cluster.wait_until_reachable().await;
     let load = start_writers(&cluster, &[0, 1, 2]);
-    set_voters(&cluster, 0, &[0, 1, 2, 3, 4]);
+    cluster.set_voters(0, &[0, 1, 2, 3, 4]);
     assert_eq!(member_count(&cluster, 1).await, 5);
-    set_voters(&cluster, 1, &[0, 1, 2]);
+    cluster.set_voters(1, &[0, 1, 2]);
     assert_eq!(member_count(&cluster, 2).await, 3);
     let report = load.finish().await;
     println!("{} acknowledged, largest gap {:?}", report.history.acknowledged(), report.history.largest_gap());
@@ -99,7 +87,7 @@ async fn a_leader_that_leaves_hands_over_and_its_own_clients_are_served_on() {
         pace: Duration::from_millis(15),
         move_on_failure: false,
     });
-    set_voters(&cluster, staying[0], &staying);
+    cluster.set_voters(staying[0], &staying);
     assert_eq!(member_count(&cluster, staying[1]).await, 3);
     let goal = revision(&cluster, staying[0]).await + 300;
     wait_for("clients of all five nodes to write on", || async {
@@ -132,7 +120,7 @@ async fn a_leader_killed_during_the_resize_loses_nothing_and_the_resize_ends() {
     cluster.nodes[leader].restart();
     // Whether the first call outlived the kill or not: the target is in the log, and asking again for it is success.
     first_call.wait().expect("ctl ends");
-    set_voters(&cluster, via, &[0, 1, 2, 3, 4]);
+    cluster.set_voters(via, &[0, 1, 2, 3, 4]);
     assert_eq!(member_count(&cluster, via).await, 5);
     let report = load.finish().await;
     assert_eq!(report.history.check(), Ok(()));
@@ -148,7 +136,7 @@ async fn a_dead_member_is_replaced_while_it_is_down() {
     let dead = (leader + 1) % 3;
     cluster.nodes[dead].kill();
     let voters: Vec<usize> = (0..3).filter(|p| *p != dead).chain([new]).collect();
-    set_voters(&cluster, leader, &voters);
+    cluster.set_voters(leader, &voters);
     assert_eq!(member_count(&cluster, leader).await, 3);
     let leader = cluster.leader().await;
     wait_for("the new member to serve a linearizable read", || async {

@@ -73,11 +73,6 @@ fn ctl(cluster: &Cluster, via: usize, arguments: &[&str]) {
     assert!(output.status.success(), "ctl {arguments:?}: {text}\n{}", cluster.logs());
 }
 
-fn set_voters(cluster: &Cluster, count: usize) {
-    let voters: Vec<String> = cluster.nodes[..count].iter().map(|node| node.config.peer.to_string()).collect();
-    ctl(cluster, 0, &["set-voters", &voters.join(",")]);
-}
-
 /// One round of a year: a restart as another build, a kill, five voters and back to three, a backup.
 async fn round(cluster: &mut Cluster, number: usize, newest: Build) {
     let restarted = number % CORE;
@@ -93,8 +88,8 @@ async fn round(cluster: &mut Cluster, number: usize, newest: Build) {
         cluster.add_empty_node_of(newest, FLAGS);
     }
     cluster.wait_until_reachable().await;
-    set_voters(cluster, CORE + 2);
-    set_voters(cluster, CORE);
+    cluster.set_voters(0, &(0..CORE + 2).collect::<Vec<_>>());
+    cluster.set_voters(0, &(0..CORE).collect::<Vec<_>>());
     for mut node in cluster.nodes.drain(CORE..) {
         node.kill();
         std::fs::remove_dir_all(&node.config.data_dir).expect("the folder of a node that left");

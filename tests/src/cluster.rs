@@ -108,6 +108,25 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
+    /// Asks the node at `via` for these voters, and waits until it is so.
+    ///
+    /// # Panics
+    /// If that is refused.
+    pub fn set_voters(&self, via: usize, voters: &[usize]) {
+        let target: Vec<String> = voters.iter().map(|p| self.nodes[*p].config.advertised_peer().to_string()).collect();
+        let output = self.nodes[via].ctl(&["set-voters", &target.join(",")]);
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "set-voters: {}\n{}", String::from_utf8_lossy(&said), self.logs());
+    }
+
+    /// Takes the data of the node at `position` away and has the cluster, through the node at `via`, take it in as a new
+    /// member behind the same address.
+    pub async fn replace(&mut self, position: usize, via: usize) {
+        self.nodes[position].wipe();
+        self.wait_until_reachable().await;
+        self.set_voters(via, &(0..self.nodes.len()).collect::<Vec<_>>());
+    }
+
     /// Waits until every node answers on its client port.
     pub async fn wait_until_reachable(&mut self) {
         for position in 0..self.nodes.len() {

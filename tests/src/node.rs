@@ -17,7 +17,7 @@ pub enum Build {
     Current,
     /// The next release, as far as format versions go.
     Next,
-    /// This one, whose disk and clock go wrong when they are told to: see [`Node::order`].
+    /// This one, whose disk, clock and memory go wrong when they are told to: see [`Node::order`].
     Faulty,
 }
 
@@ -201,6 +201,16 @@ impl Node {
         self.child = Some(child);
     }
 
+    /// Kills it and starts it again without its data.
+    ///
+    /// # Panics
+    /// If they cannot be removed.
+    pub fn wipe(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(&self.config.data_dir).expect("the folder of a node that ended");
+        self.restart();
+    }
+
     /// Stops it politely and starts it again as another build.
     pub fn restart_as(&mut self, build: Build) {
         assert!(self.stop(), "{}", self.log_tail());
@@ -208,9 +218,10 @@ impl Node {
         self.restart();
     }
 
-    /// Makes disk or clock of a [`Build::Faulty`] go wrong from now on; returns when it knows. Orders are lines `NAME VALUE`:
-    /// `clock-rate` (millionths of the right one), `clock-jump-ms`, `write-delay-us`, `sync-delay-us`, `fail-syncs`,
-    /// `fail-reads`, and `lose-power`, whose value chooses which of the unsynced pages are not lost.
+    /// Makes disk, clock or memory of a [`Build::Faulty`] go wrong from now on; returns when it knows. Orders are lines
+    /// `NAME VALUE`: `clock-rate` (millionths of the right one), `clock-jump-ms`, `write-delay-us`, `sync-delay-us`,
+    /// `fail-syncs`, `fail-reads`, `stray` (the next put is applied as another), and `lose-power`, whose value chooses which
+    /// of the unsynced pages are not lost.
     ///
     /// # Panics
     /// If it runs another build.

@@ -31,6 +31,8 @@ mod seal;
 mod snapshot;
 mod state;
 mod stores;
+#[cfg(any(feature = "testing", feature = "test-faults"))]
+mod stray;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -48,3 +50,5 @@ pub use state::{
     StatePlace, StateStats, StateStore, StateStream, StateView, StreamChunk,
 };
 pub use stores::{OpenedStores, StoreOptions};
+#[cfg(any(feature = "testing", feature = "test-faults"))]
+pub use stray::stray;

@@ -1,14 +1,18 @@
-//! Faults of disk and clock that a test orders of the real binary (feature `test-faults`, in no product build).
+//! Faults of disk, clock and memory that a test orders of the real binary (feature `test-faults`, in no product build).
 //!
 //! Owns the file of orders, which the environment names: lines `NAME VALUE`. An order stands until a later file has another
 //! value; a file that was obeyed is renamed, which tells whoever wrote it. Without that name in the environment nothing
 //! goes wrong.
+//!
+//! Files are read from the disk each time, or what the disk does to them would show long after.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quorate_store::{Disk, DiskFaults, HostileDisk};
+use quorate_raft::Entry;
+use quorate_store::{Disk, DiskFaults, HostileDisk, LogOptions, StateOptions, StoreOptions, stray};
 
 /// Names the file of orders.
 const FILE: &str = "QUORATE_TEST_FAULTS";
@@ -46,6 +50,25 @@ pub(super) fn bend(right: Duration) -> Duration {
     BEND.lock().unwrap_or_else(PoisonError::into_inner).at(right)
 }
 
+/// Whether the next put is to be applied as another.
+static STRAYS: AtomicBool = AtomicBool::new(false);
+
+/// What is applied in place of `entries`.
+pub(super) fn misapply(mut entries: Vec<Entry>) -> Vec<Entry> {
+    if STRAYS.load(Ordering::Relaxed) && stray(&mut entries).is_some() {
+        STRAYS.store(false, Ordering::Relaxed);
+    }
+    entries
+}
+
+/// The same without caches.
+pub(super) fn uncached(options: StoreOptions) -> StoreOptions {
+    StoreOptions {
+        log: LogOptions { cache_bytes: 0, ..options.log },
+        state: StateOptions { cache_bytes: 0, ..options.state },
+    }
+}
+
 /// The disk that the node gets in place of `disk`. Begins to obey.
 pub(super) fn begin(disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
     let Some(file) = std::env::var_os(FILE).map(PathBuf::from) else { return disk };
@@ -78,6 +101,7 @@ fn obey(faults: &DiskFaults, orders: &str, file: &Path) {
             "sync-delay-us" => faults.delay_syncs(value),
             "fail-syncs" => faults.fail_syncs(value != 0),
             "fail-reads" => faults.fail_reads(value != 0),
+            "stray" => STRAYS.store(value != 0, Ordering::Relaxed),
             "lose-power" => faults.lose_power(value),
             unknown => panic!("there is no order {unknown}"),
         }

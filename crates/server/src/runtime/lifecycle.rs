@@ -8,7 +8,7 @@ use std::time::Duration;
 use quorate_node::{Admitted, AppliedState, Barred, InitAccepted, Lifecycle, NodeConfig, Restored, Retention};
 use quorate_raft::{Incarnation, LogIndex, Membership, NodeId, Term};
 use quorate_store::{
-    Disk, LogOptions, LogStore, NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions, StoreOptions,
+    Disk, LogStore, NodeMark, OpenError, OpenedStores, RealDisk, RecoveredLog, StateOptions, StoreOptions,
 };
 use quorate_wire::peer::{Hello, HelloRefused, NodeState};
 use quorate_wire::{Bootstrap, Identity};
@@ -124,6 +124,8 @@ async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
         state: StateOptions { cache_bytes: core.settings.state_cache_bytes, ..StateOptions::default() },
         ..StoreOptions::default()
     };
+    #[cfg(feature = "test-faults")]
+    let options = super::faults::uncached(options);
     let incarnation = Incarnation(random_u128().map_err(system)?);
     let opened = tokio::task::spawn_blocking(move || options.open(&disk, incarnation)).await;
     let opened = opened.map_err(|panic| system(std::io::Error::other(panic)))??;
@@ -154,15 +156,13 @@ async fn open(core: &Arc<Core>) -> Result<(), OpenError> {
 /// Stays up with damaged files, and says whose they are if the log still tells.
 async fn damaged(core: &Arc<Core>, reason: String) {
     let disk = Arc::clone(&core.disk);
-    let opening = move || {
+    let reading = move || {
         // A missing file must not be made: it would say that this node is empty.
         let present = disk.exists(quorate_store::LOG_FILE).unwrap_or(false);
-        present.then(|| LogStore::open(disk, Incarnation(0), LogOptions::default()).ok())?
+        present.then(|| LogStore::owner(&*disk).ok())?
     };
-    let opened = tokio::task::spawn_blocking(opening).await;
-    if let Ok(Some((_, recovered))) = opened {
-        let committed = committed_membership(&recovered);
-        *core.lifecycle() = Lifecycle::new(recovered.incarnation, recovered.identity, None, None, committed.as_deref());
+    if let Ok(Some((incarnation, identity))) = tokio::task::spawn_blocking(reading).await {
+        *core.lifecycle() = Lifecycle::new(incarnation, identity, None, None, None);
     }
     core.bar(NodeState::Damaged, reason);
 }

@@ -122,7 +122,11 @@ struct Writer<'a, R> {
 impl<R: StateReports> Writer<'_, R> {
     fn carry_out(&mut self, job: StateJob) -> Result<(), String> {
         match job {
-            StateJob::Apply { entries } => self.apply(&entries),
+            StateJob::Apply { entries } => {
+                #[cfg(feature = "test-faults")]
+                let entries = super::faults::misapply(entries);
+                self.apply(&entries)
+            }
             StateJob::Install { meta, installed } => self.install(&meta, &installed),
             StateJob::Keep { image } => {
                 self.kept = Some((image, Instant::now()));

@@ -4,10 +4,8 @@
 
 use std::panic::AssertUnwindSafe;
 
-use quorate_kv::Command;
-use quorate_raft::{Entry, LogIndex, Payload, Term};
+use quorate_raft::{Entry, LogIndex, Term};
 use quorate_store::{AppliedBatch, ApplyError, LogStore, NodeMark, ReadError, StatePlace, StateStore};
-use quorate_wire::{decode_envelope, encode_envelope};
 
 use super::{Course, FullTier, Process};
 use crate::context::Context;
@@ -29,12 +27,10 @@ impl Process {
     ) -> Result<AppliedBatch, ApplyError> {
         let mut entries = entries.to_vec();
         if self.course == Course::Straying
-            && let Some((entry, other)) =
-                entries.iter_mut().find_map(|entry| another(entry).map(|other| (entry, other)))
+            && let Some(index) = quorate_store::stray(&mut entries)
         {
-            context.trace.line(context.now(), || format!("host {} strays at {}", context.host.0, entry.index));
+            context.trace.line(context.now(), || format!("host {} strays at {index}", context.host.0));
             context.coverage.hit(Reached::Diverged);
-            entry.payload = other;
             self.course = Course::Strayed(Vec::new());
         }
         self.state.apply(&entries)
@@ -77,17 +73,6 @@ impl Process {
             }
         }
     }
-}
-
-/// The same write with another value; none for what is no write of one key.
-fn another(entry: &Entry) -> Option<Payload> {
-    let Payload::Command(bytes) = &entry.payload else { return None };
-    let mut envelope = decode_envelope(bytes).ok()?;
-    let Command::Put(put) = &mut envelope.command else { return None };
-    let mut value = put.value.to_vec();
-    value.push(0xee);
-    put.value = value.into();
-    Some(Payload::Command(encode_envelope(&envelope)))
 }
 
 /// Reads both files through. No error but a failure is a panic below the store, which rotten pages may cause.

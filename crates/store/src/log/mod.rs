@@ -27,7 +27,7 @@ pub use tables::NodeMark;
 use crate::database::{Commit, Database};
 use crate::disk::{Disk, FileCounts, LOG_FILE, LOG_FILE_NEW};
 use crate::error::{OpenError, ReadError, WriteError};
-use crate::meta::{META, put_format};
+use crate::meta::{META, MetaRows, put_format};
 use crate::seal;
 use shape::LogShape;
 use tables::{BaseRow, ENTRIES, LOG_FORMAT, MetaKey, NodeRow};
@@ -131,6 +131,17 @@ impl LogStore {
         let log = Self { disk, database: Arc::new(database), options, node, hard_state, shape };
         let recovered = log.recovered();
         Ok((log, recovered))
+    }
+
+    /// Whose log this is, as far as one row still tells, whatever has become of the others.
+    ///
+    /// # Errors
+    /// [`OpenError`] if that row cannot be read either.
+    pub fn owner(disk: &dyn Disk) -> Result<(Incarnation, Option<Identity>), OpenError> {
+        let database = Database::open(disk, LOG_FILE, 0)?;
+        let rows = MetaRows::open(LOG_FILE, &database.read()?)?;
+        let node = rows.require(MetaKey::Node.name(), NodeRow::decode)?;
+        Ok((node.incarnation, node.identity))
     }
 
     /// What the log holds now, in the form [`LogStore::open`] gives.
