@@ -50,8 +50,10 @@ pub(crate) enum Action<'a> {
     RenewLease(i64),
     /// Names these leases.
     SeeLeases(&'a [i64]),
-    /// Asks for a token by name and password, or whether tokens are asked for.
+    /// Asks for a token by name and password.
     Login,
+    /// Asks whether tokens are asked for.
+    SeeSwitch,
     /// Shows a user.
     SeeUser(&'a str),
     /// Shows a role.
@@ -166,6 +168,11 @@ impl Access {
                 return Ok(free);
             }
             _ if !state.is_enabled() => return Ok(free),
+            // Told to everybody, as in etcd; but who comes with a token that is nobody's is to log in again.
+            Action::SeeSwitch => match self.actor(headers, &state).await {
+                Err(Denied::InvalidToken) => return Err(Denied::InvalidToken),
+                _ => return Ok(free),
+            },
             _ => {}
         }
         let actor = self.actor(headers, &state).await?;
@@ -217,7 +224,7 @@ fn judge(state: &AuthState, actor: &Actor, action: Action<'_>, leases: &dyn Atta
         Action::SeeRole(name) => admitted(&|caller| caller.may_see_role(name)),
         Action::Observe => admitted(&|_| Ok(())),
         Action::ManageUsers | Action::Maintain | Action::Administer => admitted(&|caller| caller.may_do_everything()),
-        Action::Login | Action::Identify => Ok(()),
+        Action::Login | Action::SeeSwitch | Action::Identify => Ok(()),
     }
 }
 

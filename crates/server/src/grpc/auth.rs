@@ -104,7 +104,8 @@ impl Auth for AuthService {
         request: Request<pb::AuthStatusRequest>,
     ) -> Result<Response<pb::AuthStatusResponse>, Status> {
         let look = |state: &AuthState| Ok((state.is_enabled(), state.revision()));
-        let ((enabled, auth_revision), header) = self.look(request.metadata().as_ref(), Action::Login, look).await?;
+        let ((enabled, auth_revision), header) =
+            self.look(request.metadata().as_ref(), Action::SeeSwitch, look).await?;
         Ok(Response::new(pb::AuthStatusResponse { header, enabled, auth_revision }))
     }
 

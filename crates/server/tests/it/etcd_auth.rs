@@ -113,7 +113,7 @@ pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code,
 }
 
 pub(crate) const DENIED: &str = "etcdserver: permission denied";
-const NOBODY: &str = "etcdserver: user name is empty";
+pub(crate) const NOBODY: &str = "etcdserver: user name is empty";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_gives_a_token_for_the_right_password_alone() {
@@ -260,7 +260,7 @@ async fn the_admin_service_takes_root_or_the_admin_token_and_nobody_else() {
 
 /// Messages as they are on the wire.
 #[derive(Debug, Clone, Copy)]
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

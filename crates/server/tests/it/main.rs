@@ -3,6 +3,7 @@
 //! No test sleeps: each waits for a state it can name, for at most [`cluster::PATIENCE`].
 
 mod admin_calls;
+mod auth_matrix;
 mod boundaries;
 mod client_limits;
 mod cluster;
@@ -16,6 +17,7 @@ mod etcd_lock;
 mod etcd_maintenance;
 mod etcd_members;
 mod etcd_snapshot;
+mod etcd_tokens;
 mod etcd_watch;
 mod etcd_watch_rules;
 mod gateway;
@@ -29,4 +31,5 @@ mod probes;
 mod replication;
 mod scale;
 mod served;
+mod signed;
 mod watcher;
