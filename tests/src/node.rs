@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::cluster::PATIENCE;
 
 /// Which build of the server a node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,9 +282,24 @@ impl Node {
         child.wait().expect("a child can be waited for").success()
     }
 
-    /// SIGSTOP: the process keeps its sockets and does nothing.
+    /// SIGSTOP: the process keeps its sockets and does nothing. Back once each of its threads stands still, which on a busy
+    /// machine takes longer than the signal.
     pub fn pause(&self) {
         self.signal("STOP");
+        let started = Instant::now();
+        while !self.is_stopped() {
+            assert!(started.elapsed() < PATIENCE, "process {} goes on after SIGSTOP", self.id());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether all threads are stopped, by the state that follows a thread's name in proc(5)'s `stat`.
+    fn is_stopped(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("a process that runs");
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
+        })
     }
 
     /// SIGCONT.
