@@ -3,7 +3,7 @@
 //! Owns [`Database`]. Knows nothing of tables.
 //!
 //! Invariants:
-//! 1. a file has its name only once a whole, durable, empty store is in it;
+//! 1. a file has its name only once a whole, durable, empty store is in it, and is used only once that name is durable;
 //! 2. after a failed write or sync nothing more is written: the error latches ([`WriteError::Poisoned`]). What the
 //!    disk holds is unknown then, and a second sync that succeeds proves nothing (the kernel may have dropped the
 //!    dirty pages with the first).
@@ -48,6 +48,9 @@ impl Database {
     /// Opens a file that must hold a database.
     pub(crate) fn open(disk: &dyn Disk, name: &'static str, cache_bytes: usize) -> Result<Self, OpenError> {
         let file = disk.open(name, OpenMode::Existing).map_err(|error| OpenError::io(name, error))?;
+        // A process that died between a rename and its sync leaves a name that the next loss of power takes back, and with it
+        // whatever was built on it meanwhile.
+        disk.sync_dir().map_err(|error| OpenError::io(name, error))?;
         // redb makes an empty database of a file without its mark; here that mark was durable before the name was.
         let mut start = [0; REDB_MAGIC.len()];
         let len = file.len().map_err(|error| OpenError::io(name, error))?;

@@ -248,6 +248,35 @@ fn an_install_that_is_cut_short_leaves_the_old_state_or_the_new() {
     assert!(old > 3 && new > 3, "old {old}, new {new}");
 }
 
+/// A process is killed at each storage call of an install in turn and starts again, on names that no sync has made durable:
+/// what it then builds on them must outlive a loss of power.
+#[test]
+fn a_start_makes_names_durable_before_it_builds_on_them() {
+    let mut new = 0;
+    for cut_after in 1.. {
+        let mut run = Run::new(4);
+        run.append().expect("no fault");
+        run.disk.cut_power_after(cut_after);
+        let ended = run.install().is_ok();
+        let installed = run.peer.state.position().index;
+        run.disk.kill();
+        run.node = None;
+        let disk: Arc<dyn Disk> = Arc::new(run.disk.clone());
+        let opened = options().open(&disk, INCARNATION).expect("sound");
+        let found = opened.state.position().index;
+        new += u64::from(found == installed);
+        // Nothing survives but what was synced.
+        run.disk.crash(&mut |bound: u64| bound - 1);
+        drop(opened);
+        let again = options().open(&disk, INCARNATION).unwrap_or_else(|error| panic!("cut after {cut_after}: {error}"));
+        assert_eq!(again.state.position().index, found, "cut after {cut_after}");
+        if ended {
+            break;
+        }
+    }
+    assert!(new > 1, "the new state was found {new} times");
+}
+
 #[test]
 fn a_start_that_finds_the_state_ahead_finishes_the_reset_of_the_log() {
     let mut run = Run::new(2);
