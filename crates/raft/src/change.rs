@@ -17,6 +17,7 @@ use crate::input::{MemberChange, VoterTarget};
 use crate::membership::{Member, Membership, quorum_size};
 use crate::plan;
 use crate::raft::Raft;
+use crate::role::Role;
 use crate::single;
 
 /// What a request asks of the configuration in force.
@@ -166,8 +167,15 @@ impl Raft {
         assert!(self.own_term_committed() || unguarded, "a configuration before an entry of the own term is committed");
         let settled = self.log.membership().0 <= self.log.commit();
         assert!(settled || unguarded, "two configurations that are not committed");
+        let current = &self.log.membership().1;
+        let same_voters = (&next.voters, &next.outgoing) == (&current.voters, &current.outgoing);
         let index = self.append_payload(Payload::Membership(next.into()));
         self.sync_progress(index);
+        if let Role::Leader(leader) = &mut self.role
+            && !same_voters
+        {
+            leader.voters_since = self.now;
+        }
         index
     }
 

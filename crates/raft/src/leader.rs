@@ -29,6 +29,7 @@ impl Raft {
         let term_start = self.log.last().next();
         self.role = Role::Leader(Box::new(Leader {
             since: self.now,
+            voters_since: self.now,
             term_start,
             progress: BTreeMap::new(),
             rounds: Rounds::default(),
@@ -134,7 +135,10 @@ impl Raft {
             if id == self.id {
                 return self.now;
             }
-            leader.progress.get(&id).and_then(|progress| progress.heard_at).unwrap_or(leader.since)
+            // New voters have a timeout to be heard: how long they were silent before says nothing about this leader. It cannot
+            // go on so for ever, since the next change waits for the commit of this one.
+            let heard_at = leader.progress.get(&id).and_then(|progress| progress.heard_at);
+            heard_at.unwrap_or(leader.since).max(leader.voters_since)
         });
         heard_at + self.config.election_timeout
     }

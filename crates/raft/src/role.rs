@@ -42,6 +42,8 @@ pub(crate) struct Ballot {
 pub(crate) struct Leader {
     /// When this node became leader.
     pub(crate) since: Time,
+    /// Its voters are those they are since; each may have been silent for long before.
+    pub(crate) voters_since: Time,
     /// Its first entry: reads and configuration changes wait for its commit.
     pub(crate) term_start: LogIndex,
     /// Everybody but this node: members, and nodes that have just left.
