@@ -35,6 +35,11 @@ const WHILE_WAITING: Duration = Duration::from_secs(1);
 const PATIENT_LOOKS: u32 = 30;
 /// The next look at a cluster that is as it should be: who leads is not reported by any watch.
 const AT_REST: Duration = Duration::from_secs(20);
+/// Times the length of a look that a cluster at rest is then left alone: where looks take long, of very many clusters or on a slow
+/// machine, looks at those that rest must not hold up what is to be done for others.
+const REST_FACTOR: u32 = 100;
+/// And at most so long.
+const LONGEST_REST: Duration = Duration::from_secs(300);
 /// Characters of an event's note; the API server takes a thousand bytes.
 const LONGEST_NOTE: usize = 240;
 /// The longest pause after failures.
@@ -136,7 +141,7 @@ pub async fn reconcile<A: Admin>(
     context: Arc<Context<A>>,
 ) -> Result<Action, ReconcileError> {
     let start = Instant::now();
-    let result = once(&cluster, &context).await;
+    let result = once(&cluster, &context, start).await;
     context.metrics.reconciled(start.elapsed(), result.as_ref().err().map(ReconcileError::kind));
     if result.is_ok() {
         context.failures.end(&Names::of(&cluster));
@@ -156,7 +161,11 @@ pub fn after_error<A: Admin>(cluster: Arc<QuorateCluster>, error: &ReconcileErro
     Action::requeue(pause.min(LONGEST_PAUSE))
 }
 
-async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result<Action, ReconcileError> {
+async fn once<A: Admin>(
+    cached: &QuorateCluster,
+    context: &Context<A>,
+    start: Instant,
+) -> Result<Action, ReconcileError> {
     let names = Names::of(cached);
     let api = Api::<QuorateCluster>::namespaced(context.client.clone(), &names.namespace);
     let Some(cluster) = api.get_opt(&names.cluster).await? else {
@@ -207,15 +216,16 @@ async fn once<A: Admin>(cached: &QuorateCluster, context: &Context<A>) -> Result
     };
     // Without an address nothing changes but what a watch reports.
     let reachable = sighting.kubernetes.pods.values().any(|pod| pod.address.is_some());
-    Ok(Action::requeue(next_look(&decided, waits, reachable)))
+    Ok(Action::requeue(next_look(&decided, waits, reachable, start.elapsed())))
 }
 
-/// `waits` looks in a row found something awaited, this one included; `reachable` if any node could answer.
-fn next_look(decided: &Plan, waits: u32, reachable: bool) -> Duration {
+/// `waits` looks in a row found something awaited, this one included; `reachable` if any node could answer; `took` is the length of this look.
+fn next_look(decided: &Plan, waits: u32, reachable: bool, took: Duration) -> Duration {
+    let rest = (took * REST_FACTOR).clamp(AT_REST, LONGEST_REST);
     match (&decided.step, waits) {
         (Some(_), _) => AFTER_STEP,
-        (None, 0) => AT_REST,
-        (None, _) if !reachable => AT_REST,
+        (None, 0) => rest,
+        (None, _) if !reachable => rest,
         (None, waits) => (WHILE_WAITING * waits.div_ceil(PATIENT_LOOKS)).min(AT_REST),
     }
 }
@@ -313,11 +323,21 @@ mod tests {
     #[test]
     fn what_is_awaited_long_is_looked_at_less_often() {
         let waiting = Plan { step: None, finding: Finding::WaitingForPods };
-        assert_eq!(next_look(&waiting, 1, true), WHILE_WAITING);
-        assert_eq!(next_look(&waiting, PATIENT_LOOKS, true), WHILE_WAITING);
-        assert!(next_look(&waiting, PATIENT_LOOKS + 1, true) > WHILE_WAITING);
-        assert_eq!(next_look(&waiting, u32::MAX, true), AT_REST);
-        assert_eq!(next_look(&waiting, 1, false), AT_REST);
+        let next = |waits, reachable| next_look(&waiting, waits, reachable, Duration::ZERO);
+        assert_eq!(next(1, true), WHILE_WAITING);
+        assert_eq!(next(PATIENT_LOOKS, true), WHILE_WAITING);
+        assert!(next(PATIENT_LOOKS + 1, true) > WHILE_WAITING);
+        assert_eq!(next(u32::MAX, true), AT_REST);
+        assert_eq!(next(1, false), AT_REST);
+    }
+
+    #[test]
+    fn clusters_at_rest_leave_most_of_the_time_to_others() {
+        let resting = Plan { step: None, finding: Finding::Reconciled };
+        let next = |took| next_look(&resting, 0, true, took);
+        assert_eq!(next(Duration::from_millis(100)), AT_REST);
+        assert_eq!(next(Duration::from_secs(1)), Duration::from_secs(100));
+        assert_eq!(next(Duration::from_secs(10)), LONGEST_REST);
     }
 
     #[test]

@@ -60,7 +60,8 @@ fn measure(scene: &Scene<'_>) -> Result<(), Failure> {
     let items: Vec<Value> = (0..CLUSTERS).map(|number| cluster(scene, number)).collect();
     scene.kubectl.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
     scene.await_fact_within(PATIENCE, "every cluster is ready", || {
-        sleep(Duration::from_secs(2));
+        // Five hundred clusters are much to read, too.
+        sleep(Duration::from_secs(15));
         Ok(ready_clusters(scene)? == CLUSTERS)
     })?;
     eprintln!("  {CLUSTERS} clusters are ready after {} s", start.elapsed().as_secs());
