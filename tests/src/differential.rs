@@ -11,21 +11,29 @@ mod answer;
 mod generate;
 mod http;
 mod known;
+mod lines;
 mod pair;
 mod random;
 mod services;
 mod shrink;
 mod side;
+mod standing;
+mod watching;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 pub use self::action::{Action, Call};
 pub use self::answer::Answer;
 use self::generate::Generator;
 use self::pair::Pair;
+pub use self::standing::Stay;
 
 /// Requests after which both begin again with empty stores.
 const EPISODE_REQUESTS: u64 = 600;
+
+/// From the seed of one episode to that of the next: runs with seeds close to each other have no episode in common.
+const EPISODE_DISTANCE: u64 = 1_000_000;
 
 /// Divergences of which a line is printed; further ones are only counted.
 const DESCRIBED: u64 = 20;
@@ -44,7 +52,7 @@ pub struct Run {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
     /// Requests sent to each.
     pub requests: u64,
@@ -62,55 +70,90 @@ struct Divergence {
     quorate: Answer,
 }
 
-/// Runs episodes until enough requests were sent, and prints what differs.
+/// Runs episodes, two at a time, until enough requests were sent, and prints what differs.
 pub async fn run(run: &Run) -> Summary {
-    let mut summary = Summary { requests: 0, divergences: 0, deliberate: 0 };
-    let mut episode = 0;
-    while summary.requests < run.requests {
-        let seed = run.seed.wrapping_add(episode);
-        episode += 1;
-        let limit = EPISODE_REQUESTS.min(run.requests - summary.requests);
-        let Some((history, found)) = play_episode(run, seed, limit, &mut summary).await else { continue };
-        summary.divergences += 1;
-        if summary.divergences == 1 {
-            println!("seed {seed}: after {} requests\n{found}", history.len());
+    let progress = RefCell::new(Progress::default());
+    tokio::join!(play_episodes(run, &progress), play_episodes(run, &progress));
+    progress.into_inner().summary
+}
+
+/// What is common to episodes under way at the same time.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Episodes begun.
+    episodes: u64,
+    /// Requests sent or yet to be sent by these.
+    planned: u64,
+    summary: Summary,
+}
+
+impl Progress {
+    /// Seed and length of the next episode, if there is to be one.
+    fn next(&mut self, run: &Run) -> Option<(u64, u64)> {
+        let limit = EPISODE_REQUESTS.min(run.requests.saturating_sub(self.planned));
+        let seed = run.seed.wrapping_add(self.episodes.wrapping_mul(EPISODE_DISTANCE));
+        self.episodes += 1;
+        self.planned += limit;
+        (limit > 0).then_some((seed, limit))
+    }
+}
+
+async fn play_episodes(run: &Run, progress: &RefCell<Progress>) {
+    loop {
+        let Some((seed, limit)) = progress.borrow_mut().next(run) else { return };
+        let episode = play_episode(run, seed, limit).await;
+        let divergences = {
+            let mut progress = progress.borrow_mut();
+            progress.planned -= limit - episode.history.len() as u64;
+            progress.summary.requests += episode.history.len() as u64;
+            progress.summary.deliberate += episode.deliberate;
+            progress.summary.divergences += u64::from(episode.found.is_some());
+            progress.summary.divergences
+        };
+        let Some(found) = episode.found else { continue };
+        if divergences <= DESCRIBED {
+            println!("seed {seed}: after {} requests\n{found}", episode.history.len());
+        }
+        if divergences == 1 {
             println!("looking for a shorter way there");
-            let (short, found) = shrink::shrink(run, history, found).await;
+            let (short, found) = shrink::shrink(run, episode.history, found).await;
             println!("seed {seed}: {} requests from empty stores show it:", short.len());
             for action in &short {
                 println!("  {action:?}");
             }
             println!("{found}");
-        } else if summary.divergences <= DESCRIBED {
-            println!("seed {seed}: after {} requests\n{found}", history.len());
         }
     }
-    summary
 }
 
-/// Sends up to `limit` requests that follow from `seed`; gives all of them if the last one's answers differ.
-async fn play_episode(
-    run: &Run,
-    seed: u64,
-    limit: u64,
-    summary: &mut Summary,
-) -> Option<(Vec<Action>, Box<Divergence>)> {
+/// What was sent in an episode and what came of it.
+struct Episode {
+    history: Vec<Action>,
+    deliberate: u64,
+    /// The answers to the last request, if they differ.
+    found: Option<Box<Divergence>>,
+}
+
+/// Sends up to `limit` requests that follow from `seed`; ends with the first whose answers differ.
+async fn play_episode(run: &Run, seed: u64, limit: u64) -> Episode {
     let mut pair = Pair::start(run).await;
     let mut generator = Generator::new(seed);
-    let mut history = Vec::new();
+    let mut episode = Episode { history: Vec::new(), deliberate: 0, found: None };
     for _ in 0..limit {
         let action = generator.next();
-        history.push(action.clone());
+        episode.history.push(action.clone());
         let (etcd, quorate) = pair.ask(&action).await;
         generator.learn(&action, &etcd);
-        summary.requests += 1;
         match compare(&action, etcd, quorate) {
             Verdict::Same => {}
-            Verdict::Deliberate => summary.deliberate += 1,
-            Verdict::Differs(found) => return Some((history, found)),
+            Verdict::Deliberate => episode.deliberate += 1,
+            Verdict::Differs(found) => {
+                episode.found = Some(found);
+                break;
+            }
         }
     }
-    None
+    episode
 }
 
 /// Plays `actions` from empty stores: how many until the first divergence, which is the last of them.

@@ -76,6 +76,14 @@ impl Authenticator {
         self.passwords.hash(password).await
     }
 
+    /// Takes the hash of a password that a caller made.
+    ///
+    /// # Errors
+    /// [`ApiError`]: it is no base64, or too costly.
+    pub(crate) fn take_hash(&self, hash: &str) -> Result<quorate_kv::auth::PasswordHash, ApiError> {
+        Passwords::given(hash)
+    }
+
     /// Checks a password against the state of this moment, and gives a token for it.
     ///
     /// # Errors

@@ -1,8 +1,11 @@
 //! What is asked: one request, by whom and at which node.
 
 use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::watch_request::RequestUnion;
 use quorate_proto::v3electionpb::{LeaderRequest, ProclaimRequest, ResignRequest};
 use quorate_proto::v3lockpb::{LockRequest, UnlockRequest};
+
+use super::Stay;
 
 /// One request.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +47,11 @@ pub enum Call {
     LeaseLeases(pb::LeaseLeasesRequest),
     /// `Watch.Watch`: everything until the watch has been told of all that is, then a cancel
     Watch(pb::WatchCreateRequest),
+    /// A request on one of the streams that stay open: what all watches there were told since the last one. A creation
+    /// opens the stream; nothing asks only what they were told
+    Watching(usize, Option<RequestUnion>),
+    /// Ends such a stream
+    WatchingEnds(usize),
     /// `Cluster.MemberList`
     MemberList(pb::MemberListRequest),
     /// `Cluster.MemberAdd`
@@ -100,6 +108,12 @@ pub enum Call {
     RoleGrantPermission(pb::AuthRoleGrantPermissionRequest),
     /// `Auth.RoleRevokePermission`
     RoleRevokePermission(pb::AuthRoleRevokePermissionRequest),
+    /// A call that may stay, under a number
+    Stay(usize, Stay),
+    /// What has come of the call of that number
+    SoFar(usize),
+    /// Its caller goes away
+    GiveUp(usize),
     /// `Lock.Lock` of a name that nobody else asks for
     Lock(LockRequest),
     /// `Lock.Unlock`

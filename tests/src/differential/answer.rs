@@ -3,12 +3,15 @@
 use std::fmt::{self, Debug};
 
 use quorate_proto::etcdserverpb as pb;
-use quorate_proto::v3electionpb::{LeaderResponse, ProclaimResponse, ResignResponse};
+use quorate_proto::v3electionpb::{CampaignResponse, LeaderResponse, ProclaimResponse, ResignResponse};
 use quorate_proto::v3lockpb::{LockResponse, UnlockResponse};
 use serde_json::Value;
 use tonic::{Code, Response, Status};
 
 use super::http;
+
+/// No episode takes longer.
+const EPISODE_SECONDS: i64 = 1_800;
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,11 +82,14 @@ headed! {
     pb::AuthUserChangePasswordResponse, pb::AuthUserGrantRoleResponse, pb::AuthUserRevokeRoleResponse,
     pb::AuthRoleAddResponse, pb::AuthRoleGetResponse, pb::AuthRoleListResponse, pb::AuthRoleDeleteResponse,
     pb::AuthRoleGrantPermissionResponse, pb::AuthRoleRevokePermissionResponse,
-    LockResponse, UnlockResponse, LeaderResponse, ProclaimResponse, ResignResponse,
+    LockResponse, UnlockResponse, CampaignResponse, LeaderResponse, ProclaimResponse, ResignResponse,
 }
 headed! { pb::LeaseTimeToLiveResponse: settled |told| { // etcd tells them in no order.
 told.keys.sort();
-told.ttl = told.ttl.signum(); } }
+// What is left of it, as long as it is not more than was granted nor much less.
+if (told.granted_ttl - EPISODE_SECONDS..=told.granted_ttl).contains(&told.ttl) {
+    told.ttl = told.granted_ttl;
+} } }
 headed! { pb::LeaseLeasesResponse: settled |told| { told.leases.sort_by_key(|lease| lease.id); } }
 headed! { pb::AuthenticateResponse: settled |told| { told.token = "some".into(); } }
 headed! { pb::HashKvResponse: settled |told| { told.hash = 0;

@@ -1,5 +1,7 @@
 //! Random requests that are likely to meet: few keys, revisions around those that matter, and now and then nonsense. Here
-//! those of KV; all others are in `services`.
+//! those of KV; all others are in `services` and `lines`.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_proto::etcdserverpb as pb;
@@ -19,13 +21,30 @@ pub(super) struct Generator {
     /// The newest revision any answer told.
     pub(super) revision: i64,
     compacted: i64,
-    /// Whether users and their rights are asked for in this episode.
-    with_users: bool,
+    with: With,
+    /// Create revisions of who became leader, by the number of the call.
+    pub(super) candidates: BTreeMap<usize, i64>,
+}
+
+/// What is asked for in an episode beside everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum With {
+    /// Users and their rights.
+    Users,
+    /// Locks and elections for which several wait. Nothing is compacted: etcd ends the wait of who has not yet begun to
+    /// watch, which is a matter of the moment.
+    Lines,
+    Compactions,
 }
 
 impl Generator {
     pub(super) fn new(seed: u64) -> Generator {
-        Generator { random: Random::new(seed), revision: 1, compacted: -1, with_users: seed.is_multiple_of(3) }
+        let with = match seed % 3 {
+            0 => With::Users,
+            1 => With::Lines,
+            _ => With::Compactions,
+        };
+        Generator { random: Random::new(seed), revision: 1, compacted: -1, with, candidates: BTreeMap::new() }
     }
 
     /// Takes note of what a request has changed.
@@ -35,16 +54,19 @@ impl Generator {
         if let Call::Compact(request) = &action.call {
             self.compacted = request.revision;
         }
+        self.learn_of_candidates(&action.call, answer);
     }
 
     pub(super) fn next(&mut self) -> Action {
         let node = usize::try_from(self.random.below(3)).expect("a small number");
-        let call = match self.random.below(10) {
-            0..=4 => self.keys(),
-            5..=6 if self.with_users => self.users(),
+        let call = match (self.random.below(20), self.with) {
+            (0..=9, _) => self.keys(),
+            (10..=13, With::Users) => self.users(),
+            (10..=13, With::Lines) => self.line(),
+            (14..=15, _) => self.live_watch(),
             _ => self.service(),
         };
-        let user = if self.with_users { self.somebody() } else { None };
+        let user = if self.with == With::Users { self.somebody() } else { None };
         Action { node, user, call }
     }
 
@@ -54,7 +76,7 @@ impl Generator {
             14..=23 => Call::Put(self.put()),
             24..=27 => Call::DeleteRange(self.delete_range()),
             28..=37 => Call::Txn(survivable(self.txn(MAX_DEPTH))),
-            38 => Call::Compact(self.compaction()),
+            38 if self.with != With::Lines => Call::Compact(self.compaction()),
             _ => Call::RangeStream(self.streamed_range()),
         }
     }

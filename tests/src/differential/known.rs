@@ -14,6 +14,16 @@ pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option
         call if both(Code::InvalidArgument) && (possible_mistakes(call) > 1 || nobody_asks(quorate)) => {
             Some("a request with several mistakes may be told any of them")
         }
+        // The first line is the status, the text of a refusal one of the next.
+        Call::Json(..) if nobody_asks(quorate) && etcd.to_string().lines().next() == quorate.to_string().lines().next() => {
+            Some("a request with several mistakes may be told any of them")
+        }
+        Call::Authenticate(..) if etcd.to_string().ends_with("password was given for no password user") => {
+            Some("who logs in is not told which users have no password")
+        }
+        Call::Stay(..) | Call::SoFar(_) if quorate.to_string().ends_with("election: not leader") => {
+            Some("a candidate whose lease has ended in the line is not told that it leads")
+        }
         Call::MoveLeader(_) if quorate.to_string().ends_with("not leader") => {
             Some("a follower was asked, and the etcd beside it has none")
         }
@@ -29,7 +39,8 @@ pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option
 
 /// Whether the request lacks a user: what the other one tells is a further mistake.
 fn nobody_asks(answer: &Answer) -> bool {
-    answer.to_string().ends_with("etcdserver: user name is empty")
+    let text = answer.to_string();
+    text.ends_with("etcdserver: user name is empty") || text.contains("\"etcdserver: user name is empty\"")
 }
 
 /// How many things a request says that may be refused as wrong, whatever the store holds.

@@ -19,6 +19,11 @@ const NODES: u16 = 3;
 /// Between the client ports of two nodes of `quorate dev`, which has the ports between them for peers and metrics.
 const PORT_DISTANCE: u16 = 10;
 
+/// Between two reports of progress to a watch that wants them.
+const PROGRESS: &str = "500ms";
+/// Data is in memory where that is a folder: what is compared is not what survives a crash.
+const MEMORY: &str = "/dev/shm";
+
 /// An etcd of one node and a Quorate of three. They end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Pair {
@@ -60,6 +65,10 @@ async fn wait_until_served(channel: &Channel) {
     .await;
 }
 
+fn data(prefix: &str) -> TempDir {
+    TempDir::with_prefix_in(prefix, MEMORY).or_else(|_| TempDir::with_prefix(prefix)).expect("a temporary folder")
+}
+
 /// A process with its data, gone when dropped.
 #[derive(Debug)]
 struct Server {
@@ -72,7 +81,7 @@ impl Server {
     fn etcd(binary: &Path) -> Server {
         let (client, peer) = (free_address(), free_address());
         let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
-        let data = TempDir::with_prefix("differential-etcd-").expect("a temporary folder");
+        let data = data("differential-etcd-");
         let mut command = Command::new(binary);
         command.arg("--data-dir").arg(data.path());
         for (flag, value) in [
@@ -85,10 +94,11 @@ impl Server {
             ("--heartbeat-interval", "10"),
             ("--election-timeout", "100"),
             ("--log-level", "error"),
+            ("--watch-progress-notify-interval", PROGRESS),
+            ("--bcrypt-cost", "4"),
         ] {
             command.args([flag, value]);
         }
-        // What is compared is not what survives a crash.
         command.arg("--unsafe-no-fsync");
         Server::spawn(command, client, data)
     }
@@ -102,7 +112,7 @@ impl Server {
                 break first;
             }
         };
-        let data = TempDir::with_prefix("differential-quorate-").expect("a temporary folder");
+        let data = data("differential-quorate-");
         let mut command = Command::new(binary);
         command.args([
             "dev",
@@ -112,6 +122,8 @@ impl Server {
             "50",
             "--election-timeout",
             "1000",
+            "--watch-progress-notify-interval",
+            PROGRESS,
         ]);
         command.args(["--client-port", &client.port().to_string()]).arg("--data-dir").arg(data.path());
         Server::spawn(command, client, data)

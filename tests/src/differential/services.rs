@@ -10,7 +10,7 @@ use quorate_proto::v3lockpb::{LockRequest, UnlockRequest};
 use super::Call;
 use super::generate::Generator;
 
-const LEASES: [i64; 4] = [77, 78, 79, 80];
+pub(super) const LEASES: [i64; 5] = [77, 78, 79, 80, -5];
 const USERS: [&str; 3] = ["root", "u", "w"];
 const ROLES: [&str; 3] = ["root", "r", "s"];
 /// `pw` and `other` as bcrypt hashes of little work, in base64: what is compared is not how long a hash takes.
@@ -32,6 +32,8 @@ const JSON_PATHS: [&str; 5] =
     ["/v3/lease/leases", "/v3/auth/status", "/v3/kv/compaction", "/v3/cluster/member/promote", "/v3/nothing"];
 /// Longer than any episode, so that nothing runs out in one.
 const TTL: i64 = 3_600;
+/// The longest that both grant.
+const MAX_TTL: i64 = 9_000_000_000;
 /// Larger than a request may be, but not than a message; the limit itself is 1.5 MiB.
 const TOO_LARGE_BYTES: usize = 1_700_000;
 const LARGE_BYTES: usize = 1_400_000;
@@ -70,7 +72,11 @@ impl Generator {
         let id = self.lease();
         match self.random.below(10) {
             0..=3 => {
-                let ttl = if self.random.chance(5) { 9_000_000_001 } else { TTL + self.random.below(100) };
+                let ttl = match self.random.below(20) {
+                    0 => MAX_TTL + 1,
+                    1 => MAX_TTL,
+                    _ => TTL + self.random.below(100),
+                };
                 Call::LeaseGrant(pb::LeaseGrantRequest { ttl, id })
             }
             4 => Call::LeaseRevoke(pb::LeaseRevokeRequest { id }),
@@ -80,7 +86,7 @@ impl Generator {
         }
     }
 
-    fn watch(&mut self) -> pb::WatchCreateRequest {
+    pub(super) fn watch(&mut self) -> pb::WatchCreateRequest {
         // One of the future is told nothing, progress included, until it is there.
         let start_revision = self.some_revision().min(self.revision);
         let filters = (0..2).filter(|_| self.random.chance(15)).collect();
@@ -132,9 +138,10 @@ impl Generator {
 
     fn locks(&mut self) -> Call {
         let lease = self.lease();
+        let sign = if lease < 0 { "-" } else { "" };
         // Each lease has a name of its own: nobody waits.
         let name = format!("lock{lease}");
-        let key = format!("{name}/{lease:x}");
+        let key = format!("{name}/{sign}{:x}", lease.unsigned_abs());
         let rev = self.revision - self.random.below(5);
         let leader = LeaderKey { name: name.clone().into(), key: key.clone().into(), rev, lease };
         let leader = if self.random.chance(80) { Some(leader) } else { None };
@@ -199,12 +206,13 @@ impl Generator {
         let known = if self.random.chance(80) { 1 } else { PASSWORDS.len() };
         let (password, hash) = *self.random.pick(&PASSWORDS[..known]);
         let hashed_password = hash.to_owned();
+        let (given, no_password) = (password.to_owned(), self.random.chance(10));
         let key = self.key();
         let range_end = self.range_end();
         match self.random.below(30) {
             0..=3 => {
-                let options = self.random.chance(10).then_some(authpb::UserAddOptions { no_password: true });
-                Call::UserAdd(pb::AuthUserAddRequest { name: nobody, hashed_password, options, ..Default::default() })
+                let options = no_password.then_some(authpb::UserAddOptions { no_password });
+                Call::UserAdd(pb::AuthUserAddRequest { name: nobody, password: given, hashed_password, options })
             }
             4..=6 => {
                 Call::RoleAdd(pb::AuthRoleAddRequest { name: if self.random.chance(4) { String::new() } else { role } })
@@ -233,11 +241,17 @@ impl Generator {
             }
             26 => Call::AuthStatus(pb::AuthStatusRequest {}),
             27 => Call::UserRevokeRole(pb::AuthUserRevokeRoleRequest { name, role }),
-            28 => Call::UserChangePassword(pb::AuthUserChangePasswordRequest {
-                name,
-                hashed_password,
-                ..Default::default()
-            }),
+            28 => {
+                // A hash counts where there is no password; one that is none lets nobody in.
+                let (password, hashed_password) = match self.random.below(10) {
+                    0..=3 => (given, String::new()),
+                    4 => (given, hashed_password),
+                    5 => (String::new(), String::new()),
+                    6 => (String::new(), "bm90aGluZw==".to_owned()),
+                    _ => (String::new(), hashed_password),
+                };
+                Call::UserChangePassword(pb::AuthUserChangePasswordRequest { name, password, hashed_password })
+            }
             _ => match self.random.below(3) {
                 0 => Call::UserDelete(pb::AuthUserDeleteRequest { name }),
                 1 => Call::RoleDelete(pb::AuthRoleDeleteRequest { role }),

@@ -1,8 +1,7 @@
 //! The clients of one server: sends a request to it and gives the answer in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::auth_client::AuthClient;
@@ -10,30 +9,25 @@ use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use quorate_proto::etcdserverpb::watch_client::WatchClient;
 use quorate_proto::etcdserverpb::watch_request::RequestUnion;
 use quorate_proto::v3electionpb::election_client::ElectionClient;
 use quorate_proto::v3lockpb::lock_client::LockClient;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 
-use super::answer::{Answer, Comparable as _, refusal, told, words};
+use super::answer::{Answer, refusal, told, words};
+use super::standing::Standing;
+use super::watching::{self, Watching};
 use super::{Action, Call, http};
-
-/// How long a watch may be silent before it is asked again whether it has told everything.
-const SILENCE: Duration = Duration::from_millis(100);
-/// So often it is asked.
-const MAX_ASKED: u32 = 100;
 
 /// Puts a token into each call.
 #[derive(Debug, Clone, Default)]
-struct Token(Option<MetadataValue<Ascii>>);
+pub(super) struct Token(Option<MetadataValue<Ascii>>);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -44,21 +38,35 @@ impl Interceptor for Token {
     }
 }
 
-type Signed = InterceptedService<Channel, Token>;
+pub(super) type Signed = InterceptedService<Channel, Token>;
 
-/// One system: its nodes, and who has logged in.
+/// One system: its nodes, who has logged in, and what is under way there.
 #[derive(Debug)]
 pub(super) struct Side {
     nodes: Vec<(SocketAddr, Channel)>,
     tokens: BTreeMap<&'static str, Token>,
+    /// The newest revision any answer told.
+    revision: i64,
+    watching: BTreeMap<usize, Watching>,
+    standing: BTreeMap<usize, Standing>,
+    /// Numbers of calls that are used no more: what their callers left behind may still be tidied up.
+    spent: BTreeSet<usize>,
 }
 
 impl Side {
     pub(super) fn new(nodes: Vec<(SocketAddr, Channel)>) -> Side {
-        Side { nodes, tokens: BTreeMap::new() }
+        Side {
+            nodes,
+            tokens: BTreeMap::new(),
+            revision: 0,
+            watching: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            spent: BTreeSet::new(),
+        }
     }
 
-    /// Sends the request to its node, once that node knows all that was answered before.
+    /// Sends the request to its node, once that node knows all that was answered before, and lets what it sets off come to
+    /// rest.
     pub(super) async fn perform(&mut self, action: &Action) -> Answer {
         let (address, channel) = self.nodes[action.node % self.nodes.len()].clone();
         if self.nodes.len() > 1 && !action.call.is_current() {
@@ -66,17 +74,84 @@ impl Side {
             http::request(address, "GET", "/readyz", None, "").await;
         }
         let token = action.user.and_then(|user| self.tokens.get(user)).cloned().unwrap_or_default();
-        if let Call::Authenticate(user, request) = &action.call {
-            return self.log_in(channel, user, request.clone()).await;
-        }
-        match action.call.clone() {
+        let signed = || Signed::new(channel.clone(), token.clone());
+        let answer = match action.call.clone() {
+            Call::Authenticate(user, request) => self.log_in(channel, user, request).await,
             Call::Json(path, body) => {
                 let token = token.0.as_ref().map(|token| token.to_str().expect("a token is text"));
                 told(http::request(address, "POST", path, token, &body).await)
             }
             Call::Get(path) => told(http::request(address, "GET", path, None, "").await),
-            call => unary(Signed::new(channel, token), call).await,
+            Call::Watch(create) => as_answer(watching::once(signed(), create, self.revision).await),
+            Call::Watching(number, union) => self.watch_on(signed(), number, union).await,
+            Call::WatchingEnds(number) => {
+                self.watching.remove(&number);
+                nothing()
+            }
+            Call::Stay(number, stay) => {
+                if self.standing.contains_key(&number) || self.spent.contains(&number) {
+                    return nothing();
+                }
+                let mut standing = Standing::begin(signed(), stay);
+                standing.rest().await;
+                self.standing.insert(number, standing);
+                self.so_far(number)
+            }
+            Call::SoFar(number) => self.so_far(number),
+            Call::GiveUp(number) => {
+                let gone = self.standing.remove(&number);
+                if let Some(standing) = gone.filter(|standing| !standing.is_answered())
+                    && !standing.give_up().await
+                {
+                    self.spent.insert(number);
+                }
+                nothing()
+            }
+            Call::Compact(request) => {
+                // A watch may be told what a key was before only as long as that is not compacted.
+                for stream in self.watching.values_mut() {
+                    // What went wrong with it is told when it is asked next.
+                    let _ = stream.catch_up(self.revision).await;
+                }
+                unary(signed(), Call::Compact(request)).await
+            }
+            call => unary(signed(), call).await,
+        };
+        if let Answer::Message { revision: Some(revision), .. } = &answer {
+            self.revision = self.revision.max(*revision);
         }
+        for standing in self.standing.values_mut() {
+            standing.rest().await;
+        }
+        answer
+    }
+
+    /// One request on a stream that stays open.
+    async fn watch_on(&mut self, to: Signed, number: usize, union: Option<RequestUnion>) -> Answer {
+        let now = self.revision;
+        match (self.watching.get_mut(&number), union) {
+            (Some(stream), union) => {
+                let union = union.unwrap_or(RequestUnion::ProgressRequest(pb::WatchProgressRequest {}));
+                as_answer(stream.request(union, now).await)
+            }
+            (None, Some(RequestUnion::CreateRequest(create))) => {
+                as_answer(Watching::open(to, create, now).await.map(|(stream, told)| {
+                    self.watching.insert(number, stream);
+                    told
+                }))
+            }
+            (None, _) => nothing(),
+        }
+    }
+
+    /// What has come of a call; one that was answered is over.
+    fn so_far(&mut self, number: usize) -> Answer {
+        let Some(standing) = self.standing.get_mut(&number) else { return nothing() };
+        let answer = standing.so_far().unwrap_or_else(nothing);
+        if standing.is_answered() {
+            self.standing.remove(&number);
+        }
+        answer
     }
 
     async fn log_in(&mut self, channel: Channel, user: &'static str, request: pb::AuthenticateRequest) -> Answer {
@@ -87,6 +162,15 @@ impl Side {
         }
         words(answer)
     }
+}
+
+/// There is nothing to tell.
+fn nothing() -> Answer {
+    Answer::Message { revision: None, text: String::new() }
+}
+
+fn as_answer(told: Result<String, Status>) -> Answer {
+    told.map_or_else(refusal, |text| Answer::Message { revision: None, text })
 }
 
 /// Everything that is one call of gRPC, or a stream taken for one.
@@ -122,7 +206,6 @@ async fn unary(to: Signed, call: Call) -> Answer {
         Call::LeaseKeepAlive(request) => keep_alive(lease, request).await.unwrap_or_else(refusal),
         Call::LeaseTimeToLive(request) => words(lease.lease_time_to_live(request).await),
         Call::LeaseLeases(request) => words(lease.lease_leases(request).await),
-        Call::Watch(request) => watch(WatchClient::new(to), request).await.unwrap_or_else(refusal),
         Call::MemberList(request) => words(cluster.member_list(request).await),
         Call::MemberAdd(request) => words(cluster.member_add(request).await),
         Call::MemberRemove(request) => words(cluster.member_remove(request).await),
@@ -155,7 +238,15 @@ async fn unary(to: Signed, call: Call) -> Answer {
         Call::Leader(request) => words(election.leader(request).await),
         Call::Proclaim(request) => words(election.proclaim(request).await),
         Call::Resign(request) => words(election.resign(request).await),
-        Call::Authenticate(..) | Call::Json(..) | Call::Get(_) => unreachable!("performed by its caller"),
+        Call::Authenticate(..)
+        | Call::Json(..)
+        | Call::Get(_)
+        | Call::Watch(_)
+        | Call::Watching(..)
+        | Call::WatchingEnds(_)
+        | Call::Stay(..)
+        | Call::SoFar(_)
+        | Call::GiveUp(_) => unreachable!("performed by its caller"),
     }
 }
 
@@ -206,68 +297,4 @@ async fn keep_alive(mut lease: LeaseClient<Signed>, request: pb::LeaseKeepAliveR
     };
     let answer = answers.into_inner().message().await?.ok_or_else(|| Status::unknown("no answer"))?;
     Ok(words(Ok(Response::new(answer))))
-}
-
-/// One watch: what it is told until a report of progress shows that there is nothing more, and how it ends.
-async fn watch(mut client: WatchClient<Signed>, create: pb::WatchCreateRequest) -> Result<Answer, Status> {
-    let (requests, receiver) = mpsc::channel(4);
-    let send = async |union| {
-        // An error means that the stream has ended, which its answers show.
-        let _ = requests.send(pb::WatchRequest { request_union: Some(union) }).await;
-    };
-    send(RequestUnion::CreateRequest(create)).await;
-    let mut answers = client.watch(ReceiverStream::new(receiver)).await?.into_inner();
-    let mut seen = String::new();
-    let created = next(&mut answers).await?;
-    let id = created.watch_id;
-    let mut ended = created.canceled;
-    note(&mut seen, created);
-    for _ in 0..MAX_ASKED {
-        if ended {
-            break;
-        }
-        send(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
-        let mut told_all = false;
-        while let Ok(answer) = timeout(SILENCE, next(&mut answers)).await {
-            let answer = answer?;
-            (told_all, ended) = (answer.watch_id == -1, answer.canceled);
-            if told_all || ended {
-                if ended {
-                    note(&mut seen, answer);
-                }
-                break;
-            }
-            note(&mut seen, answer);
-        }
-        if told_all {
-            send(RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: id })).await;
-            while !ended {
-                let answer = next(&mut answers).await?;
-                ended = answer.canceled;
-                // A report that was asked for once more says nothing new.
-                if answer.watch_id != -1 {
-                    note(&mut seen, answer);
-                }
-            }
-        }
-    }
-    if !ended {
-        seen.push_str("never told that it was told all");
-    }
-    Ok(Answer::Message { revision: None, text: seen })
-}
-
-async fn next(answers: &mut Streaming<pb::WatchResponse>) -> Result<pb::WatchResponse, Status> {
-    answers.message().await?.ok_or_else(|| Status::unknown("the stream ended"))
-}
-
-/// Adds an answer in words: events one by one, since how many share an answer is a matter of the moment.
-fn note(seen: &mut String, mut answer: pb::WatchResponse) {
-    answer.settle();
-    for event in std::mem::take(&mut answer.events) {
-        seen.push_str(&format!("{event:?}\n"));
-    }
-    if answer.created || answer.canceled {
-        seen.push_str(&format!("{answer:?}\n"));
-    }
 }

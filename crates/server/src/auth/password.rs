@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use quorate_kv::auth::PasswordHash;
 use quorate_node::NodeError;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -15,6 +17,9 @@ const COST: u32 = 10;
 
 /// bcrypt looks at no more.
 const MAX_PASSWORD_BYTES: usize = 72;
+
+/// The most that comparing with a hash that a caller made may cost: sixteen times what one made here does.
+const MAX_GIVEN_COST: u32 = COST + 4;
 
 /// Passwords hashed at one time: logins must not take the cores from everything else.
 const MAX_AT_ONCE: usize = 2;
@@ -48,6 +53,20 @@ impl Passwords {
         let _turn = self.turn().await?;
         let hashed = tokio::task::spawn_blocking(move || bcrypt::hash(password, COST)).await?;
         Ok(PasswordHash(hashed.map_err(|_| ApiError::NoRandomness)?.into()))
+    }
+
+    /// Takes the hash that a caller made, in base64. What is no hash lets nobody in, as in etcd.
+    ///
+    /// # Errors
+    /// [`NodeError::Invalid`] if it is no base64, or if a login would keep a core for seconds.
+    pub(crate) fn given(hash: &str) -> Result<PasswordHash, ApiError> {
+        let invalid = |problem: &str| NodeError::Invalid(format!("the hashed password {problem}"));
+        let hash = STANDARD.decode(hash).map_err(|_| invalid("is no base64"))?;
+        let parts = std::str::from_utf8(&hash).ok().and_then(|hash| hash.parse::<bcrypt::HashParts>().ok());
+        if parts.is_some_and(|parts| parts.get_cost() > MAX_GIVEN_COST) {
+            return Err(invalid(&format!("has a cost above {MAX_GIVEN_COST}")).into());
+        }
+        Ok(PasswordHash(hash.into()))
     }
 
     /// Whether `password` is the one of `hash`; without a hash it never is.
@@ -92,6 +111,21 @@ mod tests {
     async fn a_password_of_which_a_part_would_not_count_is_refused() {
         let refused = Passwords::new().hash("x".repeat(MAX_PASSWORD_BYTES + 1)).await;
         assert!(matches!(refused, Err(ApiError::Node(NodeError::Invalid(_)))), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_hash_that_a_caller_made_is_taken_unless_it_costs_too_much() {
+        let passwords = Passwords::new();
+        let given = |hash: &str| Passwords::given(&STANDARD.encode(hash));
+        let hash = given(&bcrypt::hash("secret", 4).expect("hashed")).expect("a hash");
+        assert!(passwords.verify(Arc::new("secret".to_owned()), Some(hash)).await.expect("compared"));
+        for nothing in ["", "secret"] {
+            let hash = given(nothing).expect("base64");
+            assert!(!passwords.verify(Arc::new(nothing.to_owned()), Some(hash)).await.expect("compared"));
+        }
+        for refused in [given(&NOBODYS_HASH.replacen("10", "15", 1)), Passwords::given("*")] {
+            assert!(matches!(refused, Err(ApiError::Node(NodeError::Invalid(_)))), "{refused:?}");
+        }
     }
 
     #[tokio::test]

@@ -73,11 +73,15 @@ impl AuthService {
         Ok((seen.map_err(ApiError::from)?, Some(header(self.api.replica()).at(view.revision()))))
     }
 
-    /// Hashes a password for somebody who may set it: hashing takes long, and is done for nobody else.
-    async fn hash(&self, headers: &HeaderMap, password: String) -> Result<PasswordHash, Status> {
+    /// Hashes a password for somebody who may set it: hashing takes long, and is done for nobody else. A hash that is
+    /// given instead is taken.
+    async fn hash(&self, headers: &HeaderMap, password: String, given: Option<&str>) -> Result<PasswordHash, Status> {
         let access = self.api.access();
         let _asked_again_by_the_write = access.check(headers, Action::ManageUsers).await.map_err(ApiError::Denied)?;
-        Ok(access.authenticator().hash(password).await?)
+        match given {
+            Some(hash) => Ok(access.authenticator().take_hash(hash)?),
+            None => Ok(access.authenticator().hash(password).await?),
+        }
     }
 }
 
@@ -129,7 +133,7 @@ impl Auth for AuthService {
         let (headers, bytes) = (metadata.as_ref(), request.encoded_len());
         let password = match request.options {
             Some(options) if options.no_password => None,
-            _ => Some(self.hash(headers, request.password).await?),
+            _ => Some(self.hash(headers, request.password, None).await?),
         };
         let change = AuthCommand::UserAdd { name: request.name, password };
         let header = self.submit(headers, change, bytes).await?;
@@ -172,7 +176,9 @@ impl Auth for AuthService {
     ) -> Result<Response<pb::AuthUserChangePasswordResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let (headers, bytes) = (metadata.as_ref(), request.encoded_len());
-        let password = self.hash(headers, request.password).await?;
+        // As in etcd, no password is not an empty one: without a hash either, nobody can log in.
+        let given = request.password.is_empty().then_some(request.hashed_password.as_str());
+        let password = self.hash(headers, request.password, given).await?;
         let change = AuthCommand::UserChangePassword { name: request.name, password };
         let header = self.submit(headers, change, bytes).await?;
         Ok(Response::new(pb::AuthUserChangePasswordResponse { header }))

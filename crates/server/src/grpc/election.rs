@@ -35,9 +35,10 @@ impl Election for ElectionService {
         let claim = caller.claim(&request.name, request.lease, request.value.clone()).await?;
         let leader =
             pb::LeaderKey { name: request.name, key: claim.key.clone(), rev: claim.revision, lease: claim.lease };
-        let mut header = claim.header;
+        // The header tells of the claim, as etcd's does, even where another value is proclaimed after it.
+        let header = claim.header;
         if claim.found.as_ref().is_some_and(|found| found.value != request.value) {
-            header = proclaim(&caller, &leader, request.value).await?;
+            proclaim(&caller, &leader, request.value).await?;
         }
         if claim.wait().await?.is_none() {
             return Err(not_leader());
