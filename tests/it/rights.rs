@@ -35,3 +35,28 @@ async fn a_right_that_was_given_holds_at_a_node_that_is_behind() {
         waiting.await.expect("runs to its end").expect("its right");
     }
 }
+
+/// The node judges by the rights it knows and learns of newer ones while it serves the request, which was let in by all of
+/// them.
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_change_elsewhere_refuse_nothing_at_a_node_that_is_behind() {
+    let cluster = Cluster::start(3, &[]).await;
+    let leader = cluster.leader().await;
+    let behind = (leader + 1) % 3;
+    enable_auth(&cluster).await;
+    for round in 0..5 {
+        let write = signed(&cluster, behind, "root", put("k", "1")).await;
+        let range = pb::RangeRequest { key: "k".into(), ..pb::RangeRequest::default() };
+        let read = signed(&cluster, behind, "root", range).await;
+        let role = pb::AuthRoleAddRequest { name: format!("of no importance {round}") };
+        let change = signed(&cluster, leader, "root", role).await;
+        let (mut writer, mut reader) = (KvClient::new(cluster.channel(behind)), KvClient::new(cluster.channel(behind)));
+        cluster.nodes[behind].pause();
+        AuthClient::new(cluster.channel(leader)).role_add(change).await.expect("root may");
+        let writing = tokio::spawn(async move { writer.put(write).await });
+        let reading = tokio::spawn(async move { reader.range(read).await });
+        cluster.nodes[behind].resume();
+        writing.await.expect("runs to its end").expect("root may");
+        reading.await.expect("runs to its end").expect("root may");
+    }
+}

@@ -8,6 +8,7 @@
 
 mod admin_token;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ const TOKEN: &str = "token";
 
 /// How long a node that is behind may take to learn of the newest rights before it refuses a caller.
 const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// How often a request is judged if rights change each time while it is served.
+pub(crate) const MAX_ROUNDS: usize = 4;
 
 /// What a caller asks for, decoded. There is no other way to anything that is served; a new kind of request does not compile
 /// until [`judge`] says who may.
@@ -183,12 +187,35 @@ impl Access {
         Ok(Permit { actor, judged_by })
     }
 
+    /// Checks one request, lets it read, and shows what it read if rights still are what they were. If not, as on a node that
+    /// was behind until the read brought it up to date, all of it is done again.
+    ///
+    /// # Errors
+    /// [`Denied`], and what `read` says. [`AuthError::OldRevision`] if rights change and change.
+    pub(crate) async fn permitted<T, E: From<Denied>, F: Future<Output = Result<T, E>>>(
+        &self,
+        headers: &HeaderMap,
+        action: Action<'_>,
+        mut read: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        let mut rounds = 1;
+        loop {
+            let permit = self.check(headers, action).await?;
+            let seen = read().await?;
+            match self.recheck(&permit) {
+                Ok(()) => return Ok(seen),
+                Err(changed) if rounds == MAX_ROUNDS => return Err(changed.into()),
+                Err(_) => rounds += 1,
+            }
+        }
+    }
+
     /// Checks that what a read saw may be shown: rights are what they were when it was let in. A change that was
     /// acknowledged before a linearizable read began is applied by the time it has read, and shows here.
     ///
     /// # Errors
     /// [`AuthError::OldRevision`]: ask again.
-    pub(crate) fn recheck(&self, permit: &Permit) -> Result<(), Denied> {
+    fn recheck(&self, permit: &Permit) -> Result<(), Denied> {
         let state = self.replica.view().map(|view| view.auth()).unwrap_or_default();
         if judged_by(&state) == permit.judged_by { Ok(()) } else { Err(AuthError::OldRevision.into()) }
     }

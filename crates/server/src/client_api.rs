@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 use quorate_kv::{
-    AuthError, Command, KvError, Outcome, RangeRequest, RangeResponse, ResponseBody, Revision, TxnRequest, TxnResponse,
+    Actor, AuthError, Command, KvError, Outcome, RangeRequest, RangeResponse, ResponseBody, Revision, TxnRequest,
+    TxnResponse,
 };
 use quorate_node::{Consistency, NodeError, ReadGrant, ReadOptions};
 use quorate_store::{RationedReadError, ReadError, StateStream, StateView};
@@ -20,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::http::HeaderMap;
 
 pub(crate) use self::watches::Watches;
-use crate::access::{Access, Action, Denied};
+use crate::access::{Access, Action, Denied, MAX_ROUNDS, Permit};
 use crate::answers::{AnswerBudget, AnswerLimits, Claim, HeldAnswer, NoRoom};
 use crate::keep_alives::KeepAlives;
 use crate::metrics::{Metrics, ReadOutcome};
@@ -187,8 +188,13 @@ impl ClientApi {
     ///
     /// # Errors
     /// [`ApiError`]. After [`NodeError::Timeout`] and its kin the command may still take effect.
-    pub(crate) async fn write(&self, headers: &HeaderMap, command: Command, bytes: usize) -> Result<Outcome, ApiError> {
-        let permit = self.access.check(headers, Action::Write(&command)).await?;
+    pub(crate) async fn write(
+        &self,
+        headers: &HeaderMap,
+        mut command: Command,
+        bytes: usize,
+    ) -> Result<Outcome, ApiError> {
+        let mut permit = self.access.check(headers, Action::Write(&command)).await?;
         if bytes > self.writes.max_request_bytes {
             return Err(self.explain(NodeError::TooLarge));
         }
@@ -201,6 +207,20 @@ impl ClientApi {
             }
         }
         let _pending = PendingWrite::begin(&self.metrics);
+        for _ in 1..MAX_ROUNDS {
+            // Only who is somebody can have been judged by rights that are not in force any more.
+            let again = (permit.actor() != Actor::Anonymous).then(|| command.clone());
+            let outcome = self.submit(&permit, command).await?;
+            let changed = matches!(outcome.result, Err(KvError::Auth(AuthError::OldRevision)));
+            let Some(refused) = again.filter(|_| changed) else { return Ok(outcome) };
+            // It was without effect, and whatever the rights are now is applied here.
+            command = refused;
+            permit = self.access.check(headers, Action::Write(&command)).await?;
+        }
+        self.submit(&permit, command).await
+    }
+
+    async fn submit(&self, permit: &Permit, command: Command) -> Result<Outcome, ApiError> {
         self.replica.write(permit.actor(), command).await.map_err(|refused| {
             self.metrics.raft.proposals_failed_total.inc();
             self.explain(refused)
@@ -217,11 +237,12 @@ impl ClientApi {
         request: RangeRequest,
         options: ReadOptions,
     ) -> Result<Served<RangeResponse>, ApiError> {
-        let permit = self.access.check(headers, Action::Range(&request)).await?;
-        quorate_kv::validate_range(&request)?;
-        let served = self.range_unasked(request, options).await?;
-        self.access.recheck(&permit)?;
-        Ok(served)
+        let request = Arc::new(request);
+        let read = || async {
+            quorate_kv::validate_range(&request)?;
+            self.range_unasked(Arc::clone(&request), options).await
+        };
+        self.access.permitted(headers, Action::Range(&request), read).await
     }
 
     /// Whether a key can be read, without telling what is there: for probes, which are nobody.
@@ -230,16 +251,15 @@ impl ClientApi {
     /// [`ApiError`].
     pub(crate) async fn probe(&self, options: ReadOptions) -> Result<(), ApiError> {
         let request = RangeRequest { key: "health".into(), limit: 1, keys_only: true, ..RangeRequest::default() };
-        self.range_unasked(request, options).await.map(drop)
+        self.range_unasked(Arc::new(request), options).await.map(drop)
     }
 
     async fn range_unasked(
         &self,
-        request: RangeRequest,
+        request: Arc<RangeRequest>,
         options: ReadOptions,
     ) -> Result<Served<RangeResponse>, ApiError> {
         let began = Instant::now();
-        let request = Arc::new(request);
         let reading = self.read(options, || {
             let request = Arc::clone(&request);
             async {
@@ -275,21 +295,21 @@ impl ClientApi {
         request: TxnRequest,
         options: ReadOptions,
     ) -> Result<Served<(TxnResponse, Revision)>, ApiError> {
-        let permit = self.access.check(headers, Action::ReadTxn(&request)).await?;
-        quorate_kv::validate_txn(&request, &self.limits)?;
         let request = Arc::new(request);
-        let reading = self.read(options, || {
-            let request = Arc::clone(&request);
-            self.read_state(move |view, claim| {
-                Ok(view.read_txn_within(&request, &|bytes| claim.take(bytes))?.map(|response| {
-                    let revision = revision_of(&response).unwrap_or_else(|| view.revision());
-                    (response, revision)
-                }))
-            })
-        });
-        let served = reading.await?;
-        self.access.recheck(&permit)?;
-        Ok(served)
+        let read = || async {
+            quorate_kv::validate_txn(&request, &self.limits)?;
+            let reading = self.read(options, || {
+                let request = Arc::clone(&request);
+                self.read_state(move |view, claim| {
+                    Ok(view.read_txn_within(&request, &|bytes| claim.take(bytes))?.map(|response| {
+                        let revision = revision_of(&response).unwrap_or_else(|| view.revision());
+                        (response, revision)
+                    }))
+                })
+            });
+            reading.await
+        };
+        self.access.permitted(headers, Action::ReadTxn(&request), read).await
     }
 
     /// Begins a streamed range. Later chunks are read at the same revision, whatever is written meanwhile.
@@ -302,16 +322,17 @@ impl ClientApi {
         request: RangeRequest,
         options: ReadOptions,
     ) -> Result<ServedStream, ApiError> {
-        let permit = self.access.check(headers, Action::Range(&request)).await?;
-        quorate_kv::validate_stream(&request)?;
-        let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
-            self.count_limit("streams");
-            NoRoom::TooManyStreams(self.answer_limits.max_streams)
-        })?;
         let request = &request;
-        let begun = self.read(options, || async move { Ok((self.view()?.stream(request)?, None)) }).await?;
-        self.access.recheck(&permit)?;
-        Ok(ServedStream { stream: begun.answer, grant: begun.grant, place })
+        let begin = || async move {
+            quorate_kv::validate_stream(request)?;
+            let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+                self.count_limit("streams");
+                NoRoom::TooManyStreams(self.answer_limits.max_streams)
+            })?;
+            let begun = self.read(options, || async move { Ok((self.view()?.stream(request)?, None)) }).await?;
+            Ok(ServedStream { stream: begun.answer, grant: begun.grant, place })
+        };
+        self.access.permitted(headers, Action::Range(request), begin).await
     }
 
     /// Waits until the state is as fresh as `options` ask, and reads nothing: for answers made of a status.

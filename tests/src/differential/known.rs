@@ -15,7 +15,9 @@ pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option
             Some("a request with several mistakes may be told any of them")
         }
         // The first line is the status, the text of a refusal one of the next.
-        Call::Json(..) if nobody_asks(quorate) && etcd.to_string().lines().next() == quorate.to_string().lines().next() => {
+        Call::Json(..)
+            if nobody_asks(quorate) && etcd.to_string().lines().next() == quorate.to_string().lines().next() =>
+        {
             Some("a request with several mistakes may be told any of them")
         }
         Call::Authenticate(..) if etcd.to_string().ends_with("password was given for no password user") => {

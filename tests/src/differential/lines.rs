@@ -78,7 +78,8 @@ impl Generator {
     pub(super) fn learn_of_candidates(&mut self, call: &Call, answer: &Answer) {
         let (Call::Stay(number, _) | Call::SoFar(number)) = call else { return };
         let text = answer.to_string();
-        let revision = text.lines().find_map(|line| line.trim().strip_prefix("rev: ")?.trim_end_matches(',').parse().ok());
+        let revision =
+            text.lines().find_map(|line| line.trim().strip_prefix("rev: ")?.trim_end_matches(',').parse().ok());
         if let Some(revision) = revision {
             self.candidates.insert(*number, revision);
         }

@@ -3,10 +3,12 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use quorate_proto::etcdserverpb::RangeRequest;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use tempfile::TempDir;
+use tokio::time::sleep;
 use tonic::transport::Channel;
 
 use super::side::Side;
@@ -19,6 +21,10 @@ const NODES: u16 = 3;
 /// Between the client ports of two nodes of `quorate dev`, which has the ports between them for peers and metrics.
 const PORT_DISTANCE: u16 = 10;
 
+/// Attempts to start a server.
+const MAX_STARTS: u32 = 10;
+/// Between two looks at whether it still runs.
+const PACE: Duration = Duration::from_millis(50);
 /// Between two reports of progress to a watch that wants them.
 const PROGRESS: &str = "500ms";
 /// Data is in memory where that is a folder: what is compared is not what survives a crash.
@@ -35,15 +41,8 @@ pub(super) struct Pair {
 impl Pair {
     /// Starts both and waits until both serve.
     pub(super) async fn start(run: &Run) -> Pair {
-        let (etcd, quorate) = (Server::etcd(&run.etcd), Server::quorate(&run.quorate));
-        let nodes = |first: SocketAddr, count: u16| {
-            let address = move |number| SocketAddr::new(first.ip(), first.port() + PORT_DISTANCE * number);
-            (0..count).map(address).map(|address| (address, channel(&address.to_string()))).collect::<Vec<_>>()
-        };
-        let (theirs, ours) = (nodes(etcd.client, 1), nodes(quorate.client, NODES));
-        for (_, channel) in theirs.iter().chain(&ours) {
-            wait_until_served(channel).await;
-        }
+        let (etcd, theirs) = serving(1, || Server::etcd(&run.etcd)).await;
+        let (quorate, ours) = serving(NODES, || Server::quorate(&run.quorate)).await;
         Pair { etcd: Side::new(theirs), quorate: Side::new(ours), _servers: [etcd, quorate] }
     }
 
@@ -51,6 +50,32 @@ impl Pair {
     pub(super) async fn ask(&mut self, action: &Action) -> (Answer, Answer) {
         tokio::join!(self.etcd.perform(action), self.quorate.perform(action))
     }
+}
+
+/// A server of so many nodes, once they serve. One that ends before is started again: somebody else may have taken a port
+/// between its choice and its use.
+async fn serving(nodes: u16, start: impl Fn() -> Server) -> (Server, Vec<(SocketAddr, Channel)>) {
+    for _ in 0..MAX_STARTS {
+        let mut server = start();
+        let address = |number| SocketAddr::new(server.client.ip(), server.client.port() + PORT_DISTANCE * number);
+        let channels: Vec<_> =
+            (0..nodes).map(|number| (address(number), channel(&address(number).to_string()))).collect();
+        let ended = async {
+            while server.process.try_wait().is_ok_and(|status| status.is_none()) {
+                sleep(PACE).await;
+            }
+        };
+        let served = async {
+            for (_, channel) in &channels {
+                wait_until_served(channel).await;
+            }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = served => return (server, channels),
+        }
+    }
+    panic!("a server ended {MAX_STARTS} times before it served");
 }
 
 /// A serializable read is the last thing to be served: it needs a leader to have been heard of, and a state.

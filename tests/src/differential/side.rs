@@ -175,7 +175,9 @@ fn as_answer(told: Result<String, Status>) -> Answer {
 
 /// Everything that is one call of gRPC, or a stream taken for one.
 async fn unary(to: Signed, call: Call) -> Answer {
-    let (mut kv, mut lease) = (KvClient::new(to.clone()), LeaseClient::new(to.clone()));
+    // A few large values make an answer larger than clients take in by default.
+    let mut kv = KvClient::new(to.clone()).max_decoding_message_size(usize::MAX);
+    let mut lease = LeaseClient::new(to.clone());
     let (mut cluster, mut maintenance) = (ClusterClient::new(to.clone()), MaintenanceClient::new(to.clone()));
     let (mut auth, mut election) = (AuthClient::new(to.clone()), ElectionClient::new(to.clone()));
     let mut lock = LockClient::new(to.clone());

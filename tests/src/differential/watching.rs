@@ -116,7 +116,7 @@ impl Watching {
             let (created, id) = (answer.created, answer.watch_id);
             let now = answer.header.as_ref().map_or(0, |header| header.revision);
             let failed = answer.canceled;
-            self.note(answer);
+            self.note(answer).await;
             if created {
                 if !failed {
                     let begins = if create.start_revision > now { create.start_revision } else { 0 };
@@ -131,7 +131,7 @@ impl Watching {
     /// Takes in one answer; gives its revision if it is a report of progress that was asked for.
     async fn hear(&mut self) -> Result<Option<i64>, Status> {
         let answer = self.next().await?;
-        Ok(self.note(answer))
+        Ok(self.note(answer).await)
     }
 
     async fn next(&mut self) -> Result<pb::WatchResponse, Status> {
@@ -139,13 +139,22 @@ impl Watching {
     }
 
     /// Puts an answer into words; gives its revision if it is a report of progress that was asked for.
-    fn note(&mut self, mut answer: pb::WatchResponse) -> Option<i64> {
+    async fn note(&mut self, mut answer: pb::WatchResponse) -> Option<i64> {
         let (id, revision) = (answer.watch_id, answer.header.as_ref().map_or(0, |header| header.revision));
+        if answer.canceled && !answer.created && !self.watches.contains_key(&id) {
+            // The answer to a cancellation of what had ended.
+            return None;
+        }
         let told = self.told.entry(id).or_default();
         if answer.created || answer.canceled {
+            let is_compacted = answer.compact_revision > 0;
             answer.settle();
             let _ = writeln!(told, "{answer:?}");
             self.watches.remove(&id);
+            if is_compacted {
+                // etcd reports no progress on a stream with such a watch until its client cancels it, too.
+                self.send(RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: id })).await;
+            }
             return None;
         }
         if answer.events.is_empty() {

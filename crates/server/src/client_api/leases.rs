@@ -97,16 +97,17 @@ impl ClientApi {
         with_keys: bool,
     ) -> Result<TimeToLive, ApiError> {
         let action = if with_keys { Action::LeaseKeys(id) } else { Action::Observe };
-        let permit = self.access.check(headers, action).await?;
-        self.confirm(confirmed()).await?;
-        let view = self.view()?;
-        let revision = view.revision();
-        let lease = view.lease(id);
-        if with_keys {
-            // Keys may have been attached since.
-            let _permit = self.access.check(headers, action).await?;
-        }
-        self.access.recheck(&permit)?;
+        let look = || async {
+            self.confirm(confirmed()).await?;
+            let view = self.view()?;
+            let seen = (view.lease(id), view.revision());
+            if with_keys {
+                // Keys may have been attached since.
+                let _permit = self.access.check(headers, action).await?;
+            }
+            Ok::<_, ApiError>(seen)
+        };
+        let (lease, revision) = self.access.permitted(headers, action, look).await?;
         Ok(match lease {
             None => TimeToLive { ttl_seconds: -1, granted_seconds: 0, keys: Vec::new(), revision },
             Some(lease) => {
@@ -128,11 +129,12 @@ impl ClientApi {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn leases(&self, headers: &HeaderMap) -> Result<(Vec<i64>, Revision), ApiError> {
-        let permit = self.access.check(headers, Action::Observe).await?;
-        self.confirm(confirmed()).await?;
-        let view = self.view()?;
-        let (ids, revision) = (view.leases_by_deadline(), view.revision());
-        self.access.recheck(&permit)?;
+        let look = || async {
+            self.confirm(confirmed()).await?;
+            let view = self.view()?;
+            Ok::<_, ApiError>((view.leases_by_deadline(), view.revision()))
+        };
+        let (ids, revision) = self.access.permitted(headers, Action::Observe, look).await?;
         // As in etcd: whoever may not read a key is not told of the lease it hangs on.
         let _permit = self.access.check(headers, Action::SeeLeases(&ids)).await?;
         Ok((ids, revision))

@@ -13,7 +13,7 @@ use tonic::codegen::http::HeaderMap;
 use tonic::{Request, Response, Status};
 
 use super::header::header;
-use crate::access::{Action, Permit};
+use crate::access::Action;
 use crate::client_api::{ApiError, ClientApi};
 
 /// Serves `Auth`.
@@ -62,15 +62,16 @@ impl AuthService {
         &self,
         headers: &HeaderMap,
         action: Action<'_>,
-        look: impl FnOnce(&AuthState) -> Result<T, AuthError>,
+        look: impl Fn(&AuthState) -> Result<T, AuthError>,
     ) -> Result<(T, Option<pb::ResponseHeader>), Status> {
-        let permit: Permit = self.api.access().check(headers, action).await.map_err(ApiError::Denied)?;
-        let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
-        self.api.confirm(options).await?;
-        let view = self.api.view()?;
-        let seen = look(&view.auth());
-        self.api.access().recheck(&permit).map_err(ApiError::Denied)?;
-        Ok((seen.map_err(ApiError::from)?, Some(header(self.api.replica()).at(view.revision()))))
+        let read = || async {
+            let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
+            self.api.confirm(options).await?;
+            let view = self.api.view()?;
+            Ok::<_, ApiError>((look(&view.auth()), view.revision()))
+        };
+        let (seen, revision) = self.api.access().permitted(headers, action, read).await?;
+        Ok((seen.map_err(ApiError::from)?, Some(header(self.api.replica()).at(revision))))
     }
 
     /// Hashes a password for somebody who may set it: hashing takes long, and is done for nobody else. A hash that is
