@@ -80,7 +80,7 @@ headed! {
     pb::AuthEnableResponse, pb::AuthDisableResponse, pb::AuthStatusResponse,
     pb::AuthUserAddResponse, pb::AuthUserGetResponse, pb::AuthUserListResponse, pb::AuthUserDeleteResponse,
     pb::AuthUserChangePasswordResponse, pb::AuthUserGrantRoleResponse, pb::AuthUserRevokeRoleResponse,
-    pb::AuthRoleAddResponse, pb::AuthRoleGetResponse, pb::AuthRoleListResponse, pb::AuthRoleDeleteResponse,
+    pb::AuthRoleAddResponse, pb::AuthRoleListResponse, pb::AuthRoleDeleteResponse,
     pb::AuthRoleGrantPermissionResponse, pb::AuthRoleRevokePermissionResponse,
     LockResponse, UnlockResponse, CampaignResponse, LeaderResponse, ProclaimResponse, ResignResponse,
 }
@@ -91,6 +91,10 @@ if (told.granted_ttl - EPISODE_SECONDS..=told.granted_ttl).contains(&told.ttl) {
     told.ttl = told.granted_ttl;
 } } }
 headed! { pb::LeaseLeasesResponse: settled |told| { told.leases.sort_by_key(|lease| lease.id); } }
+headed! { pb::AuthRoleGetResponse: settled |told| {
+    // etcd tells those with the same first key in the order in which they were granted.
+    told.perm.sort_by(|a, b| (&a.key, &a.range_end).cmp(&(&b.key, &b.range_end)));
+} }
 headed! { pb::AuthenticateResponse: settled |told| { told.token = "some".into(); } }
 headed! { pb::HashKvResponse: settled |told| { told.hash = 0;
 // etcd tells of a compaction once it is done.

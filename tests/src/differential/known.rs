@@ -11,14 +11,11 @@ use super::{Action, Answer, Call};
 pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option<&'static str> {
     let both = |code| etcd.code() == Some(code) && quorate.code() == Some(code);
     match &action.call {
-        call if both(Code::InvalidArgument) && (possible_mistakes(call) > 1 || nobody_asks(quorate)) => {
+        call if both(Code::InvalidArgument) && possible_mistakes(call) > 1 => {
             Some("a request with several mistakes may be told any of them")
         }
-        // The first line is the status, the text of a refusal one of the next.
-        Call::Json(..)
-            if nobody_asks(quorate) && etcd.to_string().lines().next() == quorate.to_string().lines().next() =>
-        {
-            Some("a request with several mistakes may be told any of them")
+        _ if is_of_the_caller(quorate) && !is_of_the_caller(etcd) && is_of_the_request(etcd) => {
+            Some("who asks is looked at before what is asked")
         }
         Call::Authenticate(..) if etcd.to_string().ends_with("password was given for no password user") => {
             Some("who logs in is not told which users have no password")
@@ -32,6 +29,9 @@ pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option
         Call::HashKv(request) if request.revision <= 0 => {
             Some("etcd tells the revision that was asked for as the one it hashed")
         }
+        Call::HashKv(_) if etcd.code().is_none() && quorate.to_string().ends_with("revision has been compacted") => {
+            Some("etcd remembers hashes that it made when it compacted")
+        }
         Call::RangeStream(range) if range.sort_order() == SortOrder::None && range.sort_target() != SortTarget::Key => {
             Some("etcd sorts each chunk of a stream by itself and so loses keys; Quorate streams in key order")
         }
@@ -39,10 +39,20 @@ pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option
     }
 }
 
-/// Whether the request lacks a user: what the other one tells is a further mistake.
-fn nobody_asks(answer: &Answer) -> bool {
+/// Whether a refusal is about who asks.
+fn is_of_the_caller(answer: &Answer) -> bool {
     let text = answer.to_string();
-    text.ends_with("etcdserver: user name is empty") || text.contains("\"etcdserver: user name is empty\"")
+    ["user name is empty", "invalid auth token", "permission denied", "revision of auth store is old"]
+        .iter()
+        .any(|refusal| text.contains(&format!("etcdserver: {refusal}")))
+}
+
+/// Whether a refusal is about what the request says by itself. As JSON its first line is a status.
+fn is_of_the_request(answer: &Answer) -> bool {
+    match answer {
+        Answer::Message { text, .. } => matches!(text.lines().next(), Some("400" | "501")),
+        Answer::Refused(code, _) => matches!(code, Code::InvalidArgument | Code::Unimplemented),
+    }
 }
 
 /// How many things a request says that may be refused as wrong, whatever the store holds.

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::answer::{Answer, refusal, told, words};
@@ -92,7 +92,9 @@ impl Side {
                 if self.standing.contains_key(&number) || self.spent.contains(&number) {
                     return nothing();
                 }
-                let mut standing = Standing::begin(signed(), stay);
+                // A wait has no end that is known beforehand.
+                let patient = Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
+                let mut standing = Standing::begin(Signed::new(patient.connect_lazy(), token), stay);
                 standing.rest().await;
                 self.standing.insert(number, standing);
                 self.so_far(number)
