@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::auth_client::AuthClient;
 use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_proto::etcdserverpb::range_request::SortTarget;
 use quorate_proto::etcdserverpb::watch_request::RequestUnion;
+use quorate_proto::mvccpb::KeyValue;
 use quorate_proto::v3electionpb::election_client::ElectionClient;
 use quorate_proto::v3lockpb::lock_client::LockClient;
 use tokio::sync::mpsc;
@@ -24,6 +27,9 @@ use super::answer::{Answer, refusal, told, words};
 use super::standing::Standing;
 use super::watching::{self, Watching};
 use super::{Action, Call, http};
+
+/// So many keys Go sorts without changing the order of those that are equal.
+const STABLY_SORTED: i64 = 12;
 
 /// Puts a token into each call.
 #[derive(Debug, Clone, Default)]
@@ -184,15 +190,10 @@ async fn unary(to: Signed, call: Call) -> Answer {
     let (mut auth, mut election) = (AuthClient::new(to.clone()), ElectionClient::new(to.clone()));
     let mut lock = LockClient::new(to.clone());
     match call {
-        Call::Range(request) => {
-            let without = request.keys_only;
-            words(kv.range(request).await.map(|mut answer| {
-                if without {
-                    forget_leases(answer.get_mut());
-                }
-                answer
-            }))
-        }
+        Call::Range(request) => words(kv.range(request.clone()).await.map(|mut answer| {
+            settle_range(&request, answer.get_mut());
+            answer
+        })),
         Call::RangeStream(request) => range_stream(kv, request).await.unwrap_or_else(refusal),
         Call::Put(request) => words(kv.put(request).await),
         Call::LargePut(bytes) => {
@@ -201,7 +202,7 @@ async fn unary(to: Signed, call: Call) -> Answer {
         }
         Call::DeleteRange(request) => words(kv.delete_range(request).await),
         Call::Txn(request) => words(kv.txn(request.clone()).await.map(|mut answer| {
-            forget_leases_within(&request, answer.get_mut());
+            settle_txn(&request, answer.get_mut());
             answer
         })),
         Call::Compact(request) => words(kv.compact(request).await),
@@ -256,8 +257,7 @@ async fn unary(to: Signed, call: Call) -> Answer {
 
 /// Where a stream is cut into chunks is the server's affair; that its end alone has a header is not.
 async fn range_stream(mut kv: KvClient<Signed>, request: pb::RangeRequest) -> Result<Answer, Status> {
-    let keys_only = request.keys_only;
-    let mut chunks = kv.range_stream(request).await?.into_inner();
+    let mut chunks = kv.range_stream(request.clone()).await?.into_inner();
     let mut whole = pb::RangeResponse::default();
     let mut headers = 0;
     while let Some(chunk) = chunks.message().await? {
@@ -267,27 +267,44 @@ async fn range_stream(mut kv: KvClient<Signed>, request: pb::RangeRequest) -> Re
         whole.kvs.extend(chunk.kvs);
         whole = pb::RangeResponse { header: chunk.header, more: chunk.more, count: chunk.count, ..whole };
     }
-    if keys_only {
-        forget_leases(&mut whole);
-    }
+    settle_range(&request, &mut whole);
     Ok(words(Ok(Response::new(whole))))
 }
 
-/// etcd leaves the lease out where it reads keys alone from its index.
-fn forget_leases(answer: &mut pb::RangeResponse) {
-    answer.kvs.iter_mut().for_each(|kv| kv.lease = 0);
+/// Takes away what etcd itself does not tell the same way each time.
+fn settle_range(asked: &pb::RangeRequest, told: &mut pb::RangeResponse) {
+    if asked.keys_only {
+        // The lease is left out where keys are read from the index alone.
+        told.kvs.iter_mut().for_each(|kv| kv.lease = 0);
+    }
+    if told.count > STABLY_SORTED {
+        let target = |kv: &KeyValue| match asked.sort_target() {
+            SortTarget::Key => (0, kv.key.clone()),
+            SortTarget::Version => (kv.version, Bytes::new()),
+            SortTarget::Create => (kv.create_revision, Bytes::new()),
+            SortTarget::Mod => (kv.mod_revision, Bytes::new()),
+            SortTarget::Value => (0, kv.value.clone()),
+        };
+        let is_cut = asked.limit > 0 && told.kvs.len() as i64 == asked.limit;
+        let last = told.kvs.last().map(target);
+        for ties in told.kvs.chunk_by_mut(|a, b| target(a) == target(b)) {
+            ties.sort_by(|a, b| a.key.cmp(&b.key));
+            if is_cut && asked.sort_target() != SortTarget::Key && last == ties.last().map(target) {
+                // Which of them come before the limit is as open as their order.
+                ties.fill(KeyValue::default());
+            }
+        }
+    }
 }
 
-fn forget_leases_within(txn: &pb::TxnRequest, answer: &mut pb::TxnResponse) {
+fn settle_txn(txn: &pb::TxnRequest, answer: &mut pb::TxnResponse) {
     use pb::request_op::Request;
     use pb::response_op::Response;
     let taken = if answer.succeeded { &txn.success } else { &txn.failure };
     for (asked, told) in taken.iter().zip(&mut answer.responses) {
         match (&asked.request, &mut told.response) {
-            (Some(Request::RequestRange(range)), Some(Response::ResponseRange(told))) if range.keys_only => {
-                forget_leases(told);
-            }
-            (Some(Request::RequestTxn(inner)), Some(Response::ResponseTxn(told))) => forget_leases_within(inner, told),
+            (Some(Request::RequestRange(range)), Some(Response::ResponseRange(told))) => settle_range(range, told),
+            (Some(Request::RequestTxn(inner)), Some(Response::ResponseTxn(told))) => settle_txn(inner, told),
             _ => {}
         }
     }

@@ -21,7 +21,7 @@ impl AuthState {
         let mut touched = Touched::default();
         let is_new = match command {
             AuthCommand::Enable => self.enable(&mut touched)?,
-            AuthCommand::Disable => std::mem::take(&mut self.enabled),
+            AuthCommand::Disable => self.disable(&mut touched),
             AuthCommand::UserAdd { name, password } => {
                 if name.is_empty() {
                     return Err(AuthError::UserEmpty);
@@ -112,6 +112,18 @@ impl AuthState {
         self.enabled = true;
         touched.meta = true;
         Ok(false)
+    }
+
+    /// Ends all logins, as etcd does: nobody is let in by one from before when rights are switched on again.
+    fn disable(&mut self, touched: &mut Touched) -> bool {
+        if !std::mem::take(&mut self.enabled) {
+            return false;
+        }
+        for (name, user) in &mut self.users {
+            user.password_revision = self.revision + 1;
+            touched.users.insert(name.clone());
+        }
+        true
     }
 
     fn keeps_root(&self, takes_root_away: bool) -> Result<(), AuthError> {

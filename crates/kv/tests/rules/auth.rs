@@ -195,8 +195,11 @@ fn a_login_holds_only_for_the_password_that_was_shown() {
     refused(&mut store, login("cert", made), AuthError::Failed);
     store.change(AuthCommand::UserChangePassword { name: "cert".into(), password: PasswordHash(bytes("3")) });
     assert_eq!(store.state().user("cert").expect("cert").password, None, "a user without password gets none");
+    let shown = store.state().user(ROOT).expect("root").password_revision;
     store.change(AuthCommand::Disable);
     refused(&mut store, login(ROOT, shown), AuthError::NotEnabled);
+    store.change(AuthCommand::Enable);
+    refused(&mut store, login(ROOT, shown), AuthError::OldRevision);
 }
 
 #[test]

@@ -132,7 +132,7 @@ impl Rights {
         }
         let counts = match change {
             AuthCommand::Enable => self.enable()?,
-            AuthCommand::Disable => std::mem::take(&mut self.enabled),
+            AuthCommand::Disable => self.disable(),
             AuthCommand::RoleAdd { .. }
             | AuthCommand::RoleDelete { .. }
             | AuthCommand::RoleGrantPermission { .. }
@@ -160,6 +160,15 @@ impl Rights {
             self.enabled = true;
         }
         Ok(false)
+    }
+
+    /// A login from before counts no more.
+    fn disable(&mut self) -> bool {
+        let counts = std::mem::take(&mut self.enabled);
+        if counts {
+            self.users.values_mut().for_each(|user| user.password_revision = self.revision + 1);
+        }
+        counts
     }
 
     fn change_user(&mut self, change: &AuthCommand) -> Result<bool, AuthError> {
