@@ -40,8 +40,8 @@ pub(crate) struct NodeFlags {
     /// Largest write a client may ask for, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 1_572_864)]
     max_request_bytes: usize,
-    /// Bytes that all large answers may hold in memory at one time; encoding takes as much again. [default: an eighth of
-    /// the memory that this process may use, 64 MiB at least and 2 GiB at most]
+    /// Bytes that all large answers may hold in memory at one time; encoding takes as much again for values below 16 KiB.
+    /// [default: an eighth of the memory that this process may use, 64 MiB at least and 2 GiB at most]
     #[arg(long, value_name = "BYTES")]
     max_answer_bytes: Option<usize>,
     /// Client connections; further ones are closed at once.

@@ -12,7 +12,7 @@ const MOST_ANSWER_BYTES: u64 = 2 << 30;
 /// What even a small container has to spare.
 const LEAST_ANSWER_BYTES: u64 = 64 << 20;
 
-/// What large answers may hold unless a flag says otherwise: an eighth of the memory, since encoding takes as much again.
+/// What large answers may hold unless a flag says otherwise: an eighth of the memory, since encoding may take as much again.
 pub(crate) fn default_answer_bytes() -> usize {
     let limits = CONTROL_GROUP_LIMITS.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_bytes(&text));

@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use crate::answers::{AnswerLimits, ConnectionEnd, HeldAnswer, HeldBody};
 use crate::arriving::{Arriving, ArrivingBody};
+use crate::encoded::with_encoded_body;
 use crate::gate::{Gate, wants_leader};
 use crate::listen::PortLimits;
 use crate::metrics::{MethodCounters, MethodKind, Metrics};
@@ -181,7 +182,8 @@ impl Future for CountedCall {
     type Output = Result<Response, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Poll::Ready(Ok(mut response)) = self.call.as_mut().poll(cx) else { return Poll::Pending };
+        let Poll::Ready(Ok(response)) = self.call.as_mut().poll(cx) else { return Poll::Pending };
+        let mut response = with_encoded_body(response);
         if let Some(held) = response.extensions_mut().remove::<HeldAnswer>() {
             let (time, connection) = (self.send_time, self.connection.clone());
             response = response.map(|body| tonic::body::Body::new(HeldBody::new(body, held, time, connection)));

@@ -10,6 +10,7 @@ use quorate_proto::etcdserverpb::kv_server::KvServer;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 
+use crate::encoded::with_encoded_body;
 use crate::grpc::KvService;
 
 /// All services, without a connection in between.
@@ -38,7 +39,8 @@ impl Service<http::Request<Body>> for Inside {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if request.uri().path().starts_with(crate::dispatch::KV_PATH) {
-            return self.kv.call(request);
+            let call = self.kv.call(request);
+            return Box::pin(async move { Ok(with_encoded_body(call.await?)) });
         }
         let answer = self.services.call(request.map(axum::body::Body::new));
         Box::pin(async move { Ok(answer.await?.map(Body::new)) })

@@ -12,6 +12,7 @@ mod client_api;
 mod counted_stream;
 mod dispatch;
 pub mod duration;
+mod encoded;
 mod etcd_image;
 mod gate;
 mod gateway;

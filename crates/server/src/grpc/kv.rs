@@ -16,7 +16,8 @@ use super::header::header;
 use super::metadata::asked_read;
 use crate::answers::HeldAnswer;
 use crate::client_api::{ApiError, ClientApi, Served, ServedStream};
-use crate::placed::{Placed, PlacedSender, placed};
+use crate::encoded::encoded;
+use crate::placed::{PlacedSender, placed};
 
 /// Serves `KV`.
 #[derive(Debug)]
@@ -70,12 +71,20 @@ impl Kv for KvService {
         let asked = asked_read(metadata.as_ref(), request.serializable).map_err(ApiError::Choice)?;
         let request = etcd::decode_range(request).map_err(ApiError::Kv)?;
         let Served { answer, grant, held } = self.api.range(metadata.as_ref(), request, asked.options).await?;
-        let mut response = hold(Response::new(etcd::range_response(self.header(), answer)), held);
+        let mut response = match held {
+            None => Response::new(etcd::range_response(self.header(), answer)),
+            Some(held) => {
+                let frame = etcd::range_frame(self.header(), answer).map_err(too_large)?;
+                let answer = encoded(Response::new(pb::RangeResponse::default()), tokio_stream::once(Ok(frame)));
+                hold(answer, Some(held))
+            }
+        };
         asked.tell(response.metadata_mut(), &grant);
         Ok(response)
     }
 
-    type RangeStreamStream = Placed<pb::RangeStreamResponse>;
+    /// What is sent is encoded beside it.
+    type RangeStreamStream = tokio_stream::Empty<Result<pb::RangeStreamResponse, Status>>;
 
     async fn range_stream(
         &self,
@@ -90,7 +99,7 @@ impl Kv for KvService {
         let (chunks, receiver) = placed(place, self.api.answer_limits().send_time, connection);
         let header = self.header();
         tokio::spawn(send_chunks(stream, header, chunks));
-        let mut response = Response::new(receiver);
+        let mut response = encoded(Response::new(tokio_stream::empty()), receiver);
         asked.tell(response.metadata_mut(), &grant);
         Ok(response)
     }
@@ -159,7 +168,7 @@ const PRUNE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads one chunk after the other until the last, or until the client is gone. A thread is held only while a chunk is
 /// read: clients that do not take their answers must not keep it from other reads, replication's among them.
-async fn send_chunks(mut stream: StateStream, header: etcd::Header, chunks: PlacedSender<pb::RangeStreamResponse>) {
+async fn send_chunks(mut stream: StateStream, header: etcd::Header, chunks: PlacedSender<etcd::Frame>) {
     loop {
         let read = tokio::task::spawn_blocking(move || {
             let chunk = stream.next_chunk();
@@ -172,7 +181,7 @@ async fn send_chunks(mut stream: StateStream, header: etcd::Header, chunks: Plac
                     Ok(None) => return,
                     // Nothing but counting was done.
                     Ok(Some(Ok(chunk))) if chunk.kvs.is_empty() && chunk.end.is_none() => continue,
-                    Ok(Some(Ok(chunk))) => Ok(etcd::stream_response(header, chunk.kvs, chunk.end)),
+                    Ok(Some(Ok(chunk))) => etcd::stream_frame(header, chunk.kvs, chunk.end).map_err(too_large),
                     Ok(Some(Err(refused))) => Err(ApiError::Kv(refused).into()),
                     Err(error) => Err(ApiError::Storage(error).into()),
                 }
@@ -186,6 +195,10 @@ async fn send_chunks(mut stream: StateStream, header: etcd::Header, chunks: Plac
             return;
         }
     }
+}
+
+fn too_large(error: etcd::FrameTooLarge) -> Status {
+    Status::resource_exhausted(error.to_string())
 }
 
 /// The claim of a large answer travels with it to the connection.

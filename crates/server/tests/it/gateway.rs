@@ -1,5 +1,6 @@
 //! etcd's API as JSON, at the paths of its gateway. What is expected here is what etcd 3.7.3 answers.
 
+use quorate_proto::etcdserverpb::RangeRequest;
 use quorate_proto::v3electionpb::LeaderRequest;
 use quorate_proto::v3electionpb::election_client::ElectionClient;
 use serde_json::{Value, json};
@@ -42,6 +43,34 @@ async fn keys_are_written_and_read_as_json() {
     let nested = json!({"header": {"revision": "2"}, "kvs": [kv], "count": "1"});
     let expected = json!({"header": {"revision": "2"}, "succeeded": true, "responses": [{"response_range": nested}]});
     assert_eq!(told(&post(&served, "/v3/kv/txn", &txn).await), expected);
+    served.server.stop().await;
+}
+
+/// Large answers are encoded apart from the small ones, for calls from within the process, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_range_is_the_same_by_grpc_by_stream_and_as_json() {
+    let served = Served::alone().await;
+    let values = [40_000, 0, 16_384, 100].map(|len| "v".repeat(len));
+    for (number, value) in values.iter().enumerate() {
+        served.put(&format!("k/{number}"), value).await;
+    }
+    let all = RangeRequest { key: "k/".into(), range_end: "k0".into(), ..RangeRequest::default() };
+    let answer = served.kv().range(all.clone()).await.expect("read").into_inner();
+    let read: Vec<_> = answer.kvs.iter().map(|kv| kv.value.as_ref()).collect();
+    assert!(read == values.each_ref().map(|value| value.as_bytes()), "other values than were put");
+    assert_eq!((answer.count, answer.more), (4, false));
+    let mut chunks = served.kv().range_stream(all).await.expect("streams").into_inner();
+    let mut streamed = Vec::new();
+    while let Some(chunk) = chunks.message().await.expect("a chunk") {
+        streamed.extend(chunk.range_response.expect("a part of the range").kvs);
+    }
+    assert!(streamed == answer.kvs, "the stream differs");
+    let told = told(&post(&served, "/v3/kv/range", &json!({"key": "ay8=", "range_end": "azA="})).await);
+    let lengths: Vec<_> = told["kvs"].as_array().expect("kvs").iter().map(|kv| kv["value"].as_str()).collect();
+    // Base64: four characters for each three bytes.
+    let lengths: Vec<_> = lengths.into_iter().map(|value| value.map(str::len)).collect();
+    assert_eq!(lengths, [Some(53_336), None, Some(21_848), Some(136)]);
+    assert_eq!(told["count"], "4");
     served.server.stop().await;
 }
 

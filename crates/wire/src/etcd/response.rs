@@ -1,8 +1,7 @@
 //! Answers of the KV service.
 
 use quorate_kv::{
-    DeleteRangeResponse, KeyValue, PutResponse, RangeResponse, ResponseBody, ResponseOp, Revision, StreamEnd,
-    TxnResponse,
+    DeleteRangeResponse, KeyValue, PutResponse, RangeResponse, ResponseBody, ResponseOp, Revision, TxnResponse,
 };
 use quorate_proto::{etcdserverpb as pb, mvccpb};
 
@@ -48,18 +47,6 @@ pub fn key_value(kv: KeyValue) -> mvccpb::KeyValue {
 pub fn range_response(header: Header, range: RangeResponse) -> pb::RangeResponse {
     let header = header.at(range.revision);
     range_body(Some(header), range)
-}
-
-/// One message of a streamed range: header, more and count come with the last.
-#[must_use]
-pub fn stream_response(header: Header, kvs: Vec<KeyValue>, end: Option<StreamEnd>) -> pb::RangeStreamResponse {
-    let range_response = pb::RangeResponse {
-        header: end.map(|end| header.at(end.revision)),
-        kvs: key_values(kvs),
-        more: end.is_some_and(|end| end.more),
-        count: end.map_or(0, |end| end.count),
-    };
-    pb::RangeStreamResponse { range_response: Some(range_response) }
 }
 
 /// Answer to a put; `revision` is the store's after it.
@@ -169,14 +156,5 @@ mod tests {
             });
         let nested = |revision| Some(pb::ResponseHeader { revision, ..Default::default() });
         assert_eq!(headers.collect::<Vec<_>>(), [nested(7), nested(8), nested(8), nested(0)]);
-    }
-
-    #[test]
-    fn only_the_last_chunk_of_a_stream_has_header_more_and_count() {
-        let chunk = |end| stream_response(HEADER, vec![kv()], end).range_response.expect("a chunk holds a response");
-        let first = chunk(None);
-        assert_eq!((first.header, first.more, first.count, first.kvs.len()), (None, false, 0, 1));
-        let last = chunk(Some(StreamEnd { revision: Revision(7), more: true, count: 9 }));
-        assert_eq!((last.header, last.more, last.count), (Some(HEADER.at(Revision(7))), true, 9));
     }
 }
