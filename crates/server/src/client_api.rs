@@ -20,6 +20,7 @@ use quorate_store::{RationedReadError, ReadError, StateStream, StateView};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::http::HeaderMap;
 
+pub(crate) use self::leases::QueuedKeepAlives;
 pub(crate) use self::watches::Watches;
 use crate::access::{Access, Action, Denied, MAX_ROUNDS, Permit};
 use crate::answers::{AnswerBudget, AnswerLimits, Claim, HeldAnswer, NoRoom};

@@ -28,6 +28,14 @@ pub(crate) struct TimeToLive {
     pub(crate) revision: Revision,
 }
 
+/// What became of keepalives that came together.
+pub(crate) struct QueuedKeepAlives {
+    /// The leases that are being renewed, in order, and their answer.
+    pub(crate) queued: Option<(Vec<i64>, oneshot::Receiver<Renewed>)>,
+    /// Why the one after them is not.
+    pub(crate) refused: Option<ApiError>,
+}
+
 impl From<KeepAliveError> for ApiError {
     fn from(error: KeepAliveError) -> ApiError {
         match error {
@@ -73,17 +81,32 @@ impl ClientApi {
         Ok(outcome.revision)
     }
 
-    /// Queues the renewal of a lease; the answer comes when it is committed and applied here.
-    ///
-    /// # Errors
-    /// [`ApiError`].
-    pub(crate) async fn keep_alive(
-        &self,
-        headers: &HeaderMap,
-        id: i64,
-    ) -> Result<oneshot::Receiver<Renewed>, ApiError> {
-        let _permit = self.access.check(headers, Action::RenewLease(id)).await?;
-        Ok(self.keep_alives.queue(&self.replica, id)?)
+    /// Queues the renewal of leases that came together; the answer comes when it is committed and applied here. Of what is
+    /// refused on the way, those before it are renewed all the same.
+    pub(crate) async fn keep_alive(&self, headers: &HeaderMap, mut ids: Vec<i64>) -> QueuedKeepAlives {
+        let mut refused = None;
+        for (place, id) in ids.iter().enumerate() {
+            if let Err(denied) = self.access.check(headers, Action::RenewLease(*id)).await {
+                refused = Some((place, denied.into()));
+                break;
+            }
+        }
+        if let Some((place, _)) = refused {
+            ids.truncate(place);
+        }
+        let mut refused = refused.map(|(_, error)| error);
+        let queued = if ids.is_empty() {
+            None
+        } else {
+            match self.keep_alives.queue(&self.replica, ids.clone()) {
+                Ok(renewed) => Some((ids, renewed)),
+                Err(error) => {
+                    refused = Some(error.into());
+                    None
+                }
+            }
+        };
+        QueuedKeepAlives { queued, refused }
     }
 
     /// What a lease has left, by the cluster clock as this node counts it.

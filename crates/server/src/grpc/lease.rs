@@ -1,23 +1,27 @@
 //! `etcdserverpb.Lease`.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use quorate_kv::Revision;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::lease_server::Lease;
 use tokio::sync::{mpsc, oneshot};
+use tokio_stream::Stream as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::header::header;
-use crate::client_api::{ApiError, ClientApi};
-use crate::keep_alives::Renewed;
+use crate::client_api::{ApiError, ClientApi, QueuedKeepAlives};
+use crate::keep_alives::{MAX_TOGETHER, Renewed};
 
-/// Keepalives of one stream without an answer. The next message is read only when there is room: a client that sends faster
-/// than the cluster renews is held back by its own connection.
-const MAX_IN_FLIGHT: usize = 1024;
+/// Keepalives of one stream without an answer, in groups of [`MAX_TOGETHER`] at most. The next message is read only when
+/// there is room: a client that sends faster than the cluster renews is held back by its own connection.
+const MAX_GROUPS_IN_FLIGHT: usize = 1024 / MAX_TOGETHER;
 
 /// Answers of one stream that wait for their client.
 const ANSWERS_AHEAD: usize = 64;
@@ -30,8 +34,8 @@ pub(crate) struct LeaseService {
 
 /// What is next on the stream of answers.
 enum InFlight {
-    /// A keepalive on its way.
-    Renewal { id: i64, renewed: oneshot::Receiver<Renewed> },
+    /// Keepalives on their way.
+    Renewals { ids: Vec<i64>, renewed: oneshot::Receiver<Renewed> },
     /// One that was refused at once: the stream ends with it, after the answers to those before.
     Refusal(Status),
 }
@@ -84,7 +88,7 @@ impl Lease for LeaseService {
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let (metadata, _, requests) = request.into_parts();
         let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD);
-        let (flight, landing) = mpsc::channel(MAX_IN_FLIGHT);
+        let (flight, landing) = mpsc::channel(MAX_GROUPS_IN_FLIGHT);
         let headers = metadata.into_headers();
         tokio::spawn(take(Arc::clone(&self.api), headers, requests, flight, answers.clone()));
         tokio::spawn(answer(Arc::clone(&self.api), landing, answers));
@@ -125,25 +129,42 @@ async fn take(
     flight: mpsc::Sender<InFlight>,
     answers: mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
 ) {
-    loop {
-        let request = tokio::select! {
+    let mut ended = false;
+    while !ended {
+        let first = tokio::select! {
             request = requests.message() => request,
             // Nobody reads the answers any more.
             () = answers.closed() => return,
         };
-        let Ok(Some(pb::LeaseKeepAliveRequest { id })) = request else { return };
-        match api.keep_alive(&headers, id).await {
-            Ok(renewed) => {
-                if flight.send(InFlight::Renewal { id, renewed }).await.is_err() {
-                    return;
-                }
-            }
-            Err(refused) => {
-                let _ = flight.send(InFlight::Refusal(refused.into())).await;
-                return;
-            }
+        let Ok(Some(pb::LeaseKeepAliveRequest { id })) = first else { return };
+        let mut ids = vec![id];
+        ended = !take_arrived(&mut requests, &mut ids).await;
+        let QueuedKeepAlives { queued, refused } = api.keep_alive(&headers, ids).await;
+        if let Some((ids, renewed)) = queued
+            && flight.send(InFlight::Renewals { ids, renewed }).await.is_err()
+        {
+            return;
+        }
+        if let Some(refused) = refused {
+            let _ = flight.send(InFlight::Refusal(refused.into())).await;
+            return;
         }
     }
+}
+
+/// Takes what has arrived already: it shares one place in the queue, and one answer. `false` once the client has ended.
+async fn take_arrived(requests: &mut Streaming<pb::LeaseKeepAliveRequest>, ids: &mut Vec<i64>) -> bool {
+    poll_fn(|context| {
+        while ids.len() < MAX_TOGETHER {
+            match Pin::new(&mut *requests).poll_next(context) {
+                Poll::Ready(Some(Ok(request))) => ids.push(request.id),
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(false),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(true)
+    })
+    .await
 }
 
 /// Answers keepalives in the order they came; a failure ends the stream, and the client opens another.
@@ -153,21 +174,27 @@ async fn answer(
     answers: mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
 ) {
     while let Some(next) = landing.recv().await {
-        let (id, renewed) = match next {
-            InFlight::Renewal { id, renewed } => (id, renewed.await),
+        let (ids, renewed) = match next {
+            InFlight::Renewals { ids, renewed } => (ids, renewed.await),
             InFlight::Refusal(status) => {
                 let _ = answers.send(Err(status)).await;
                 return;
             }
         };
         let Ok(renewed) = renewed else { return };
-        let response = renewed.map_err(|error| Status::from(ApiError::from(error))).map(|(ttl, revision)| {
+        let (ttls_seconds, revision) = match renewed {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                let _ = answers.send(Err(ApiError::from(error).into())).await;
+                return;
+            }
+        };
+        let header = full_header(&api, revision);
+        for (id, ttl) in ids.into_iter().zip(ttls_seconds) {
             // Not there is no error: the client sees that nothing is left.
-            pb::LeaseKeepAliveResponse { header: full_header(&api, revision), id, ttl }
-        });
-        let failed = response.is_err();
-        if answers.send(response).await.is_err() || failed {
-            return;
+            if answers.send(Ok(pb::LeaseKeepAliveResponse { header, id, ttl })).await.is_err() {
+                return;
+            }
         }
     }
 }
