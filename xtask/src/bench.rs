@@ -84,9 +84,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     let names = [systems[0].name(), systems[1].name()];
     let table = table::render(names, &figures);
-    println!("{table}");
+    let troubles = table::troubles(names, &figures);
+    println!("{table}\n{troubles}");
     if let Some(path) = &args.write {
-        let page = table::page(&table, &scale, args.turns);
+        let page = table::page(&table, &troubles, &scale, args.turns);
         let kept = table::kept(&fs::read_to_string(path).unwrap_or_default());
         fs::write(path, page + &kept).map_err(Failure::file(path))?;
         eprintln!("xtask: wrote {}", path.display());

@@ -113,7 +113,7 @@ fn three_digits(value: f64) -> String {
 }
 
 /// The published page: how it was measured, where, and the table.
-pub(super) fn page(table: &str, scale: &Scale, turns: usize) -> String {
+pub(super) fn page(table: &str, troubles: &str, scale: &Scale, turns: usize) -> String {
     let order = match turns {
         1 => "One turn each, Quorate first".to_owned(),
         _ => format!("{turns} turns each in the order A B B A, of which figures are means"),
@@ -162,9 +162,25 @@ pub(super) fn page(table: &str, scale: &Scale, turns: usize) -> String {
          - Machine: {machine}.\n\
          {how}\n\
          {table}\n\
+         {troubles}\
          Ratios within the table are what to rely on; absolute figures move with the machine.\n",
         machine = machine(),
     )
+}
+
+/// What did not go through, as a list; nothing if all did.
+pub(super) fn troubles(names: [&str; 2], figures: &[Figures; 2]) -> String {
+    let of_side = |(name, side): (&str, &Figures)| -> Vec<String> {
+        // A message may have lines of its own.
+        let line =
+            |trouble: &String| format!("- {name}: {}\n", trouble.split_whitespace().collect::<Vec<_>>().join(" "));
+        side.troubles().iter().map(line).collect()
+    };
+    let lines: Vec<String> = names.into_iter().zip(figures).flat_map(of_side).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!("What did not go through, and is in no figure:\n\n{}\n", lines.concat())
 }
 
 /// The part of a page that is written by hand: from its first second-level heading on.
