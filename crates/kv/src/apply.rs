@@ -191,7 +191,12 @@ impl<W: WriteRecords> Writer<'_, W> {
                     ResponseOp { revision: self.visible().0, body }
                 }
                 RequestOp::Txn(inner) => {
-                    let decision = nested.next().expect("one decision a nested transaction");
+                    let mut decision = nested.next().expect("one decision a nested transaction");
+                    let late;
+                    if mutant!(NestedSeesWrites) {
+                        late = Decision::of(inner, self.space, self.records, self.visible())?;
+                        decision = &late;
+                    }
                     ResponseOp { revision: 0, body: ResponseBody::Txn(self.txn(inner, decision)?) }
                 }
             });

@@ -164,7 +164,9 @@ impl KeySpace {
             let stamp = Stamp { revision: at.revision, sub: at.sub, tombstone: record.tombstone };
             let lineage = Lineage { create_revision: record.create_revision, version: record.version };
             space.index.restore(&record.key, stamp, lineage);
-            newest = newest.max(at.revision);
+            if !record.tombstone {
+                newest = newest.max(at.revision);
+            }
             true
         })?;
         if mutant!(RevisionOfRecords) && newest > 0 {

@@ -69,6 +69,7 @@ impl From<Walked> for Position {
 
 impl RangePlan {
     pub(crate) fn new(request: RangeRequest, at: Revision, current: Revision) -> RangePlan {
+        let at = if mutant!(OldRangeOfToday) { current } else { at };
         RangePlan { request, at, current, records: Vec::new(), count: 0, more: false, position: Position::Start }
     }
 

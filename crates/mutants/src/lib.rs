@@ -30,7 +30,7 @@ macro_rules! mutants {
             /// All of them.
             pub const ALL: &[Mutant] = &[$(Mutant::$name,)*];
 
-            /// Its number in the catalogue of hazards (docs/testing.md).
+            /// Its number in the catalogue of hazards (docs/testing.md); 0: what users of rights and of objects rely on beside it.
             pub fn hazard(self) -> u32 {
                 match self { $(Mutant::$name => $hazard,)* }
             }
@@ -112,7 +112,7 @@ mutants! {
     RenameNotSynced: 66, Replica, "A renamed file is used before its name is durable.";
     FullDiskForEver: 67, Replica, "A node that once had a full disk takes no more writes.";
     CommitBeforeEntries: 68, Replica, "The commit index is written before the entries it speaks of.";
-    RevisionOfRecords: 71, Replica, "At a start the revision is taken from the newest record, which compaction may have removed.";
+    RevisionOfRecords: 71, Replica, "At a start the revision is taken from the newest value there is, and a deletion leaves none.";
     TxnRangeOfPruned: 72, Replica, "A transaction's range is refused by what this node has pruned, not by what the cluster compacted.";
     AppliesByBatch: 73, Replica, "What a batch applies depends on where the batch was cut.";
     CountStopsAtLimit: 74, Replica, "A range with a limit counts only what it returns.";
@@ -130,6 +130,11 @@ mutants! {
     ForwardTakenTwice: 83, Replica, "A forwarded write that arrives twice is proposed twice.";
     RetriesInFlight: 83, Replica, "A write in flight is proposed again as soon as the leader changes.";
     QueueWithoutLimit: 84, Replica, "Writes are taken without end.";
+    OldRightsServe: 0, Replica, "A request that was let in by older rights is served by them.";
+    RevokedRightLives: 0, Replica, "What is taken from a role stays with its users.";
+    LoginUnchecked: 0, Replica, "A login counts though its password was changed meanwhile.";
+    OldRangeOfToday: 0, Replica, "A range at an old revision, the second page of a list for example, reads the newest one.";
+    NestedSeesWrites: 0, Replica, "The conditions of a nested transaction see what was written before it in the same one.";
 }
 
 thread_local! {
@@ -139,6 +144,12 @@ thread_local! {
 /// Switches one mutant on for this thread, or all of them off.
 pub fn switch(mutant: Option<Mutant>) {
     ON.set(mutant);
+}
+
+/// The one that is on for this thread.
+#[must_use]
+pub fn current() -> Option<Mutant> {
+    ON.get()
 }
 
 /// Whether `mutant` is on for this thread.

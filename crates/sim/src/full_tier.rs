@@ -23,7 +23,7 @@ mod workload;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::LogImage;
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::run::last_panic_was_in;
+use crate::run::{REDB, endure, last_panic_was_in};
 use crate::tier::{Ask, Harm, Killed, NodeEvent, Tier};
 
 use clients::{Clients, FinishedRead, Pending};
@@ -64,6 +64,8 @@ pub(crate) struct Disk {
     torn: Option<LogImage>,
     /// What is on it may have decayed, or may never have reached it.
     doubtful: bool,
+    /// A record of its log fails its checksum, in a page that does not.
+    rotten: bool,
     /// Whole pages of it are sound and not where they belong, or not the newest: what is read may be wrong and look right.
     strayed: bool,
     /// The state on it may be another than the log makes.
@@ -223,6 +225,7 @@ impl Tier for FullTier {
             files,
             torn: None,
             doubtful: false,
+            rotten: false,
             strayed: false,
             diverged: false,
             refused: false,
@@ -237,9 +240,15 @@ impl Tier for FullTier {
         let mut process = storage::open(context, disk)?;
         let delay = context.plan.disk.checkpoint_us;
         context.later(delay, Event::Checkpoint);
-        if process.lifecycle.identity().is_some() && process.start_node(context).is_err() {
-            storage::crash(context, disk, Some(process));
-            return None;
+        if process.lifecycle.identity().is_some() {
+            let started = match process.has_doubtful_disk() {
+                true => dies_of_redb(|| process.start_node(context)),
+                false => process.start_node(context),
+            };
+            if started.is_err() {
+                storage::crash(context, disk, Some(process));
+                return None;
+            }
         }
         Some(process)
     }
@@ -253,18 +262,15 @@ impl Tier for FullTier {
         if !process.has_doubtful_disk() {
             return process.take(context, disk, event);
         }
-        // redb believes what it reads of a tree's pages, and panics on some that no writer of it ever made.
-        let taken = catch_unwind(AssertUnwindSafe(|| process.take(context, disk, event)));
-        taken.unwrap_or_else(|panic| {
-            if !last_panic_was_in("/redb-") {
-                resume_unwind(panic);
-            }
-            Err(Killed)
-        })
+        dies_of_redb(|| process.take(context, disk, event))
     }
 
     fn crash(context: &mut Context<Self>, disk: &mut Disk, process: Option<Process>) {
         storage::crash(context, disk, process);
+    }
+
+    fn close(disk: &Disk, process: Process) {
+        storage::let_go(disk, process);
     }
 
     fn harm(context: &mut Context<Self>, disk: &mut Disk, harm: Harm, random: &mut Random) -> bool {
@@ -370,6 +376,16 @@ impl Process {
             Killed
         })
     }
+}
+
+/// Does what reads rotten pages; a panic of redb on them ends the process that it is done in.
+fn dies_of_redb(run: impl FnOnce() -> Result<(), Killed>) -> Result<(), Killed> {
+    endure(run).unwrap_or_else(|panic| {
+        if !last_panic_was_in(REDB) {
+            resume_unwind(panic);
+        }
+        Err(Killed)
+    })
 }
 
 fn jitter(context: &mut Context<FullTier>) -> Duration {

@@ -213,6 +213,11 @@ fn run_in_tiers(seed: u64, tiers: &[TierChoice], arguments: &Arguments, summary:
                     summary.add(tier, &verdict, cpu);
                     continue;
                 }
+                Err(failure) if failure.given_up => {
+                    println!("{failure}");
+                    summary.give_up();
+                    continue;
+                }
                 Err(failure) => (failure, summary.failed + u64::from(failed)),
             }
         };
@@ -233,7 +238,7 @@ fn repeat(seed: u64, tier: TierChoice, first: Verdict) -> Result<Verdict, Failur
         return Ok(first);
     }
     let what = format!("determinism: {} the first time and {} the second", first.trace, second.trace);
-    Err(Failure { seed, tier, what })
+    Err(Failure::new(seed, tier, what))
 }
 
 fn run_counted(seed: u64, tier: TierChoice, speed: bool) -> Result<Verdict, Failure> {

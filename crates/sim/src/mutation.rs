@@ -57,7 +57,9 @@ fn hunt_one(mutant: Mutant, first_seed: u64, budget: Duration) -> Hunt {
         quorate_mutants::switch(None);
         hunt.seeds += 1;
         hunt.cpu = thread_time() - started;
-        if let Err(failure) = result {
+        if let Err(failure) = result
+            && !failure.given_up
+        {
             hunt.false_alarm = run_seed(seed, tier, false).is_err();
             hunt.found = Some((seed, failure.property().to_owned()));
             break;

@@ -98,6 +98,9 @@ impl<T: Tier> World<T> {
             FaultKind::WriteError => self.do_harm(Harm::WriteError, Reached::WriteErrorPlanned, &mut random),
             FaultKind::SyncError => self.do_harm(Harm::SyncError, Reached::SyncErrorPlanned, &mut random),
             FaultKind::ReadError => self.do_harm(Harm::ReadError, Reached::ReadErrorPlanned, &mut random),
+            FaultKind::BitFlip if random.chance(400_000) => {
+                self.do_harm(Harm::RottenRecord, Reached::RecordRotten, &mut random);
+            }
             FaultKind::BitFlip => self.do_harm(Harm::BitFlip, Reached::BitFlipped, &mut random),
             FaultKind::ZeroSector => self.do_harm(Harm::ZeroSector, Reached::SectorZeroed, &mut random),
             FaultKind::Misdirect => self.do_harm(Harm::Misdirect, Reached::PageMisdirected, &mut random),
@@ -137,10 +140,14 @@ impl<T: Tier> World<T> {
     fn do_harm(&mut self, harm: Harm, reached: Reached, random: &mut Random) {
         let host = HostId(random.below(self.hosts.len() as u64) as usize);
         let node = self.hosts[host.0].node;
+        let rots = harm == Harm::RottenRecord;
         let decays = matches!(harm, Harm::BitFlip | Harm::ZeroSector | Harm::Misdirect | Harm::StalePage);
-        let costs_the_node = decays || harm == Harm::SyncError;
+        let costs_the_node = decays || rots || harm == Harm::SyncError;
         if costs_the_node && (self.dead.contains(&node) || !self.may_lose(node)) {
             return;
+        }
+        if rots && self.hosts[host.0].process.is_some() {
+            self.kill(host);
         }
         self.turn(host);
         if !T::harm(&mut self.context, &mut self.hosts[host.0].disk, harm, random) {

@@ -16,6 +16,9 @@ const UNDECIDED_PER_THOUSAND: u64 = 250;
 /// Of fewer searches, those of one seed for example, the share says nothing.
 const LEAST_SEARCHES: u64 = 1_000;
 
+/// Beside the first, one of so many seeds may end without a verdict, for redb cannot be caught where it panics in a destructor.
+const RUNS_A_RUN_WITHOUT_VERDICT: u64 = 20;
+
 /// A run counts towards speed with at least so many simulated seconds,
 const LEAST_SECONDS: f64 = 120.0;
 /// so many operations of clients a simulated second,
@@ -140,6 +143,8 @@ impl TierSummary {
 pub(crate) struct Summary {
     passed: u64,
     pub(crate) failed: u64,
+    /// Runs whose process redb ended as a whole, on rotten pages.
+    given_up: u64,
     core: TierSummary,
     full: TierSummary,
 }
@@ -154,6 +159,10 @@ impl Summary {
 
     pub(crate) fn add(&mut self, tier: TierChoice, verdict: &Verdict, cpu: Duration) {
         self.tier(tier).add(verdict, cpu);
+    }
+
+    pub(crate) fn give_up(&mut self) {
+        self.given_up += 1;
     }
 
     pub(crate) fn count(&mut self, failed: bool) {
@@ -177,6 +186,13 @@ impl Summary {
                 covered = false;
                 println!("{tier} tier, never met: {}", zeros.join("; "));
             }
+        }
+        if self.given_up > 0 {
+            println!(
+                "{} of the runs that passed had no verdict: redb ended their process on rotten pages",
+                self.given_up
+            );
+            given_up |= self.given_up > 1 + (self.passed + self.failed) / RUNS_A_RUN_WITHOUT_VERDICT;
         }
         println!("{} passed, {} failed", self.passed, self.failed);
         (covered || !require_coverage) && !given_up

@@ -91,6 +91,8 @@ pub(crate) enum Harm {
     ReadError,
     /// A bit flips at rest. The node that lives there is lost, whether or not it notices; so with the next three.
     BitFlip,
+    /// A record of the log is wrong in a page that is right. The process is not running.
+    RottenRecord,
     /// A sector is zeroes.
     ZeroSector,
     /// A page was written in another's place.
@@ -144,6 +146,8 @@ pub(crate) trait Tier: Sized {
     ) -> Result<(), Killed>;
     /// The process dies, and with it what its disk has not made durable.
     fn crash(context: &mut Context<Self>, disk: &mut Self::Disk, process: Option<Self::Process>);
+    /// The run is over.
+    fn close(_disk: &Self::Disk, _process: Self::Process) {}
     /// Does harm to a disk; false if this tier has no such harm.
     fn harm(context: &mut Context<Self>, disk: &mut Self::Disk, harm: Harm, random: &mut Random) -> bool;
     /// The process refuses to start on this disk, and says why: the data on it is lost.

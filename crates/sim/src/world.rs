@@ -199,6 +199,11 @@ impl<T: Tier> World<T> {
             assert!(self.events < MAX_EVENTS, "the run never comes to rest\n{}", self.describe());
             self.step(event);
         }
+        for it in &mut self.hosts {
+            if let Some(process) = it.process.take() {
+                T::close(&it.disk, process);
+            }
+        }
         Verdict {
             trace: self.context.trace.hash(),
             simulated: self.context.now(),

@@ -100,6 +100,8 @@ reached! {
     StoppedByDisk => "process stopped by its disk",
     /// A bit flipped at rest.
     BitFlipped => "bit flipped at rest",
+    /// A record of a log was wrong in a sound page.
+    RecordRotten => "record rotten in a sound page",
     /// A sector was zeroed at rest.
     SectorZeroed => "sector zeroed at rest",
     /// A page was written in the place of another.
@@ -246,6 +248,60 @@ reached! {
     WatchFeedLost => "feed of watches lost",
     /// An image was installed while somebody watched.
     WatchedInstall => "snapshot installed under watches",
+    /// An object was created where there was none.
+    ObjectCreated => "object created",
+    /// An object was updated by its mod revision.
+    ObjectUpdated => "object updated",
+    /// An object was deleted by its mod revision.
+    ObjectDeleted => "object deleted",
+    /// The guard of an object failed.
+    ObjectConflict => "guard of an object failed",
+    /// A write of unknown outcome was asked again and found done.
+    RetryFoundDone => "retry found its write done",
+    /// A list took more than one page.
+    ListPaged => "list in pages",
+    /// A list was read to its end.
+    ListDone => "list read whole",
+    /// The revision of a list was compacted before its end.
+    ListExpired => "list expired",
+    /// A watch went on from a list.
+    ListFollowed => "watch from a list",
+    /// An event was written under its lease.
+    EventWritten => "event with a lease written",
+    /// A transaction with others in it took effect.
+    TreeApplied => "nested transaction",
+    /// A transaction had one operation less than the limit.
+    BelowOperationLimit => "operations: limit less one",
+    /// A transaction had as many operations as the limit.
+    AtOperationLimit => "operations: limit",
+    /// A transaction had one operation more.
+    PastOperationLimit => "operations: limit and one",
+    /// A transaction was one less deep than any may be.
+    BelowDepthLimit => "nesting: limit less one",
+    /// A transaction was as deep as any may be.
+    AtDepthLimit => "nesting: limit",
+    /// A transaction was deeper than that.
+    PastDepthLimit => "nesting: limit and one",
+    /// A read at an old revision was compared with what was then.
+    OldRevisionRead => "read at an old revision",
+    /// A read at a compacted revision was refused.
+    CompactedRead => "read at a compacted revision refused",
+    /// A read at a revision of the future was refused.
+    FutureRead => "read of the future refused",
+    /// Users, roles or the switch were changed by one of many.
+    RightsChanged => "rights changed by an official",
+    /// The switch of rights was turned off.
+    RightsSwitchedOff => "rights switched off",
+    /// A login was acknowledged.
+    LoggedIn => "login acknowledged",
+    /// A login was refused.
+    LoginRefused => "login refused",
+    /// A write was void for want of a right.
+    WriteForbidden => "write void for want of a right",
+    /// A read was allowed by the rights of its state.
+    ReadAllowed => "read allowed",
+    /// A read was forbidden by them.
+    ReadForbidden => "read forbidden",
 }
 
 /// How often each was met.
@@ -324,6 +380,7 @@ impl Reached {
             | Reached::CompareFailed
             | Reached::ReadErrorPlanned
             | Reached::BitFlipped
+            | Reached::RecordRotten
             | Reached::SectorZeroed
             | Reached::PageMisdirected
             | Reached::PageStale
@@ -362,6 +419,33 @@ impl Reached {
             | Reached::WatchWithoutRoom
             | Reached::WatchReadBack
             | Reached::WatchFeedLost
+            | Reached::ObjectCreated
+            | Reached::ObjectUpdated
+            | Reached::ObjectDeleted
+            | Reached::ObjectConflict
+            | Reached::RetryFoundDone
+            | Reached::ListPaged
+            | Reached::ListDone
+            | Reached::ListExpired
+            | Reached::ListFollowed
+            | Reached::EventWritten
+            | Reached::TreeApplied
+            | Reached::BelowOperationLimit
+            | Reached::AtOperationLimit
+            | Reached::PastOperationLimit
+            | Reached::BelowDepthLimit
+            | Reached::AtDepthLimit
+            | Reached::PastDepthLimit
+            | Reached::OldRevisionRead
+            | Reached::CompactedRead
+            | Reached::FutureRead
+            | Reached::RightsChanged
+            | Reached::RightsSwitchedOff
+            | Reached::LoggedIn
+            | Reached::LoginRefused
+            | Reached::WriteForbidden
+            | Reached::ReadAllowed
+            | Reached::ReadForbidden
             | Reached::WatchedInstall => tier == TierChoice::Full,
             // Possible, and too rare to be asked for.
             Reached::DecayUnnoticed => false,

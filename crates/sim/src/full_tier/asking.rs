@@ -65,7 +65,10 @@ impl Process {
             return;
         }
         let (now, seen) = (context.now(), self.state.view().revision().0);
-        let Clients { watchers: Some(watchers), model, .. } = &mut context.clients else { return };
+        let Clients { watchers: Some(watchers), model, workloads, .. } = &mut context.clients else { return };
+        for followed in workloads.iter_mut().filter_map(|workload| workload.followed()) {
+            watchers.follow(followed, model, &mut context.coverage);
+        }
         let (random, node) = (&mut context.random, context.node);
         let moves = if settle {
             watchers.settle(node, seen, now, random)

@@ -16,6 +16,9 @@ use crate::tier::Killed;
 /// How many of a million checkpoints come with a reading of both files from end to end.
 const VERIFIED_PER_MILLION: u32 = 10_000;
 
+/// How many of a million writes of the log meet a loss of power.
+const CUT_WRITES_PER_MILLION: u32 = 1_000;
+
 /// What an effect is, for the table of coverage.
 fn handler(effect: &Effect) -> Handler {
     match effect {
@@ -215,7 +218,17 @@ impl Process {
                 seqs.push(seq);
             }
             if !writes.is_empty() {
-                match self.log.append(&writes) {
+                // Power may go at each storage call of it.
+                let cut = context.faulty && !self.has_doubtful_disk() && context.random.chance(CUT_WRITES_PER_MILLION);
+                if cut {
+                    self.files.cut_power_after(context.random.between(1, 14));
+                }
+                let written = self.log.append(&writes);
+                if cut && let Err(killed) = self.power_is_on(context, Handler::LogWrite) {
+                    self.in_doubt = seqs.len();
+                    return Err(killed);
+                }
+                match written {
                     Err(WriteError::DiskFull { .. }) => {
                         let jobs = seqs.into_iter().zip(writes).rev();
                         jobs.for_each(|(seq, write)| self.log_jobs.push_front(LogJob::Write { seq, write }));

@@ -74,7 +74,8 @@ impl KeyModel {
         seen(self.versions.get(key)?, revision)
     }
 
-    fn alive(&self, key: &Bytes, range_end: &Bytes, revision: i64) -> impl Iterator<Item = &KeyValue> {
+    /// The keys of an interval that are there at `revision`, in order.
+    pub(super) fn alive(&self, key: &Bytes, range_end: &Bytes, revision: i64) -> impl Iterator<Item = &KeyValue> {
         let keys = interval(key, range_end).into_iter().flat_map(|interval| self.versions.range(interval));
         keys.filter_map(move |(_, versions)| seen(versions, revision))
     }

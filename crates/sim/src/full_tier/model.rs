@@ -186,27 +186,12 @@ impl Model {
         (succeeded, if succeeded { &txn.success } else { &txn.failure })
     }
 
+    /// A condition on an interval is one on each of its keys, or on none that is there.
     fn holds(&self, compare: &Compare) -> bool {
-        assert!(compare.range_end.is_empty(), "no workload compares intervals");
-        let now = self.keys.at(&compare.key, self.revision);
-        let number = |left: Option<i64>, right: i64| {
-            let left = left.unwrap_or(0);
-            match compare.result {
-                CompareResult::Equal => left == right,
-                CompareResult::Greater => left > right,
-                CompareResult::Less => left < right,
-                CompareResult::NotEqual => left != right,
-            }
-        };
-        match &compare.target {
-            CompareTarget::Version(right) => number(now.map(|it| it.version), *right),
-            CompareTarget::Create(right) => number(now.map(|it| it.create_revision), *right),
-            CompareTarget::Mod(right) => number(now.map(|it| it.mod_revision), *right),
-            CompareTarget::Lease(right) => number(now.map(|it| it.lease), *right),
-            CompareTarget::Value(right) => {
-                assert_eq!(compare.result, CompareResult::Equal, "the workload compares values for equality");
-                now.is_some_and(|it| it.value == *right)
-            }
+        let mut keys = self.keys.alive(&compare.key, &compare.range_end, self.revision).peekable();
+        match keys.peek() {
+            None => holds_of(compare, None),
+            Some(_) => keys.all(|kv| holds_of(compare, Some(kv))),
         }
     }
 
@@ -292,13 +277,22 @@ impl Model {
         (effects.revision, effects.compact_revision)
     }
 
-    /// What a node answers to a range while it is at `current`.
-    pub(super) fn check_range(&self, node: NodeId, current: i64, request: &RangeRequest, response: &RangeResponse) {
-        let revision = if request.revision > 0 { request.revision } else { current };
-        let expected = self.keys.range(request, revision, current);
+    /// What a node answers to a range at any revision while it is at `current` and compacted to `compacted`.
+    pub(super) fn check_range(
+        &self,
+        node: NodeId,
+        (current, compacted): (i64, i64),
+        request: &RangeRequest,
+        answer: &Result<RangeResponse, KvError>,
+    ) {
+        let expected = match request.revision {
+            revision if revision > current => Err(KvError::FutureRevision),
+            revision if revision > 0 && revision < compacted => Err(KvError::Compacted),
+            revision => Ok(self.keys.range(request, if revision > 0 { revision } else { current }, current)),
+        };
         assert!(
-            *response == expected,
-            "I-14: node {node} answers {request:?} at revision {current} with {response:?}, the replay {expected:?}"
+            *answer == expected,
+            "I-14: node {node} answers {request:?} at revision {current} with {answer:?}, the replay {expected:?}"
         );
     }
 
@@ -321,6 +315,24 @@ impl Model {
     pub(super) fn value_of(&self, id: u64) -> Option<Bytes> {
         self.written.get(&id).map(|(_, value)| value.clone())
     }
+}
+
+/// Whether a condition holds of one key; a missing one has no value, and its numbers are 0.
+fn holds_of(compare: &Compare, now: Option<&KeyValue>) -> bool {
+    let number = |left: Option<i64>, right: &i64| Some(left.unwrap_or(0).cmp(right));
+    let order = match &compare.target {
+        CompareTarget::Version(right) => number(now.map(|it| it.version), right),
+        CompareTarget::Create(right) => number(now.map(|it| it.create_revision), right),
+        CompareTarget::Mod(right) => number(now.map(|it| it.mod_revision), right),
+        CompareTarget::Lease(right) => number(now.map(|it| it.lease), right),
+        CompareTarget::Value(right) => now.map(|it| it.value.cmp(right)),
+    };
+    order.is_some_and(|order| match compare.result {
+        CompareResult::Equal => order.is_eq(),
+        CompareResult::Greater => order.is_gt(),
+        CompareResult::Less => order.is_lt(),
+        CompareResult::NotEqual => order.is_ne(),
+    })
 }
 
 /// What a transaction's nested range saw.

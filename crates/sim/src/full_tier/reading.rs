@@ -11,7 +11,11 @@ use super::{Event, FullTier, Process};
 use crate::check::black_box::Operation;
 use crate::context::Context;
 use crate::coverage::{Handler, Reached};
+use crate::random::Random;
 use crate::tier::Killed;
+
+/// How many of a million reads come with another at an old revision.
+const OLD_READS_PER_MILLION: u32 = 300_000;
 
 impl Process {
     /// Reads the state, and answers at once or a moment later.
@@ -25,10 +29,15 @@ impl Process {
         let (key, range_end) = request.key.map_or_else(all_keys, |key| (key_name(key), Bytes::new()));
         let limit = if context.random.coin() { 0 } else { context.random.below(5) as i64 };
         let range = RangeRequest { key: key.clone(), range_end: range_end.clone(), limit, ..RangeRequest::default() };
-        let response = self.healthy(context, Handler::ReadBack, view.range(&range))?.expect("a current range");
+        let answer = self.healthy(context, Handler::ReadBack, view.range(&range))?;
         let (node, applied) = (context.node, view.applied());
         assert!(applied >= grant.index, "node {node} grants a read at {} and has applied {applied}", grant.index);
-        context.clients.model.check_range(node, view.revision().0, &range, &response);
+        let revisions = (view.revision().0, view.compact_revision().0);
+        context.clients.model.check_range(node, revisions, &range, &answer);
+        let response = answer.expect("a current range");
+        if context.random.chance(OLD_READS_PER_MILLION) {
+            self.read_old(context, revisions)?;
+        }
         if let Some(least) = request.options.min_revision {
             assert!(response.revision.0 >= least, "node {node} reads at {}, asked for {least}", response.revision);
         }
@@ -42,6 +51,21 @@ impl Process {
             return Ok(());
         }
         self.finish_read(context, finished)
+    }
+
+    /// Reads at a revision of any age, with bounds of all kinds: the state answers from its own history, whatever was compacted.
+    fn read_old(&self, context: &mut Context<FullTier>, revisions: (i64, i64)) -> Result<(), Killed> {
+        let (current, compacted) = revisions;
+        let random = &mut context.random;
+        let range = draw_old(random, context.plan.load.keys, revisions);
+        let answer = self.healthy(context, Handler::ReadBack, self.state.view().range(&range))?;
+        context.clients.model.check_range(context.node, revisions, &range, &answer);
+        context.coverage.hit(match range.revision {
+            revision if revision > current => Reached::FutureRead,
+            revision if revision < compacted => Reached::CompactedRead,
+            _ => Reached::OldRevisionRead,
+        });
+        Ok(())
     }
 
     /// Answers a read, if its lease still holds; else it is made again, with a quorum.
@@ -82,6 +106,40 @@ impl Process {
             }
         }
         Ok(())
+    }
+}
+
+/// A range at an old revision, at times at one that is forgotten or still to come.
+fn draw_old(random: &mut Random, keys: u64, (current, compacted): (i64, i64)) -> RangeRequest {
+    let revision = match random.below(8) {
+        0 => current + random.between(1, 3) as i64,
+        1 | 2 => (compacted - 2 + random.below(4) as i64).max(1),
+        _ => {
+            let oldest = compacted.max(1);
+            oldest + random.below((current - oldest).max(0) as u64 + 1) as i64
+        }
+    };
+    let (key, range_end) = match random.below(4) {
+        0 => (Bytes::from_static(b"\0"), Bytes::from_static(b"\0")),
+        1 => all_keys(),
+        2 => (key_name(random.below(keys)), Bytes::copy_from_slice(&key_name(keys))),
+        _ => (key_name(random.below(keys)), Bytes::new()),
+    };
+    let mut bound = || if random.chance(150_000) { random.below(current as u64 + 1) as i64 } else { 0 };
+    let (min_mod_revision, max_mod_revision) = (bound(), bound());
+    let (min_create_revision, max_create_revision) = (bound(), bound());
+    RangeRequest {
+        key,
+        range_end,
+        revision,
+        min_mod_revision,
+        max_mod_revision,
+        min_create_revision,
+        max_create_revision,
+        limit: random.below(4) as i64,
+        keys_only: random.chance(150_000),
+        count_only: random.chance(150_000),
+        ..RangeRequest::default()
     }
 }
 

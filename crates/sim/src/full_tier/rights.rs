@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_kv::auth::{AuthError, AuthResponse, PermissionKind, ROOT};
-use quorate_kv::{Actor, AuthCommand, Command, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
+use quorate_kv::{
+    Actor, AuthCommand, AuthState, Command, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
 
 use super::lease_model::LeaseModel;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct User {
     has_password: bool,
     password_revision: u64,
@@ -17,7 +19,7 @@ struct User {
 }
 
 /// Users with their roles, roles with what they allow, and the switch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Rights {
     enabled: bool,
     revision: u64,
@@ -94,33 +96,85 @@ impl Judge<'_> {
 }
 
 impl Rights {
-    /// Why a committed command is void: its actor has not, or not any more, the right to it.
-    pub(super) fn refuse(&self, actor: &Actor, command: &Command, leases: &LeaseModel) -> Option<AuthError> {
-        if !self.enabled || matches!(command, Command::Auth(AuthCommand::Login { .. })) {
-            return None;
-        }
+    /// Whose rights count; none if nothing is asked of the actor.
+    fn whose(&self, actor: &Actor) -> Result<Option<&User>, AuthError> {
         let (name, auth_revision) = match actor {
-            Actor::Node => return None,
-            Actor::Anonymous => return Some(AuthError::UserEmpty),
+            _ if !self.enabled => return Ok(None),
+            Actor::Node => return Ok(None),
+            Actor::Anonymous => return Err(AuthError::UserEmpty),
             Actor::User { name, auth_revision } => (name, auth_revision),
         };
         if *auth_revision != self.revision {
-            return Some(AuthError::OldRevision);
+            return Err(AuthError::OldRevision);
         }
-        let Some(user) = self.users.get(name) else { return Some(AuthError::PermissionDenied) };
+        let user = self.users.get(name).ok_or(AuthError::PermissionDenied)?;
+        Ok(Some(user).filter(|user| !user.roles.contains(ROOT)))
+    }
+
+    /// Why a read is not served.
+    pub(super) fn refuse_read(&self, actor: &Actor, range: &RangeRequest) -> Option<AuthError> {
+        let user = match self.whose(actor) {
+            Ok(user) => user?,
+            Err(refused) => return Some(refused),
+        };
+        let judge = Judge { rights: self, user, leases: &LeaseModel::default() };
+        (!judge.may(false, &range.key, &range.range_end)).then_some(AuthError::PermissionDenied)
+    }
+
+    /// Why a committed command is void: its actor has not, or not any more, the right to it.
+    pub(super) fn refuse(&self, actor: &Actor, command: &Command, leases: &LeaseModel) -> Option<AuthError> {
+        if matches!(command, Command::Auth(AuthCommand::Login { .. })) {
+            return None;
+        }
+        let user = match self.whose(actor) {
+            Ok(user) => user?,
+            Err(refused) => return Some(refused),
+        };
         let judge = Judge { rights: self, user, leases };
-        let allowed = user.roles.contains(ROOT)
-            || match command {
-                Command::Put(put) => judge.may_put(put),
-                Command::DeleteRange(delete) => judge.may_delete(delete),
-                Command::Txn(txn) => judge.may_transact(txn),
-                Command::LeaseRevoke { id } => {
-                    leases.keys_of(*id).iter().all(|key| judge.may(true, key, &Bytes::new()))
-                }
-                Command::LeaseGrant(_) | Command::LeaseRenew { .. } => true,
-                _ => false,
-            };
+        let allowed = match command {
+            Command::Put(put) => judge.may_put(put),
+            Command::DeleteRange(delete) => judge.may_delete(delete),
+            Command::Txn(txn) => judge.may_transact(txn),
+            Command::LeaseRevoke { id } => leases.keys_of(*id).iter().all(|key| judge.may(true, key, &Bytes::new())),
+            Command::LeaseGrant(_) | Command::LeaseRenew { .. } => true,
+            _ => false,
+        };
         (!allowed).then_some(AuthError::PermissionDenied)
+    }
+
+    /// Whether a node holds these rights; else what it holds otherwise.
+    pub(super) fn compare(&self, state: &AuthState) -> Result<(), String> {
+        let of_node = (state.is_enabled(), state.revision());
+        if of_node != (self.enabled, self.revision) {
+            return Err(format!(
+                "the switch and the revision are {of_node:?}, not {:?}",
+                (self.enabled, self.revision)
+            ));
+        }
+        if !state.user_names().eq(self.users.keys()) || !state.role_names().eq(self.roles.keys()) {
+            return Err(format!("there are {:?} and {:?}", state.user_names().collect::<Vec<_>>(), self.users));
+        }
+        for (name, user) in &self.users {
+            let of_node = state.user(name).expect("just compared");
+            let same = of_node.roles == user.roles
+                && of_node.password.is_some() == user.has_password
+                && of_node.password_revision == user.password_revision;
+            if !same {
+                return Err(format!("{name} is {of_node:?}, not {user:?}"));
+            }
+        }
+        for (name, held) in &self.roles {
+            let of_node: BTreeMap<(Bytes, Bytes), PermissionKind> = state
+                .role(name)
+                .expect("just compared")
+                .permissions()
+                .map(|permission| ((permission.key, permission.range_end), permission.kind))
+                .collect();
+            if of_node != *held {
+                return Err(format!("{name} allows {of_node:?}, not {held:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// Takes in a change that was not refused for want of rights.

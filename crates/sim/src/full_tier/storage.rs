@@ -1,11 +1,11 @@
 //! Opening the real stores, comparing them with the model of the log, and losing power over them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use quorate_node::{AppliedState, Barred, Lifecycle};
 use quorate_raft::{Incarnation, LogIndex, Membership};
+use quorate_store::testing::rot_log_record;
 use quorate_store::{LogOptions, LogStore, NodeMark, OpenError, OpenedStores, StateOptions, StateStore, StoreOptions};
 use quorate_wire::Identity;
 use quorate_wire::peer::NodeState;
@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::{LogImage, LogModel};
 use crate::random::Random;
+use crate::run::endure;
 use crate::tier::Harm;
 
 /// The files that bits flip in.
@@ -54,8 +55,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
     let options = options(context.plan.seed);
     // Decay may make the code below this one panic as well: a process that dies at its start refuses to start.
     let opened = if disk.doubtful {
-        let open = AssertUnwindSafe(|| options.open(&files, disk.incarnation));
-        std::panic::catch_unwind(open).ok()
+        endure(|| options.open(&files, disk.incarnation)).ok()
     } else {
         Some(options.open(&files, disk.incarnation))
     };
@@ -63,6 +63,8 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         context.coverage.struck(Struck::Killed, Handler::Open);
         return None;
     }
+    let sound = matches!(opened, Some(Ok(_)));
+    assert!(!(sound && disk.rotten), "I-16: node {} starts on a log with a rotten record", disk.node);
     let OpenedStores { log, recovered, state } = match opened {
         Some(Ok(opened)) => opened,
         None => {
@@ -139,12 +141,12 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
 
 /// Closes stores. Those of rotten files are dropped as a panic drops them, in which case redb puts nothing in order: a commit
 /// may fail on such pages in the midst of a destructor, which ends the process.
-fn let_go<T>(disk: &Disk, stores: T) {
-    if disk.doubtful {
-        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| {
+pub(super) fn let_go<T>(disk: &Disk, stores: T) {
+    if disk.doubtful || disk.files.decays() > 0 {
+        let _ = endure(|| {
             let _closed_while_unwinding = stores;
             std::panic::resume_unwind(Box::new("the process dies"));
-        }));
+        });
     }
 }
 
@@ -251,7 +253,7 @@ pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: O
         // After a failed sync what can be read is not what is on the medium.
         if disk.files.failures() > process.failures_before && choices.coin() {
             disk.doubtful = true;
-        } else if disk.files.is_power_cut() || disk.files.decays() > 0 {
+        } else if disk.files.is_power_cut() || disk.files.decays() > 0 || disk.doubtful {
             // The power went already; and what rotten files do to a write is for redb to say.
         } else if choices.chance(300_000) {
             tear_checkpoint(context, disk, process, &mut choices);
@@ -287,6 +289,16 @@ pub(super) fn harm(_context: &mut Context<FullTier>, disk: &mut Disk, harm: Harm
         Harm::WriteError => disk.files.fail_write(random.between(1, 60)),
         Harm::SyncError => disk.files.fail_sync(random.between(1, 6)),
         Harm::ReadError => disk.files.fail_read(random.between(1, 60)),
+        Harm::RottenRecord => {
+            let sound = !disk.doubtful;
+            match endure(|| rot_log_record(&disk.files, &mut |bound| random.below(bound))) {
+                Ok(Ok(false)) => return false,
+                // Of a disk that was in doubt before, what is read may be another record.
+                Ok(Ok(true)) => disk.rotten = sound,
+                Ok(Err(_)) | Err(_) => {}
+            }
+            disk.doubtful = true;
+        }
         Harm::BitFlip | Harm::ZeroSector | Harm::Misdirect | Harm::StalePage => {
             let name = if random.coin() { LOG_NAME } else { STATE_NAME };
             let pages = disk.files.written_pages(name);

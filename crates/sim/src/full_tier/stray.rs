@@ -2,14 +2,13 @@
 //!
 //! The product finds both by itself: states by the hashes that nodes compare, files by reading them through.
 
-use std::panic::AssertUnwindSafe;
-
 use quorate_raft::{Entry, LogIndex, Term};
 use quorate_store::{AppliedBatch, ApplyError, LogStore, NodeMark, ReadError, StatePlace, StateStore};
 
 use super::{Course, FullTier, Process};
 use crate::context::Context;
 use crate::coverage::{Handler, Reached};
+use crate::run::endure;
 use crate::tier::Killed;
 
 /// Bytes verified at a time: small, so that a reading goes on in the middle of everything.
@@ -63,7 +62,7 @@ impl Process {
                 context.coverage.hit(Reached::DecayFound);
                 let mark = NodeMark::Damaged { reason: error.to_string() };
                 // Where it cannot be written, the next reading finds the same.
-                let _ = std::panic::catch_unwind(AssertUnwindSafe(|| self.log.set_mark(mark).is_ok()));
+                let _ = endure(|| self.log.set_mark(mark).is_ok());
                 Err(Killed)
             }
             Err(Some(error)) => self.healthy(context, Handler::ReadBack, Err(error)),
@@ -77,7 +76,7 @@ impl Process {
 
 /// Reads both files through. No error but a failure is a panic below the store, which rotten pages may cause.
 pub(super) fn verify_files(log: &LogStore, state: &StateStore) -> Result<(), Option<ReadError>> {
-    let read = AssertUnwindSafe(|| {
+    let read = || {
         let (view, reader) = (state.view(), log.reader());
         let mut place = Some(StatePlace::START);
         while let Some(from) = place {
@@ -88,6 +87,6 @@ pub(super) fn verify_files(log: &LogStore, state: &StateStore) -> Result<(), Opt
             place = reader.verify(from, STEP_BYTES)?.1;
         }
         Ok(())
-    });
-    std::panic::catch_unwind(read).map_err(|_| None)?.map_err(Some)
+    };
+    endure(read).map_err(|_| None)?.map_err(Some)
 }

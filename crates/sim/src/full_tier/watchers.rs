@@ -18,6 +18,7 @@ use quorate_wire::etcd::{WatchCreate, decode_events};
 use super::key_model::{KeyEvent, holds};
 use super::model::Model;
 use super::watching::Line;
+use super::workload::Followed;
 use crate::clock::Instant;
 use crate::coverage::{Coverage, Reached};
 use crate::random::Random;
@@ -345,6 +346,19 @@ impl Watchers {
             watch.stand_at(told, model.events());
         }
         watch
+    }
+
+    /// A client that has listed keys watches from there on; no matter if others do already, or too many.
+    pub(super) fn follow(&mut self, followed: Followed, model: &Model, coverage: &mut Coverage) {
+        if self.count() >= MOST {
+            return;
+        }
+        coverage.hit(Reached::ListFollowed);
+        let Followed { key, range_end, after } = followed;
+        let subject = WatchCreate { key, range_end, prev_kv: true, ..WatchCreate::default() };
+        let mut watch = Watch { subject, told: None, next: 0, torn: false, canceled: false };
+        watch.stand_at(after, model.events());
+        self.adrift.push(watch);
     }
 
     /// A stream at a node: one that is there, or a new one.

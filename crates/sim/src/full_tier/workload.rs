@@ -10,6 +10,9 @@ mod append;
 mod auth;
 mod leases;
 mod locks;
+mod objects;
+mod officials;
+mod trees;
 
 use std::fmt;
 
@@ -31,6 +34,15 @@ pub(super) struct Committed<'a> {
     pub(super) command: &'a Command,
     /// What it came to, as far as the replay knows.
     pub(super) result: Option<&'a Result<Response, KvError>>,
+}
+
+/// What a client that has listed keys wants to be told of from then on.
+#[derive(Debug, Clone)]
+pub(super) struct Followed {
+    pub(super) key: Bytes,
+    pub(super) range_end: Bytes,
+    /// The revision it knows everything of.
+    pub(super) after: i64,
 }
 
 /// One kind of client work, with what must follow from its answers.
@@ -60,6 +72,11 @@ pub(super) trait Workload: fmt::Debug {
         false
     }
 
+    /// A client goes on with a watch, if it has something to go on from.
+    fn followed(&mut self) -> Option<Followed> {
+        None
+    }
+
     /// A process ended, and with it what it kept for clients in memory.
     fn died(&mut self, node: NodeId) {
         let _ = node;
@@ -78,14 +95,23 @@ pub(super) fn all(plan: &Plan) -> Vec<Box<dyn Workload>> {
     if random.coin() {
         chosen.push(Box::new(append::Appends::default()));
     }
-    if random.coin() {
-        chosen.push(Box::new(auth::Rights::default()));
+    // The second changes at random what the first must be certain of.
+    match random.below(10) {
+        0..=2 => chosen.push(Box::new(auth::Rights::default())),
+        3..=6 => chosen.push(Box::new(officials::Officials::default())),
+        _ => {}
     }
     if random.coin() {
         chosen.push(Box::new(leases::Leases::new(plan)));
     }
     if random.coin() {
         chosen.push(Box::new(locks::Locks::default()));
+    }
+    if random.coin() {
+        chosen.push(Box::new(objects::Objects::default()));
+    }
+    if random.coin() {
+        chosen.push(Box::new(trees::Trees::default()));
     }
     chosen
 }

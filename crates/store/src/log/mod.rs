@@ -22,6 +22,7 @@ use quorate_wire::Identity;
 use redb::WriteTransaction;
 
 pub use reader::LogReader;
+pub(crate) use tables::ENTRIES;
 pub use tables::NodeMark;
 
 use crate::database::{Commit, Database};
@@ -30,7 +31,7 @@ use crate::error::{OpenError, ReadError, WriteError};
 use crate::meta::{META, MetaRows, put_format};
 use crate::seal;
 use shape::LogShape;
-use tables::{BaseRow, ENTRIES, LOG_FORMAT, MetaKey, NodeRow};
+use tables::{BaseRow, LOG_FORMAT, MetaKey, NodeRow};
 
 /// Prefix entries removed by one call of [`LogStore::truncate_prefix`]: a few milliseconds of the writer's time.
 pub const TRUNCATE_STEP_ENTRIES: u64 = 16_384;

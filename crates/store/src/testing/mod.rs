@@ -2,5 +2,7 @@
 
 mod faulty_disk;
 mod faulty_file;
+mod rotten_record;
 
 pub use faulty_disk::{Choices, FaultyDisk, StorageCalls};
+pub use rotten_record::rot_log_record;

@@ -1,0 +1,33 @@
+//! A record of the log that is wrong in a page that is right.
+
+use redb::ReadableTable;
+
+use super::{Choices, FaultyDisk};
+use crate::database::{Commit, Database};
+use crate::disk::LOG_FILE;
+use crate::error::OpenError;
+use crate::log::ENTRIES;
+
+const CACHE_BYTES: usize = 1 << 20;
+
+/// Flips one bit of one log entry under a sound page, as if it had flipped in memory after the record was sealed and before its page
+/// was: no checksum of redb can tell. False if the log holds no entry. No process may have the file open.
+///
+/// # Errors
+/// If the file cannot be opened or written.
+pub fn rot_log_record(disk: &FaultyDisk, choices: &mut dyn Choices) -> Result<bool, OpenError> {
+    let database = Database::open(disk, LOG_FILE, CACHE_BYTES)?;
+    let rotten = database.write(Commit::Durable, |transaction| {
+        let mut table = transaction.open_table(ENTRIES)?;
+        let first = table.first()?.map(|(index, _)| index.value());
+        let last = table.last()?.map(|(index, _)| index.value());
+        let (Some(first), Some(last)) = (first, last) else { return Ok(false) };
+        let index = first + choices.below(last - first + 1);
+        let Some(mut record) = table.get(index)?.map(|record| record.value().to_vec()) else { return Ok(false) };
+        let bit = choices.below(record.len() as u64 * 8) as usize;
+        record[bit / 8] ^= 1 << (bit % 8);
+        table.insert(index, record.as_slice())?;
+        Ok(true)
+    })?;
+    Ok(rotten)
+}
