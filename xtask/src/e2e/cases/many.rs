@@ -213,7 +213,9 @@ impl Figures {
 
 /// The time below which this share of what came in between lies, as PromQL's `histogram_quantile` computes it.
 fn quantile(before: &[(f64, f64)], after: &[(f64, f64)], share: f64) -> f64 {
-    let between: Vec<(f64, f64)> = after.iter().zip(before).map(|(late, early)| (late.0, late.1 - early.1)).collect();
+    // Before the first look there are no buckets.
+    let earlier = before.iter().map(|(_, count)| *count).chain(std::iter::repeat(0.0));
+    let between: Vec<(f64, f64)> = after.iter().zip(earlier).map(|(late, early)| (late.0, late.1 - early)).collect();
     let rank = share * between.last().map_or(0.0, |(_, all)| *all);
     let mut below = (0.0, 0.0);
     for (bound, count) in between {
