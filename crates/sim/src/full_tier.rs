@@ -367,14 +367,17 @@ impl Process {
         call: Handler,
         result: Result<T, E>,
     ) -> Result<T, Killed> {
-        result.map_err(|error| {
-            let planned = self.has_doubtful_disk() || self.files.failures() > self.failures_before;
-            assert!(planned, "node {} fails to {}, and its disk is sound: {error}", context.node, call.name());
-            context.trace.line(context.now(), || format!("host {} stops: {error}", context.host.0));
-            context.coverage.hit(Reached::StoppedByDisk);
-            context.coverage.struck(Struck::Failed, call);
-            Killed
-        })
+        result.map_err(|error| self.stopped_by(context, call, &error))
+    }
+
+    /// Ends on an error of the disk, which must be one that was planned.
+    fn stopped_by(&self, context: &mut Context<FullTier>, call: Handler, error: &dyn fmt::Display) -> Killed {
+        let planned = self.has_doubtful_disk() || self.files.failures() > self.failures_before;
+        assert!(planned, "node {} fails to {}, and its disk is sound: {error}", context.node, call.name());
+        context.trace.line(context.now(), || format!("host {} stops: {error}", context.host.0));
+        context.coverage.hit(Reached::StoppedByDisk);
+        context.coverage.struck(Struck::Failed, call);
+        Killed
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quorate_node::{Input, Lifecycle};
 use quorate_raft::{Incarnation, Member, Membership, NodeId, Term};
-use quorate_store::{Disk, OpenedStores};
+use quorate_store::{Disk, OpenedStores, ReadError};
 use quorate_wire::peer::{Hello, HelloRefused, NodeState, PeerIdentity};
 use quorate_wire::{Bootstrap, FORMAT_VERSION, PeerMessage, WRITTEN_VERSION};
 use tokio::runtime::Handle;
@@ -209,6 +209,17 @@ impl Core {
             }
             first
         });
+    }
+
+    /// What follows when a file of this node cannot be read: rot bars the node, a disk that fails ends it.
+    pub(crate) fn read_failed(self: &Arc<Self>, engine: &Arc<Engine>, error: &ReadError) {
+        let reason = error.to_string();
+        if !matches!(error, ReadError::Damaged { .. }) {
+            self.node_failed(engine, reason);
+            return;
+        }
+        let (core, engine) = (Arc::clone(self), Arc::clone(engine));
+        self.runtime.spawn(async move { core.node_damaged(&engine, reason).await });
     }
 
     /// Something in this node's files fails its checksum: it stops taking part, for good, and says so. The process stays up

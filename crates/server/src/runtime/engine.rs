@@ -12,7 +12,7 @@ use quorate_node::{
     Answer, AppliedState, AppliedSummary, ClientOp, Effect, Input, Node, NodeConfig, NodeError, Restored,
 };
 use quorate_raft::{LogIndex, Membership, NodeId, WriteSeq};
-use quorate_store::{LogReader, LogStore, NodeMark, ReadError, StateStore, StateView};
+use quorate_store::{LogReader, LogStore, NodeMark, StateStore, StateView};
 use quorate_wire::peer::NodeState;
 use quorate_wire::{Identity, PeerMessage};
 use tokio::sync::{Semaphore, oneshot};
@@ -323,11 +323,7 @@ impl Outside for Reports {
                 let core = Arc::clone(&self.core);
                 self.core.runtime.spawn_blocking(move || match engine.log_reader.entries(from, max_bytes) {
                     Ok(entries) => engine.tell(Input::EntriesRead { to, from, entries }),
-                    Err(error @ ReadError::Damaged { .. }) => {
-                        let runtime = core.runtime.clone();
-                        runtime.spawn(async move { core.node_damaged(&engine, error.to_string()).await });
-                    }
-                    Err(error) => core.node_failed(&engine, error.to_string()),
+                    Err(error) => core.read_failed(&engine, &error),
                 });
             }
             Effect::FindDueLeases { until, max } => {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use quorate_node::Input;
 use quorate_raft::{LogIndex, NodeId, Term};
-use quorate_store::{SnapshotSink, SnapshotSource};
+use quorate_store::{SnapshotError, SnapshotSink, SnapshotSource};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::core::Core;
@@ -21,9 +21,16 @@ use crate::peer::{Host as _, ImageSink, Peer, send_snapshot};
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 4;
 
-/// Reads `source` chunk by chunk. A blocking thread is held only while a chunk is read: whoever takes them slowly must not
-/// keep it from others.
-pub(crate) fn chunks(mut source: SnapshotSource) -> mpsc::Receiver<Result<Bytes, String>> {
+/// Reads `source`, which is the state of `engine`, chunk by chunk. A blocking thread is held only while a chunk is read: whoever
+/// takes them slowly must not keep it from others.
+///
+/// A node that cannot read its state ends, whoever asked: a leader that only gave the image up would be asked for it again, and
+/// no follower behind its log could come back as long as it leads.
+pub(crate) fn chunks(
+    core: Arc<Core>,
+    engine: Arc<Engine>,
+    mut source: SnapshotSource,
+) -> mpsc::Receiver<Result<Bytes, String>> {
     let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
     tokio::spawn(async move {
         loop {
@@ -35,7 +42,10 @@ pub(crate) fn chunks(mut source: SnapshotSource) -> mpsc::Receiver<Result<Bytes,
                 Ok((_, None)) => return,
                 Ok((rest, Some(chunk))) => {
                     source = rest;
-                    chunk.map_err(|error| error.to_string())
+                    chunk.map_err(|error| {
+                        core.read_failed(&engine, &error);
+                        error.to_string()
+                    })
                 }
                 Err(interrupted) => {
                     let _ = chunks.send(Err(interrupted.to_string())).await;
@@ -53,10 +63,15 @@ pub(crate) fn chunks(mut source: SnapshotSource) -> mpsc::Receiver<Result<Bytes,
 }
 
 /// Pins the state for an image.
-pub(crate) async fn open_source(engine: &Engine) -> Result<SnapshotSource, String> {
+pub(crate) async fn open_source(core: &Arc<Core>, engine: &Arc<Engine>) -> Result<SnapshotSource, String> {
     let view = engine.view.clone();
-    let opening = tokio::task::spawn_blocking(move || view.snapshot().map_err(|error| error.to_string()));
-    opening.await.map_err(|panic| panic.to_string())?
+    let opened = tokio::task::spawn_blocking(move || view.snapshot()).await.map_err(|panic| panic.to_string())?;
+    opened.map_err(|error| {
+        if let SnapshotError::Read(error) = &error {
+            core.read_failed(engine, error);
+        }
+        error.to_string()
+    })
 }
 
 /// Sends an image to `to` and tells the node how that ended.
@@ -78,13 +93,14 @@ pub(crate) async fn send(core: Arc<Core>, engine: Arc<Engine>, to: NodeId, term:
     engine.tell(Input::SnapshotSent { to, result: result.map_err(|_| ()) });
 }
 
-async fn try_send(core: &Arc<Core>, engine: &Engine, to: NodeId, term: Term) -> Result<LogIndex, String> {
+async fn try_send(core: &Arc<Core>, engine: &Arc<Engine>, to: NodeId, term: Term) -> Result<LogIndex, String> {
     let member = engine.membership().members.get(&to).cloned().ok_or("it is no member any more")?;
     let peer = Peer { id: to, incarnation: member.incarnation };
     let hello = core.hello(peer).ok_or("this node belongs to no cluster")?;
-    let source = open_source(engine).await?;
+    let source = open_source(core, engine).await?;
     let sent = core.metrics.raft.snapshot_bytes_total.with_label_values(&["sent"]);
-    let sending = send_snapshot(core.dialer, &member.peer_address, &hello, term, chunks(source), sent);
+    let chunks = chunks(Arc::clone(core), Arc::clone(engine), source);
+    let sending = send_snapshot(core.dialer, &member.peer_address, &hello, term, chunks, sent);
     sending.await.map_err(|error| error.to_string())
 }
 

@@ -358,7 +358,7 @@ impl Replica {
     /// [`NodeError::NoState`] without a running node, or the state cannot be read.
     pub async fn snapshot(&self) -> Result<(SnapshotInfo, mpsc::Receiver<Result<bytes::Bytes, String>>), NodeError> {
         let engine = self.engine()?;
-        let source = images::open_source(&engine).await.map_err(NodeError::Invalid)?;
+        let source = images::open_source(&self.core, &engine).await.map_err(NodeError::Invalid)?;
         let meta = source.meta();
         let info = SnapshotInfo {
             cluster_id: engine.identity.cluster_id,
@@ -368,7 +368,7 @@ impl Replica {
             format_version: WRITTEN_VERSION,
             expected_bytes: source.expected_bytes(),
         };
-        Ok((info, images::chunks(source)))
+        Ok((info, images::chunks(Arc::clone(&self.core), engine, source)))
     }
 
     /// Sets this node's data aside in a sub-folder and starts it empty, under a new incarnation.

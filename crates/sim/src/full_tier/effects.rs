@@ -100,7 +100,7 @@ impl Process {
                 let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
                 context.later(delay, Event::FindDueLeases { until, max });
             }
-            Effect::SendSnapshot { to, term } => self.send_image(context, to, term),
+            Effect::SendSnapshot { to, term } => self.send_image(context, to, term)?,
             Effect::InstallSnapshot { seq, meta } => {
                 context.coverage.hit(Reached::SnapshotInstalled);
                 self.state_jobs.push_back(StateJob::Install { meta: meta.clone() });
@@ -194,10 +194,7 @@ impl Process {
                 let due = self.state.view().due_leases(until, max);
                 self.step(context, Input::LeasesDue { due })
             }
-            Event::ImageChunk { to, number } => {
-                self.image_chunk(context, to, number);
-                Ok(())
-            }
+            Event::ImageChunk { to, number } => self.image_chunk(context, to, number),
             Event::ImageTimedOut { to, number } => self.image_timed_out(context, to, number),
             Event::WatchTurn => self.watch_turn(context),
             Event::ReadFinished(read) => self.finish_read(context, read),

@@ -14,44 +14,41 @@ use crate::tier::Killed;
 
 impl Process {
     /// Begins to read an image for a node.
-    pub(super) fn send_image(&mut self, context: &mut Context<FullTier>, to: NodeId, term: Term) {
+    pub(super) fn send_image(&mut self, context: &mut Context<FullTier>, to: NodeId, term: Term) -> Result<(), Killed> {
         context.coverage.hit(Reached::SnapshotSent);
         self.images += 1;
         let number = self.images;
         let source = match self.state.snapshot() {
             Ok(source) => source,
-            Err(error) => {
-                assert!(
-                    self.has_doubtful_disk() || self.files.failures() > self.failures_before,
-                    "no image of a sound disk: {error}"
-                );
-                return;
-            }
+            Err(SnapshotError::Read(error)) => return Err(self.read_failed(context, error)),
+            Err(error) => panic!("no image of a member's state: {error}"),
         };
         self.sending.insert(to, Sending { number, term, source: Some(source), chunks: Vec::new() });
         let timeout = context.plan.timeout_us();
         context.later(timeout * 4, Event::ImageTimedOut { to, number });
         context.later(1, Event::ImageChunk { to, number });
+        Ok(())
     }
 
     /// Reads the next chunk, or sends the image that is whole.
-    pub(super) fn image_chunk(&mut self, context: &mut Context<FullTier>, to: NodeId, number: u64) {
-        let planned = self.has_doubtful_disk() || self.files.failures() > self.failures_before;
-        let Some(sending) = self.sending.get_mut(&to).filter(|sending| sending.number == number) else { return };
-        let Some(source) = &mut sending.source else { return };
+    pub(super) fn image_chunk(
+        &mut self,
+        context: &mut Context<FullTier>,
+        to: NodeId,
+        number: u64,
+    ) -> Result<(), Killed> {
+        let sending = self.sending.get_mut(&to).filter(|sending| sending.number == number);
+        let Some(sending) = sending else { return Ok(()) };
+        let Some(source) = &mut sending.source else { return Ok(()) };
         if let Some(chunk) = source.next() {
             let chunk = match chunk {
                 Ok(chunk) => chunk,
-                Err(error) => {
-                    // Nobody hears of it: the sending times out, as if the image was lost.
-                    assert!(planned, "a sound disk: {error}");
-                    return;
-                }
+                Err(error) => return Err(self.read_failed(context, error)),
             };
             sending.chunks.push(chunk);
             let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
             context.later(delay, Event::ImageChunk { to, number });
-            return;
+            return Ok(());
         }
         sending.source = None;
         let mut chunks = std::mem::take(&mut sending.chunks);
@@ -59,7 +56,9 @@ impl Process {
         if context.faulty && context.random.chance(50_000) {
             damage(context, &mut chunks);
         }
-        let (Some(hello), Some(&host)) = (self.hello(context, to), context.cluster.directory.get(&to)) else { return };
+        let (Some(hello), Some(&host)) = (self.hello(context, to), context.cluster.directory.get(&to)) else {
+            return Ok(());
+        };
         let (now, size) = (context.now(), (size(&chunks), context.random.below(context.plan.timeout_us())));
         match context.network.transfer(now, context.host, host, size, &mut context.coverage) {
             // Nothing could tell whose state is right once a majority had taken in the wrong one.
@@ -72,6 +71,7 @@ impl Process {
                 context.coverage.struck(Struck::Lost, Handler::Image);
             }
         }
+        Ok(())
     }
 
     /// Takes an image in and tells the sender, unless it is damaged.

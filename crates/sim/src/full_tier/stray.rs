@@ -57,20 +57,25 @@ impl Process {
                 context.coverage.hit(Reached::Verified);
                 Ok(())
             }
-            Err(Some(error @ ReadError::Damaged { .. })) if self.has_doubtful_disk() => {
-                context.trace.line(context.now(), || format!("host {} finds decay: {error}", context.host.0));
-                context.coverage.hit(Reached::DecayFound);
-                let mark = NodeMark::Damaged { reason: error.to_string() };
-                // Where it cannot be written, the next reading finds the same.
-                let _ = endure(|| self.log.set_mark(mark).is_ok());
-                Err(Killed)
-            }
-            Err(Some(error)) => self.healthy(context, Handler::ReadBack, Err(error)),
+            Err(Some(error)) => Err(self.read_failed(context, error)),
             Err(None) => {
                 assert!(self.has_doubtful_disk(), "node {} cannot read its sound files", context.node);
                 Err(Killed)
             }
         }
+    }
+
+    /// What follows when a file cannot be read: decay bars the node, and ends it as a failure does.
+    pub(super) fn read_failed(&mut self, context: &mut Context<FullTier>, error: ReadError) -> Killed {
+        if !(self.has_doubtful_disk() && matches!(error, ReadError::Damaged { .. })) {
+            return self.stopped_by(context, Handler::ReadBack, &error);
+        }
+        context.trace.line(context.now(), || format!("host {} finds decay: {error}", context.host.0));
+        context.coverage.hit(Reached::DecayFound);
+        let mark = NodeMark::Damaged { reason: error.to_string() };
+        // Where it cannot be written, the next reading finds the same.
+        let _ = endure(|| self.log.set_mark(mark).is_ok());
+        Killed
     }
 }
 
