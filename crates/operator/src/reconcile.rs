@@ -203,6 +203,11 @@ async fn once<A: Admin>(
         }
         interrupt(&context.client, &sighting.cluster, Moment::After, step).await?;
         context.metrics.stepped(work);
+        if *step == Step::ReleaseFinalizer {
+            // Nobody looks at it again: it is gone, or waits for somebody else's finalizer.
+            context.forget(&names);
+            return Ok(Action::await_change());
+        }
     } else if decided.finding == Finding::Reconciled {
         context.transfers.end(&names);
     }
