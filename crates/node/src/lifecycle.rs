@@ -8,6 +8,8 @@
 //! 1. at most one cluster and one id are ever adopted by a directory, and the id follows from cluster and incarnation;
 //! 2. removed, fenced and damaged are left only by setting the data aside ([`Lifecycle::check_reset`]).
 
+use std::collections::BTreeSet;
+
 use quorate_raft::{Incarnation, Membership, NodeId};
 use quorate_wire::identity::check_version;
 use quorate_wire::peer::{Hello, HelloRefused, NodeState};
@@ -20,6 +22,8 @@ pub struct Lifecycle {
     identity: Option<Identity>,
     bootstrap: Option<Bootstrap>,
     seen_in_configuration: bool,
+    /// Nodes that have left, by the newest configuration known to be committed.
+    removed: BTreeSet<NodeId>,
     barred: Option<Barred>,
 }
 
@@ -112,7 +116,14 @@ impl Lifecycle {
         barred: Option<Barred>,
         committed: Option<&Membership>,
     ) -> Lifecycle {
-        let mut lifecycle = Lifecycle { incarnation, identity, bootstrap, seen_in_configuration: false, barred };
+        let mut lifecycle = Lifecycle {
+            incarnation,
+            identity,
+            bootstrap,
+            seen_in_configuration: false,
+            removed: BTreeSet::new(),
+            barred,
+        };
         if let Some(committed) = committed {
             lifecycle.configuration_committed(committed);
         }
@@ -180,7 +191,8 @@ impl Lifecycle {
         Ok(InitAccepted::New(identity))
     }
 
-    /// Decides about the first frame of a caller. `membership` is this node's newest configuration, committed or not.
+    /// Decides about the first frame of a caller. `membership` is this node's newest configuration, committed or not. That a
+    /// caller was removed is believed of a committed one alone: another may be taken back, and then the caller is needed.
     ///
     /// A caller that stands in no configuration known here is let in: this node may be the one that is behind, and consensus
     /// answers by the caller's configuration.
@@ -219,11 +231,11 @@ impl Lifecycle {
     }
 
     fn check_caller(&self, hello: &Hello, membership: Option<&Membership>) -> Result<(), HelloRefused> {
-        let Some(membership) = membership else { return Ok(()) };
-        if membership.removed.contains(&hello.from) {
+        if self.removed.contains(&hello.from) {
             let text = format!("node {} has left the cluster for ever", hello.from);
             return Err(HelloRefused::Removed(text));
         }
+        let Some(membership) = membership else { return Ok(()) };
         match membership.members.get(&hello.from) {
             Some(known) if known.incarnation != hello.member.incarnation => Err(HelloRefused::WrongIncarnation(
                 format!("node {} is incarnation {:032x}", hello.from, known.incarnation.0),
@@ -248,6 +260,7 @@ impl Lifecycle {
         if self.identity.is_some_and(|identity| membership.members.contains_key(&identity.node_id)) {
             self.seen_in_configuration = true;
         }
+        self.removed.clone_from(&membership.removed);
     }
 
     /// The node was removed, fenced or found damaged, as [`Effect::StateChanged`](crate::Effect::StateChanged) or the store
