@@ -4,12 +4,15 @@ use quorate_proto::etcdserverpb as etcd;
 use quorate_proto::etcdserverpb::compare::TargetUnion;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcdserverpb::request_op::Request as Op;
+use quorate_wire::peer::MAX_FRAME_BYTES;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::Code;
+use tonic::transport::Endpoint;
 
 use crate::cluster::PATIENCE;
+use crate::etcd_auth::Raw;
 use crate::served::{MAX_REQUEST_BYTES, Served, put};
 use crate::watcher::{Watcher, watch};
 
@@ -18,6 +21,8 @@ use crate::watcher::{Watcher, watch};
 enum Limit {
     Connections,
     PeerConnections,
+    /// etcd #22148: a body of any size was taken in on the peer port.
+    PeerMessageBytes,
     Streams,
     RequestBytes,
     TxnOperations,
@@ -30,9 +35,10 @@ enum Limit {
 }
 
 /// Each limit and its value here.
-const LIMITS: [(Limit, usize); 11] = [
+const LIMITS: [(Limit, usize); 12] = [
     (Limit::Connections, 4),
     (Limit::PeerConnections, 4),
+    (Limit::PeerMessageBytes, MAX_FRAME_BYTES),
     (Limit::Streams, 4),
     (Limit::RequestBytes, MAX_REQUEST_BYTES),
     (Limit::TxnOperations, 128),
@@ -57,7 +63,11 @@ async fn one_below_a_limit_and_the_limit_itself_are_served_and_one_past_it_is_re
                     Limit::Leases => config.replica.max_leases = most,
                     Limit::ArrivingBytes => config.limits.max_arriving_bytes = most,
                     Limit::AnswerBytes => config.answers.max_bytes = most,
-                    Limit::RequestBytes | Limit::TxnOperations | Limit::TxnCompares | Limit::TxnDepth => {}
+                    Limit::PeerMessageBytes
+                    | Limit::RequestBytes
+                    | Limit::TxnOperations
+                    | Limit::TxnCompares
+                    | Limit::TxnDepth => {}
                 };
             })
             .await;
@@ -74,6 +84,7 @@ async fn fits(served: &Served, limit: Limit, count: usize) -> bool {
     match limit {
         Limit::Connections => connections(served, count).await,
         Limit::PeerConnections => peer_connections(served, count).await,
+        Limit::PeerMessageBytes => peer_message(served, count).await,
         Limit::Streams => streams(served, count).await,
         Limit::RequestBytes => {
             let framed = |value: usize| prost::Message::encoded_len(&put("k", &"v".repeat(value)));
@@ -182,6 +193,24 @@ async fn peer_connections(served: &Served, count: usize) -> bool {
     let ended = if count > 4 { timeout(PATIENCE, connection).await.is_ok() } else { connection.is_finished() };
     drop(client);
     !ended
+}
+
+/// A message of so many bytes to the peer port, of a field that nobody knows.
+async fn peer_message(served: &Served, bytes: usize) -> bool {
+    const UNKNOWN_BYTES: u8 = 15 << 3 | 2;
+    // As long as that of every length near the limit.
+    let varint =
+        |value: usize| [value as u8 | 0x80, (value >> 7) as u8 | 0x80, (value >> 14) as u8 | 0x80, (value >> 21) as u8];
+    let content = bytes - 5;
+    let mut message = vec![0; bytes];
+    message[0] = UNKNOWN_BYTES;
+    message[1..5].copy_from_slice(&varint(content));
+    let address = format!("http://{}", served.server.replica().status().peer_address);
+    let channel = Endpoint::from_shared(address).expect("an address").connect_lazy();
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.expect("connects");
+    let path = "/quorate.peer.v1.Peer/Identify".parse().expect("a path");
+    is_done(client.unary(tonic::Request::new(message.into()), path, Raw).await, Code::OutOfRange)
 }
 
 /// A client that cares for no limit; whether each of its streams may stay open.
