@@ -13,7 +13,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 use tonic::{Code, Status};
@@ -46,7 +46,7 @@ pub(crate) fn router(inside: Inside, gate: Arc<Gate>, max_message_bytes: usize) 
 async fn serve(State(gateway): State<Gateway>, request: Request) -> Response {
     let mut response = match answer(&gateway, request).await {
         Ok(response) => response,
-        Err(status) => refusal(&status, http_status(status.code())),
+        Err(status) => refusal(json::status(&status), http_status(status.code())),
     };
     // As etcd's: a page of any origin may ask, since what it may do is a matter of its token.
     let headers = response.headers_mut();
@@ -74,15 +74,31 @@ async fn answer(gateway: &Gateway, request: Request) -> Result<Response, Status>
         .await
         .map_err(|error| Status::invalid_argument(format!("the request cannot be read: {error}")))?;
     let messages = json::decode(&method, &body).map_err(Status::invalid_argument)?;
-    let mut answers = call(gateway.inside.clone(), &gateway.gate, &method, messages, &parts.headers).await?;
-    let first = answers.next().await?;
+    let begun = begin(gateway, &method, messages, &parts.headers).await;
     if method.is_server_streaming() {
-        return Ok(Response::new(stream(method, first, answers)));
+        return Ok(match begun {
+            Ok((first, answers)) => Response::new(stream(method, first, answers)),
+            // As etcd's: also what a stream is refused with at once is a line of it.
+            Err(status) => refusal(cut(&status), http_status(status.code())),
+        });
     }
+    let (first, mut answers) = begun?;
     let message = first.ok_or_else(|| Status::internal("the call ended without an answer"))?;
     // The status comes after the message.
     let _ = answers.next().await?;
     Ok(Response::new(Body::from(json::encode(method.output(), message)?)))
+}
+
+/// Makes the call and waits for its first message.
+async fn begin(
+    gateway: &Gateway,
+    method: &MethodDescriptor,
+    messages: Vec<bytes::Bytes>,
+    headers: &HeaderMap,
+) -> Result<(Option<bytes::Bytes>, Answers), Status> {
+    let mut answers = call(gateway.inside.clone(), &gateway.gate, method, messages, headers).await?;
+    let first = answers.next().await?;
+    Ok((first, answers))
 }
 
 /// A line a message: `{"result": …}`, and `{"error": …}` where the stream is cut.
@@ -95,9 +111,9 @@ fn stream(method: MethodDescriptor, first: Option<bytes::Bytes>, mut answers: An
                 Ok(None) => return,
                 Ok(Some(message)) => match json::encode(method.output(), message) {
                     Ok(text) => (format!("{{\"result\":{text}}}\n"), false),
-                    Err(status) => (format!("{{\"error\":{}}}\n", json::status(&status)), true),
+                    Err(status) => (cut(&status), true),
                 },
-                Err(status) => (format!("{{\"error\":{}}}\n", json::status(&status)), true),
+                Err(status) => (cut(&status), true),
             };
             if lines.send(Ok(line)).await.is_err() || is_last {
                 return;
@@ -112,8 +128,13 @@ fn stream(method: MethodDescriptor, first: Option<bytes::Bytes>, mut answers: An
     Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
 }
 
-fn refusal(status: &Status, http: StatusCode) -> Response {
-    let mut response = Response::new(Body::from(json::status(status)));
+/// The last line of a stream that is cut.
+fn cut(status: &Status) -> String {
+    format!("{{\"error\":{}}}\n", json::status(status))
+}
+
+fn refusal(text: String, http: StatusCode) -> Response {
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = http;
     response
 }

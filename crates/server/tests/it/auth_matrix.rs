@@ -3,7 +3,7 @@
 //! What each cell is told is what etcd 3.7.3 was seen to tell, but for what `docs/etcd-compatibility.md` lists: signed tokens
 //! of before a change, the wrong password of a user without one, and those who may not observe an election.
 
-mod rows;
+pub(crate) mod rows;
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ use crate::signed::{Secret, claims};
 
 /// The callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Who {
+pub(crate) enum Who {
     /// Sends no token.
     Nobody,
     /// Sends one that is nobody's.
@@ -124,7 +124,7 @@ async fn set_up(served: &Served) -> u64 {
 
 /// What every cell finds: leases 7 with a key below `app/`, 8 with one elsewhere and 9 with none, and a leader of an
 /// election. Changes no rights.
-async fn restore(served: &Served, root: &As) {
+pub(crate) async fn restore(served: &Served, root: &As) {
     let mut leases = LeaseClient::with_interceptor(served.channel(), root.clone());
     for id in [7, 8, 9] {
         // There already, but for the one that was revoked.
@@ -136,7 +136,7 @@ async fn restore(served: &Served, root: &As) {
 }
 
 /// Makes the call; what it is answered.
-async fn ask(served: &Served, row: &Row, token: Option<&str>) -> Result<Bytes, Status> {
+pub(crate) async fn ask(served: &Served, row: &Row, token: Option<&str>) -> Result<Bytes, Status> {
     let mut client = tonic::client::Grpc::new(served.channel());
     client.ready().await.expect("connects");
     let path = format!("/{}", row.method).parse().expect("a path");

@@ -21,6 +21,7 @@ mod etcd_tokens;
 mod etcd_watch;
 mod etcd_watch_rules;
 mod gateway;
+mod gateway_paths;
 mod http_api;
 mod identity;
 mod limits;

@@ -14,14 +14,14 @@ use super::Who;
 use crate::served::{put, range};
 
 /// One call.
-pub(super) struct Row {
-    pub(super) method: &'static str,
+pub(crate) struct Row {
+    pub(crate) method: &'static str,
     /// What of it this row is about.
-    pub(super) what: &'static str,
-    pub(super) message: Vec<u8>,
-    pub(super) may: &'static [Who],
+    pub(crate) what: &'static str,
+    pub(crate) message: Vec<u8>,
+    pub(crate) may: &'static [Who],
     /// What those who may are told: `ok`, or a refusal as `Code: text`.
-    pub(super) done: &'static str,
+    pub(crate) done: &'static str,
 }
 
 use Who::{Nobody, Old, OnKey, OnPrefix, Reader, Root, Stranger, Writer};
@@ -49,7 +49,7 @@ fn row(
 }
 
 /// All rows. The last turns rights off.
-pub(super) fn rows(own_peer_url: &str) -> Vec<Row> {
+pub(crate) fn rows(own_peer_url: &str) -> Vec<Row> {
     let mut rows = ranges();
     rows.extend(writes());
     rows.extend(transactions());
