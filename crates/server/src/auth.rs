@@ -18,6 +18,7 @@ use quorate_kv::auth::User;
 use quorate_kv::{Actor, AuthCommand, AuthError, AuthState, Command};
 use quorate_node::{Consistency, ReadOptions};
 use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroizing;
 
 pub use option::{JwtOption, TokenOption, TokenOptionError};
 pub(crate) use tokens::Tokens;
@@ -72,7 +73,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`ApiError`]: it is too long, or too many are hashed already.
-    pub(crate) async fn hash(&self, password: String) -> Result<quorate_kv::auth::PasswordHash, ApiError> {
+    pub(crate) async fn hash(&self, password: Zeroizing<String>) -> Result<quorate_kv::auth::PasswordHash, ApiError> {
         self.passwords.hash(password).await
     }
 
@@ -89,7 +90,7 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError::Failed`] whatever is wrong with name or password; [`ApiError`] otherwise.
     pub(crate) async fn login(&self, api: &ClientApi, name: String, password: String) -> Result<String, ApiError> {
-        let password = Arc::new(password);
+        let password = Arc::new(Zeroizing::new(password));
         for _ in 0..MAX_LOGIN_ROUNDS {
             let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
             api.confirm(options).await?;

@@ -1,6 +1,7 @@
 //! Passwords: hashed and compared by bcrypt, slow on purpose, and so on threads of their own and only a few at a time.
 //!
-//! Never keeps a password or shows one. A name nobody has costs as much as one somebody has.
+//! Never keeps a password or shows one, and overwrites each once it is looked at. What a connection still holds of the
+//! message that brought it is not overwritten. A name nobody has costs as much as one somebody has.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use quorate_kv::auth::PasswordHash;
 use quorate_node::NodeError;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use zeroize::Zeroizing;
 
 use crate::client_api::ApiError;
 
@@ -46,12 +48,12 @@ impl Passwords {
     ///
     /// # Errors
     /// [`NodeError::Invalid`] if part of it would not count, [`NodeError::TooManyRequests`].
-    pub(crate) async fn hash(&self, password: String) -> Result<PasswordHash, ApiError> {
+    pub(crate) async fn hash(&self, password: Zeroizing<String>) -> Result<PasswordHash, ApiError> {
         if password.len() > MAX_PASSWORD_BYTES {
             return Err(NodeError::Invalid(format!("a password has at most {MAX_PASSWORD_BYTES} bytes")).into());
         }
         let _turn = self.turn().await?;
-        let hashed = tokio::task::spawn_blocking(move || bcrypt::hash(password, COST)).await?;
+        let hashed = tokio::task::spawn_blocking(move || bcrypt::hash(password.as_bytes(), COST)).await?;
         Ok(PasswordHash(hashed.map_err(|_| ApiError::NoRandomness)?.into()))
     }
 
@@ -73,7 +75,11 @@ impl Passwords {
     ///
     /// # Errors
     /// [`NodeError::TooManyRequests`].
-    pub(crate) async fn verify(&self, password: Arc<String>, hash: Option<PasswordHash>) -> Result<bool, ApiError> {
+    pub(crate) async fn verify(
+        &self,
+        password: Arc<Zeroizing<String>>,
+        hash: Option<PasswordHash>,
+    ) -> Result<bool, ApiError> {
         let _turn = self.turn().await?;
         let compared = tokio::task::spawn_blocking(move || {
             let known = hash.as_ref().and_then(|hash| std::str::from_utf8(&hash.0).ok());
@@ -97,10 +103,10 @@ mod tests {
     #[tokio::test]
     async fn a_password_fits_its_own_hash_alone() {
         let passwords = Passwords::new();
-        let hash = passwords.hash("secret".to_owned()).await.expect("hashed");
+        let hash = passwords.hash(Zeroizing::new("secret".to_owned())).await.expect("hashed");
         assert!(!String::from_utf8_lossy(&hash.0).contains("secret"));
         let check = async |password: &str, hash: Option<&PasswordHash>| {
-            passwords.verify(Arc::new(password.to_owned()), hash.cloned()).await.expect("compared")
+            passwords.verify(Arc::new(Zeroizing::new(password.to_owned())), hash.cloned()).await.expect("compared")
         };
         assert!(check("secret", Some(&hash)).await);
         assert!(!check("secret2", Some(&hash)).await);
@@ -109,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_of_which_a_part_would_not_count_is_refused() {
-        let refused = Passwords::new().hash("x".repeat(MAX_PASSWORD_BYTES + 1)).await;
+        let refused = Passwords::new().hash(Zeroizing::new("x".repeat(MAX_PASSWORD_BYTES + 1))).await;
         assert!(matches!(refused, Err(ApiError::Node(NodeError::Invalid(_)))), "{refused:?}");
     }
 
@@ -118,10 +124,10 @@ mod tests {
         let passwords = Passwords::new();
         let given = |hash: &str| Passwords::given(&STANDARD.encode(hash));
         let hash = given(&bcrypt::hash("secret", 4).expect("hashed")).expect("a hash");
-        assert!(passwords.verify(Arc::new("secret".to_owned()), Some(hash)).await.expect("compared"));
+        assert!(passwords.verify(Arc::new("secret".to_owned().into()), Some(hash)).await.expect("compared"));
         for nothing in ["", "secret"] {
             let hash = given(nothing).expect("base64");
-            assert!(!passwords.verify(Arc::new(nothing.to_owned()), Some(hash)).await.expect("compared"));
+            assert!(!passwords.verify(Arc::new(nothing.to_owned().into()), Some(hash)).await.expect("compared"));
         }
         for refused in [given(&NOBODYS_HASH.replacen("10", "15", 1)), Passwords::given("*")] {
             assert!(matches!(refused, Err(ApiError::Node(NodeError::Invalid(_)))), "{refused:?}");

@@ -11,6 +11,7 @@ use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::auth_server::Auth;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
 
 use super::header::header;
 use crate::access::Action;
@@ -77,6 +78,7 @@ impl AuthService {
     /// Hashes a password for somebody who may set it: hashing takes long, and is done for nobody else. A hash that is
     /// given instead is taken.
     async fn hash(&self, headers: &HeaderMap, password: String, given: Option<&str>) -> Result<PasswordHash, Status> {
+        let password = Zeroizing::new(password);
         let access = self.api.access();
         let _asked_again_by_the_write = access.check(headers, Action::ManageUsers).await.map_err(ApiError::Denied)?;
         match given {
