@@ -82,6 +82,25 @@ async fn a_node_whose_sync_fails_ends_and_comes_back_with_what_is_really_there()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_reads_nothing_ends_and_comes_back_whole() {
+    let mut cluster = Cluster::start_faulty(3).await;
+    let mut load = None;
+    // A follower that nobody asks for anything, another one at work, and a leader.
+    for step in [1, 2, 0] {
+        let leader = cluster.leader().await;
+        let victim = (leader + step) % 3;
+        cluster.nodes[victim].order("fail-reads 1").await;
+        wait_for_end(&mut cluster, victim).await;
+        let said = cluster.nodes[victim].log_tail();
+        assert!(said.contains("the node ended itself") && said.contains(".redb"), "{said}");
+        cluster.nodes[victim].restart();
+        load.get_or_insert_with(|| start_load(&cluster));
+        wait_for_writes(&cluster, victim, 50).await;
+    }
+    assert_holds(&cluster, load.expect("begun").finish().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clocks_far_beyond_the_bound_break_no_read_that_asks_a_quorum() {
     let cluster = Cluster::start_faulty(3).await;
     let load = start_load(&cluster);

@@ -4,7 +4,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use quorate_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use quorate_proto::etcdserverpb::kv_client::KvClient;
+use quorate_proto::etcdserverpb::request_op::Request;
+use quorate_proto::etcdserverpb::{Compare, PutRequest, RequestOp, TxnRequest};
 use quorate_tests::cluster::{Cluster, wait_for};
 use quorate_tests::load::{put, read};
 use quorate_tests::node::get;
@@ -56,6 +59,30 @@ async fn a_record_that_rots_on_the_disk_is_found_and_bars_the_node() {
 
     // It stays barred: what is found once is not forgotten by a restart.
     cluster.nodes[victim].kill();
+    cluster.nodes[victim].restart();
+    assert_barred(&mut cluster, victim, "damaged", "checksum").await;
+}
+
+/// Before anybody reads the files through: whoever ends here ends at each start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotten_record_that_an_entry_needs_bars_the_node_and_does_not_end_it() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let victim = spread_mark(&cluster).await;
+    assert!(cluster.nodes[victim].stop(), "{}", cluster.nodes[victim].log_tail());
+    assert!(rot(&cluster.nodes[victim].config.data_dir.join("state.redb")) > 0, "the value is in the state file");
+    let next = cluster.leader_other_than(victim).await;
+    let compare = Compare {
+        result: CompareResult::Equal.into(),
+        target: CompareTarget::Value.into(),
+        key: b"rotten".to_vec().into(),
+        target_union: Some(TargetUnion::Value(MARK.repeat(4).into_bytes().into())),
+        ..Compare::default()
+    };
+    let put = PutRequest { key: b"compared".to_vec().into(), ..PutRequest::default() };
+    let success = vec![RequestOp { request: Some(Request::RequestPut(put)) }];
+    let txn = TxnRequest { compare: vec![compare], success, failure: Vec::new() };
+    let answer = KvClient::new(cluster.channel(next)).txn(txn).await.expect("the others compare").into_inner();
+    assert!(answer.succeeded, "{answer:?}");
     cluster.nodes[victim].restart();
     assert_barred(&mut cluster, victim, "damaged", "checksum").await;
 }

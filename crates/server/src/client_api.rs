@@ -57,7 +57,7 @@ pub(crate) enum ApiError {
     NotServing(String),
     /// Stored data could not be read.
     #[error("stored data could not be read: {0}")]
-    Storage(#[from] ReadError),
+    Storage(#[source] ReadError),
     /// The answer has no room in memory.
     #[error("etcdserver: {0}")]
     NoRoom(#[from] NoRoom),
@@ -282,7 +282,7 @@ impl ClientApi {
         match self.view()?.range_if_small(request, &allow) {
             Ok(Some(answer)) => Ok(Some((answer?, claim.keep()))),
             Ok(None) | Err(RationedReadError::NotAllowed) => Ok(None),
-            Err(RationedReadError::Read(error)) => Err(error.into()),
+            Err(RationedReadError::Read(error)) => Err(self.unread(error)),
         }
     }
 
@@ -350,6 +350,12 @@ impl ClientApi {
     /// [`ApiError::NotServing`] with what the node waits for.
     pub(crate) fn view(&self) -> Result<StateView, ApiError> {
         self.replica.view().ok_or_else(|| self.not_serving())
+    }
+
+    /// What a client is told of data that cannot be read. The node looks for itself whether its files can be trusted.
+    pub(crate) fn unread(&self, error: ReadError) -> ApiError {
+        self.replica.doubt();
+        ApiError::Storage(error)
     }
 
     fn not_serving(&self) -> ApiError {
@@ -447,7 +453,7 @@ impl ClientApi {
                     drop(claim);
                     claim = self.answers.wait_for(bytes).await.inspect_err(|_| self.count_limit("answer_bytes"))?;
                 }
-                Err(RationedReadError::Read(error)) => return Err(error.into()),
+                Err(RationedReadError::Read(error)) => return Err(self.unread(error)),
                 Ok(answer) => return Ok((answer?, claim.keep())),
             }
         }

@@ -12,10 +12,11 @@ impl ClientApi {
     pub(crate) async fn hash_at(&self, revision: i64) -> Result<RevisionHash, ApiError> {
         let view = self.view()?;
         let _turn = self.large_reads.acquire().await.expect("the semaphore is never closed");
-        let mut hasher = tokio::task::spawn_blocking(move || view.hash_at(revision)).await???;
+        let hasher = tokio::task::spawn_blocking(move || view.hash_at(revision)).await?;
+        let mut hasher = hasher.map_err(|error| self.unread(error))??;
         loop {
             let (step, rest) = tokio::task::spawn_blocking(move || (hasher.step(), hasher)).await?;
-            if let Some(hash) = step? {
+            if let Some(hash) = step.map_err(|error| self.unread(error))? {
                 return Ok(hash?);
             }
             hasher = rest;

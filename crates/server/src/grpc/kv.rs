@@ -98,7 +98,7 @@ impl Kv for KvService {
         let connection = extensions.remove().unwrap_or_default();
         let (chunks, receiver) = placed(place, self.api.answer_limits().send_time, connection);
         let header = self.header();
-        tokio::spawn(send_chunks(stream, header, chunks));
+        tokio::spawn(send_chunks(Arc::clone(&self.api), stream, header, chunks));
         let mut response = encoded(Response::new(tokio_stream::empty()), receiver);
         asked.tell(response.metadata_mut(), &grant);
         Ok(response)
@@ -168,7 +168,12 @@ const PRUNE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads one chunk after the other until the last, or until the client is gone. A thread is held only while a chunk is
 /// read: clients that do not take their answers must not keep it from other reads, replication's among them.
-async fn send_chunks(mut stream: StateStream, header: etcd::Header, chunks: PlacedSender<etcd::Frame>) {
+async fn send_chunks(
+    api: Arc<ClientApi>,
+    mut stream: StateStream,
+    header: etcd::Header,
+    chunks: PlacedSender<etcd::Frame>,
+) {
     loop {
         let read = tokio::task::spawn_blocking(move || {
             let chunk = stream.next_chunk();
@@ -183,7 +188,7 @@ async fn send_chunks(mut stream: StateStream, header: etcd::Header, chunks: Plac
                     Ok(Some(Ok(chunk))) if chunk.kvs.is_empty() && chunk.end.is_none() => continue,
                     Ok(Some(Ok(chunk))) => etcd::stream_frame(header, chunk.kvs, chunk.end).map_err(too_large),
                     Ok(Some(Err(refused))) => Err(ApiError::Kv(refused).into()),
-                    Err(error) => Err(ApiError::Storage(error).into()),
+                    Err(error) => Err(api.unread(error).into()),
                 }
             }
             Err(interrupted) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quorate_node::{Input, Lifecycle};
 use quorate_raft::{Incarnation, Member, Membership, NodeId, Term};
-use quorate_store::{Disk, OpenedStores, ReadError};
+use quorate_store::{Disk, OpenedStores};
 use quorate_wire::peer::{Hello, HelloRefused, NodeState, PeerIdentity};
 use quorate_wire::{Bootstrap, FORMAT_VERSION, PeerMessage, WRITTEN_VERSION};
 use tokio::runtime::Handle;
@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use super::clock::Clock;
 use super::driver::Event;
 use super::engine::Engine;
+use super::failure::Failure;
 use super::images;
 use super::published::Seen;
 use super::status::StatusChange;
@@ -211,24 +212,28 @@ impl Core {
         });
     }
 
-    /// What follows when a file of this node cannot be read: rot bars the node, a disk that fails ends it.
-    pub(crate) fn read_failed(self: &Arc<Self>, engine: &Arc<Engine>, error: &ReadError) {
-        let reason = error.to_string();
-        if !matches!(error, ReadError::Damaged { .. }) {
-            self.node_failed(engine, reason);
-            return;
+    /// The node cannot go on.
+    pub(crate) fn give_up(&self, engine: &Arc<Engine>, failure: Failure) {
+        match failure {
+            Failure::Damaged(reason) => {
+                // Nobody is left to be told where the core is gone.
+                let Ok(core) = self.me() else { return };
+                let engine = Arc::clone(engine);
+                self.runtime.spawn(async move { core.node_damaged(&engine, reason).await });
+            }
+            Failure::Ended(error) => self.node_failed(engine, error),
         }
-        let (core, engine) = (Arc::clone(self), Arc::clone(engine));
-        self.runtime.spawn(async move { core.node_damaged(&engine, reason).await });
     }
 
     /// Something in this node's files fails its checksum: it stops taking part, for good, and says so. The process stays up
     /// to say it.
-    pub(crate) async fn node_damaged(&self, engine: &Arc<Engine>, reason: String) {
+    async fn node_damaged(&self, engine: &Arc<Engine>, reason: String) {
         let _turn = self.transition.lock().await;
         if !self.engine().is_some_and(|running| Arc::ptr_eq(&running, engine)) {
             return;
         }
+        self.metrics.storage.damaged_total.inc();
+        tracing::error!("{reason}");
         engine.bar(self, NodeState::Damaged, reason);
         engine.published.set(None, engine.published.commit());
         self.set_phase(Phase::Down);

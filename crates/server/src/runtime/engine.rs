@@ -15,11 +15,12 @@ use quorate_raft::{LogIndex, Membership, NodeId, WriteSeq};
 use quorate_store::{LogReader, LogStore, NodeMark, StateStore, StateView};
 use quorate_wire::peer::NodeState;
 use quorate_wire::{Identity, PeerMessage};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::clock::Jitter;
 use super::core::Core;
 use super::driver::{Driver, Event, Outside, Progress, Stepping};
+use super::failure::Failure;
 use super::images;
 use super::log_writer::{self, LogJob, LogReports};
 use super::mailbox::Mailbox;
@@ -51,6 +52,8 @@ pub(crate) struct Engine {
     pub(crate) disk_full: AtomicBool,
     /// Its live bytes come near the quota.
     pub(crate) near_quota: AtomicBool,
+    /// Somebody met something in a file that could not be read: it is looked for now.
+    pub(crate) doubt: Arc<Notify>,
     /// A change of its alarm waits for an answer.
     pub(crate) alarm_under_way: AtomicBool,
     log_jobs: Arc<Mailbox<LogJob>>,
@@ -106,6 +109,7 @@ impl Engine {
             receiving: Arc::new(Semaphore::new(1)),
             disk_full: AtomicBool::new(false),
             near_quota: AtomicBool::new(false),
+            doubt: Arc::default(),
             alarm_under_way: AtomicBool::new(false),
             log_jobs: Arc::new(Mailbox::new()),
             threads: Mutex::new(None),
@@ -147,7 +151,7 @@ impl Engine {
             })?,
             watch: spawn(core, &engine, "watches", move |reports, _| {
                 if let Err(error) = watch_thread.run() {
-                    reports.core.node_failed(&reports.engine, error.to_string());
+                    reports.core.give_up(&reports.engine, error.into());
                 }
             })?,
             alarm: {
@@ -306,8 +310,8 @@ impl StateReports for Reports {
         self.core.look_at_space(&self.engine, store);
     }
 
-    fn state_failed(&self, error: String) {
-        self.core.node_failed(&self.engine, error);
+    fn state_failed(&self, failure: Failure) {
+        self.core.give_up(&self.engine, failure);
     }
 }
 
@@ -323,7 +327,7 @@ impl Outside for Reports {
                 let core = Arc::clone(&self.core);
                 self.core.runtime.spawn_blocking(move || match engine.log_reader.entries(from, max_bytes) {
                     Ok(entries) => engine.tell(Input::EntriesRead { to, from, entries }),
-                    Err(error) => core.read_failed(&engine, &error),
+                    Err(error) => core.give_up(&engine, error.into()),
                 });
             }
             Effect::FindDueLeases { until, max } => {

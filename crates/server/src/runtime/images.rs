@@ -43,8 +43,9 @@ pub(crate) fn chunks(
                 Ok((rest, Some(chunk))) => {
                     source = rest;
                     chunk.map_err(|error| {
-                        core.read_failed(&engine, &error);
-                        error.to_string()
+                        let text = error.to_string();
+                        core.give_up(&engine, error.into());
+                        text
                     })
                 }
                 Err(interrupted) => {
@@ -67,10 +68,11 @@ pub(crate) async fn open_source(core: &Arc<Core>, engine: &Arc<Engine>) -> Resul
     let view = engine.view.clone();
     let opened = tokio::task::spawn_blocking(move || view.snapshot()).await.map_err(|panic| panic.to_string())?;
     opened.map_err(|error| {
-        if let SnapshotError::Read(error) = &error {
-            core.read_failed(engine, error);
+        let text = error.to_string();
+        if let SnapshotError::Read(error) = error {
+            core.give_up(engine, error.into());
         }
-        error.to_string()
+        text
     })
 }
 

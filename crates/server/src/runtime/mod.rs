@@ -21,6 +21,7 @@ mod config;
 mod core;
 mod driver;
 mod engine;
+mod failure;
 #[cfg(feature = "test-faults")]
 mod faults;
 mod images;

@@ -85,6 +85,13 @@ impl Replica {
         }
     }
 
+    /// Something in [`Replica::view`] could not be read: the node looks for it in its files.
+    pub(crate) fn doubt(&self) {
+        if let Some(engine) = self.core.engine() {
+            engine.doubt.notify_one();
+        }
+    }
+
     /// Permission to read [`Replica::view`] now. Check [`Replica::read_still_valid`] after the read; if it is not, ask
     /// again as `Consistent`.
     ///

@@ -38,9 +38,11 @@ enum Place {
 
 /// Verifies until the node ends, or until something is damaged.
 pub(crate) async fn run(core: Weak<Core>, engine: Weak<Engine>) {
+    let Some(doubt) = engine.upgrade().map(|engine| Arc::clone(&engine.doubt)) else { return };
     let mut pause = FIRST_PAUSE;
     loop {
-        tokio::time::sleep(pause).await;
+        // Who met something that could not be read does not wait for the hour.
+        let _ = tokio::time::timeout(pause, doubt.notified()).await;
         let mut place = Place::State(StatePlace::START);
         loop {
             let (Some(core), Some(engine)) = (core.upgrade(), engine.upgrade()) else { return };
@@ -58,16 +60,9 @@ pub(crate) async fn run(core: Weak<Core>, engine: Weak<Engine>) {
                     break;
                 }
                 Ok(Ok(next)) => place = next,
-                Ok(Err(error @ ReadError::Damaged { .. })) => {
-                    tracing::error!("{error}");
-                    metrics.storage.damaged_total.inc();
-                    core.node_damaged(&engine, error.to_string()).await;
-                    return;
-                }
-                // The disk answers with errors, which whoever needs the data meets, too.
                 Ok(Err(error)) => {
-                    tracing::warn!("verifying the files: {error}");
-                    break;
+                    core.give_up(&engine, error.into());
+                    return;
                 }
                 // The runtime ends, and the node with it.
                 Err(_) => return,

@@ -20,6 +20,7 @@ use quorate_raft::{Entry, LogIndex, SnapshotMeta};
 use quorate_store::{ReceivedSnapshot, SnapshotSink, StateStore, StateView, WriteError};
 use tokio::sync::oneshot;
 
+use super::failure::Failure;
 use super::mailbox::{Mailbox, Wake};
 use crate::metrics::Metrics;
 
@@ -61,7 +62,7 @@ pub(crate) trait StateReports: Send + 'static {
     /// Called about once a second and after each checkpoint, to look at space.
     fn look_at_space(&self, store: &StateStore);
     /// Nothing can be applied any more: the node must stop.
-    fn state_failed(&self, error: String);
+    fn state_failed(&self, failure: Failure);
 }
 
 /// Runs until `jobs` is closed and gives the store back. `None` after a failure.
@@ -96,8 +97,8 @@ pub(crate) fn run<R: StateReports>(
         wakes = wakes.wrapping_add(1);
         let idle = wake == Wake::Deadline;
         let done = done.and_then(|()| writer.housekeeping(idle, wakes));
-        if let Err(error) = done {
-            reports.state_failed(error);
+        if let Err(failure) = done {
+            reports.state_failed(failure);
             return None;
         }
     }
@@ -120,7 +121,7 @@ struct Writer<'a, R> {
 }
 
 impl<R: StateReports> Writer<'_, R> {
-    fn carry_out(&mut self, job: StateJob) -> Result<(), String> {
+    fn carry_out(&mut self, job: StateJob) -> Result<(), Failure> {
         match job {
             StateJob::Apply { entries } => {
                 #[cfg(feature = "test-faults")]
@@ -149,10 +150,10 @@ impl<R: StateReports> Writer<'_, R> {
         self.store.receive_snapshot(expected).map_err(|error| error.to_string())
     }
 
-    fn apply(&mut self, entries: &[Entry]) -> Result<(), String> {
+    fn apply(&mut self, entries: &[Entry]) -> Result<(), Failure> {
         let begun = Instant::now();
         let before = self.view.revision();
-        let mut applied = self.store.apply(entries).map_err(|error| error.to_string())?;
+        let mut applied = self.store.apply(entries)?;
         let storage = &self.metrics.storage;
         let took = begun.elapsed();
         storage.apply_seconds.observe(took.as_secs_f64());
@@ -201,9 +202,10 @@ impl<R: StateReports> Writer<'_, R> {
         }
     }
 
-    fn install(&mut self, meta: &SnapshotMeta, installed: &mpsc::Sender<AppliedState>) -> Result<(), String> {
-        let (image, _) = self.kept.take().ok_or("an image is to be installed that was never received")?;
-        self.store.install(*image).map_err(|error| error.to_string())?;
+    fn install(&mut self, meta: &SnapshotMeta, installed: &mpsc::Sender<AppliedState>) -> Result<(), Failure> {
+        let (image, _) =
+            self.kept.take().ok_or_else(|| "an image is to be installed that was never received".to_owned())?;
+        self.store.install(*image)?;
         if self.reports.is_watched() {
             self.reports.changed(self.unknown_changes(self.view.revision()));
         }
@@ -223,7 +225,7 @@ impl<R: StateReports> Writer<'_, R> {
         if self.dirty { look.min(self.checkpoint_at + CHECKPOINT_INTERVAL) } else { look }
     }
 
-    fn housekeeping(&mut self, idle: bool, wakes: u32) -> Result<(), String> {
+    fn housekeeping(&mut self, idle: bool, wakes: u32) -> Result<(), Failure> {
         let due = self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL || self.dirty_bytes >= MAX_DIRTY_BYTES;
         if self.dirty && due {
             self.checkpoint()?;
@@ -235,13 +237,13 @@ impl<R: StateReports> Writer<'_, R> {
             self.compacting |= self.view.pruned() < self.view.compact_revision();
         }
         if self.compacting && (idle || wakes.is_multiple_of(COMPACT_EVERY_WAKES)) {
-            self.compacting = self.store.compact_step(COMPACT_STEP_KEYS).map_err(|error| error.to_string())?;
+            self.compacting = self.store.compact_step(COMPACT_STEP_KEYS)?;
             self.dirty = true;
         }
         Ok(())
     }
 
-    fn checkpoint(&mut self) -> Result<(), String> {
+    fn checkpoint(&mut self) -> Result<(), Failure> {
         let begun = Instant::now();
         self.checkpoint_at = begun;
         let durable = match self.store.checkpoint() {
@@ -252,7 +254,7 @@ impl<R: StateReports> Writer<'_, R> {
                 self.dirty_bytes = 0;
                 return Ok(());
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.into()),
         };
         self.metrics.storage.state_commit_seconds.observe(begun.elapsed().as_secs_f64());
         self.dirty = false;
