@@ -9,15 +9,20 @@ use quorate_tests::cluster::Cluster;
 
 use crate::etcd_bugs::{enable_auth, put, signed};
 
+/// Three nodes with rights switched on, the leader's place, and that of a follower.
+async fn start() -> (Cluster, usize, usize) {
+    let cluster = Cluster::start(3, &[]).await;
+    // Once rights are on, nobody may ask a node for its role without a token.
+    let leader = cluster.leader().await;
+    enable_auth(&cluster).await;
+    (cluster, leader, (leader + 1) % 3)
+}
+
 /// The request waits in the socket of a node that stands still while the right is given, so it is read before the node has
 /// heard of the grant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_was_given_holds_at_a_node_that_is_behind() {
-    let cluster = Cluster::start(3, &[]).await;
-    // Once rights are on, nobody may ask a node for its role without a token.
-    let leader = cluster.leader().await;
-    let behind = (leader + 1) % 3;
-    enable_auth(&cluster).await;
+    let (cluster, leader, behind) = start().await;
     for round in 0..5 {
         let key = format!("w{round}");
         let perm =
@@ -40,10 +45,7 @@ async fn a_right_that_was_given_holds_at_a_node_that_is_behind() {
 /// them.
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_that_change_elsewhere_refuse_nothing_at_a_node_that_is_behind() {
-    let cluster = Cluster::start(3, &[]).await;
-    let leader = cluster.leader().await;
-    let behind = (leader + 1) % 3;
-    enable_auth(&cluster).await;
+    let (cluster, leader, behind) = start().await;
     for round in 0..5 {
         let write = signed(&cluster, behind, "root", put("k", "1")).await;
         let range = pb::RangeRequest { key: "k".into(), ..pb::RangeRequest::default() };

@@ -241,10 +241,7 @@ impl Tier for FullTier {
         let delay = context.plan.disk.checkpoint_us;
         context.later(delay, Event::Checkpoint);
         if process.lifecycle.identity().is_some() {
-            let started = match process.has_doubtful_disk() {
-                true => dies_of_redb(|| process.start_node(context)),
-                false => process.start_node(context),
-            };
+            let started = dies_of_redb(process.has_doubtful_disk(), || process.start_node(context));
             if started.is_err() {
                 storage::crash(context, disk, Some(process));
                 return None;
@@ -259,10 +256,7 @@ impl Tier for FullTier {
         process: &mut Process,
         event: NodeEvent<Self>,
     ) -> Result<(), Killed> {
-        if !process.has_doubtful_disk() {
-            return process.take(context, disk, event);
-        }
-        dies_of_redb(|| process.take(context, disk, event))
+        dies_of_redb(process.has_doubtful_disk(), || process.take(context, disk, event))
     }
 
     fn crash(context: &mut Context<Self>, disk: &mut Disk, process: Option<Process>) {
@@ -381,8 +375,11 @@ impl Process {
     }
 }
 
-/// Does what reads rotten pages; a panic of redb on them ends the process that it is done in.
-fn dies_of_redb(run: impl FnOnce() -> Result<(), Killed>) -> Result<(), Killed> {
+/// Does what a process does. On a doubtful disk its pages may be rotten: a panic of redb on them ends the process.
+fn dies_of_redb(doubtful: bool, run: impl FnOnce() -> Result<(), Killed>) -> Result<(), Killed> {
+    if !doubtful {
+        return run();
+    }
     endure(run).unwrap_or_else(|panic| {
         if !last_panic_was_in(REDB) {
             resume_unwind(panic);

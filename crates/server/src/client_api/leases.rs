@@ -85,28 +85,20 @@ impl ClientApi {
     /// refused on the way, those before it are renewed all the same.
     pub(crate) async fn keep_alive(&self, headers: &HeaderMap, mut ids: Vec<i64>) -> QueuedKeepAlives {
         let mut refused = None;
-        for (place, id) in ids.iter().enumerate() {
-            if let Err(denied) = self.access.check(headers, Action::RenewLease(*id)).await {
-                refused = Some((place, denied.into()));
+        for place in 0..ids.len() {
+            if let Err(denied) = self.access.check(headers, Action::RenewLease(ids[place])).await {
+                refused = Some(denied.into());
+                ids.truncate(place);
                 break;
             }
         }
-        if let Some((place, _)) = refused {
-            ids.truncate(place);
+        if ids.is_empty() {
+            return QueuedKeepAlives { queued: None, refused };
         }
-        let mut refused = refused.map(|(_, error)| error);
-        let queued = if ids.is_empty() {
-            None
-        } else {
-            match self.keep_alives.queue(&self.replica, ids.clone()) {
-                Ok(renewed) => Some((ids, renewed)),
-                Err(error) => {
-                    refused = Some(error.into());
-                    None
-                }
-            }
-        };
-        QueuedKeepAlives { queued, refused }
+        match self.keep_alives.queue(&self.replica, ids.clone()) {
+            Ok(renewed) => QueuedKeepAlives { queued: Some((ids, renewed)), refused },
+            Err(error) => QueuedKeepAlives { queued: None, refused: Some(error.into()) },
+        }
     }
 
     /// What a lease has left, by the cluster clock as this node counts it.
