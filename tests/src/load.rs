@@ -1,5 +1,6 @@
 //! Clients that write and read while things go wrong, and remember everything.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -89,6 +90,7 @@ async fn run_client(number: usize, config: LoadConfig, stop: Arc<AtomicBool>) ->
         };
         let event = match result {
             Ok(event) => Some(event),
+            Err((_, error)) if was_never_sent(&error) => None,
             Err((event, error)) => {
                 errors.push(format!("{}: {error}", config.endpoints[endpoint]));
                 if config.move_on_failure {
@@ -102,6 +104,19 @@ async fn run_client(number: usize, config: LoadConfig, stop: Arc<AtomicBool>) ->
         tokio::time::sleep(config.pace).await;
     }
     (operations, errors)
+}
+
+/// Whether a closing connection gave the call back before it took it. Other clients of gRPC send such a call again by
+/// themselves; tonic leaves it to its user, and here the next call goes out.
+fn was_never_sent(status: &tonic::Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Puts `value` and gives the event of its acknowledgement.

@@ -44,6 +44,7 @@ use self::maintenance::MaintenanceService;
 use self::watch::WatchService;
 use crate::client_api::ClientApi;
 use crate::inside::Inside;
+use crate::relay::Relay;
 
 /// The etcd version whose behaviour is offered. Clients choose features by it, so it has to be one they know.
 pub(crate) const ETCD_VERSION: &str = "3.7.3";
@@ -56,12 +57,13 @@ pub(crate) const ETCD_STORAGE_VERSION: &str = "3.7.0";
 const DECODE_MARGIN: usize = 512 * 1024;
 
 /// The `KV` service.
-pub(crate) fn kv_service(api: &Arc<ClientApi>) -> KvServer<KvService> {
-    KvServer::new(KvService::new(Arc::clone(api))).max_decoding_message_size(api.max_request_bytes() + DECODE_MARGIN)
+pub(crate) fn kv_service(api: &Arc<ClientApi>, relay: &Arc<Relay>) -> KvServer<KvService> {
+    KvServer::new(KvService::new(Arc::clone(api), Arc::clone(relay)))
+        .max_decoding_message_size(api.max_request_bytes() + DECODE_MARGIN)
 }
 
-/// Every other service, and the handle that turns health around.
-pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, HealthReporter) {
+/// Every other service, and the handle that turns health around. Some are made of calls of `kv`.
+pub(crate) async fn other_services(api: &Arc<ClientApi>, kv: &KvServer<KvService>) -> (axum::Router, HealthReporter) {
     let max_message_bytes = api.max_request_bytes() + DECODE_MARGIN;
     let (reporter, health) = health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
@@ -94,12 +96,12 @@ pub(crate) async fn other_services(api: &Arc<ClientApi>) -> (axum::Router, Healt
         .add_service(health)
         .add_service(reflection);
     let services = routes.prepare().into_axum_router().fallback(not_offered);
-    (with_claims(api, services), reporter)
+    (with_claims(kv, services), reporter)
 }
 
 /// Locks and elections are made of calls of the other services.
-fn with_claims(api: &Arc<ClientApi>, services: axum::Router) -> axum::Router {
-    let inside = Inside::new(kv_service(api), services.clone());
+fn with_claims(kv: &KvServer<KvService>, services: axum::Router) -> axum::Router {
+    let inside = Inside::new(kv.clone(), services.clone());
     let lock = LockServer::new(LockService::new(inside.clone()));
     let election = ElectionServer::new(ElectionService::new(inside));
     services

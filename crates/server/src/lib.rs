@@ -20,6 +20,7 @@ mod grpc;
 mod http;
 mod inside;
 mod keep_alives;
+mod leaving;
 pub mod listen;
 pub mod metrics;
 mod node_state;

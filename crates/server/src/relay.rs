@@ -1,19 +1,24 @@
 //! What a removed node still does for its clients: for a while it passes their calls on to a member.
 //!
 //! A client that was sent away may come back to the only address it knows; until it learns another, its reads and writes
-//! are answered by the cluster, not refused. Messages are not decoded: this is a relay of bytes.
+//! are answered by the cluster, not refused. Calls that arrive after the removal are not decoded: they pass as bytes. One
+//! that waited inside the node while it was removed, and so came to nothing, is sent once more ([`Relay::instead`]).
 //!
 //! A call is relayed once at most: two nodes that left together would otherwise send it to and fro.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use quorate_node::NodeError;
+use quorate_proto::etcdserverpb::kv_client::KvClient;
+use tokio::sync::watch;
 use tonic::Status;
 use tonic::codegen::http::{self, HeaderValue, Version, header};
 use tonic::codegen::{BoxFuture, Service};
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a removed node passes calls on.
@@ -29,31 +34,57 @@ const RELAYED: &str = "quorate-relayed";
 const HOP_HEADERS: [header::HeaderName; 4] =
     [header::CONNECTION, header::HOST, header::TRANSFER_ENCODING, header::UPGRADE];
 
+/// A removed node learns of its removal in one task and opens the relay in another: calls refused in between wait so long.
+const OPENS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Where calls go.
+#[derive(Debug, Clone, Default)]
+enum Way {
+    /// Nowhere: this node is a member.
+    #[default]
+    Here,
+    /// To the members at these addresses, which this channel reaches.
+    Members(Vec<String>, Channel),
+    /// Nowhere any more: this node left long ago, or knows no member.
+    Ended,
+}
+
 /// The way to the members; shut on a node that is one.
 #[derive(Debug, Default)]
 pub(crate) struct Relay {
-    /// Whether `members` is set: all that a call on a member costs.
+    /// Whether `way` leads to members: all that a call on a member costs.
     open: AtomicBool,
-    members: RwLock<Option<Channel>>,
+    way: watch::Sender<Way>,
 }
 
 impl Relay {
     /// Calls go to one of these client addresses from now on.
     pub(crate) fn open(&self, addresses: &[String]) {
+        if matches!(&*self.way.borrow(), Way::Members(open, _) if open == addresses) {
+            return;
+        }
         let endpoints = addresses.iter().filter_map(|address| Endpoint::from_shared(format!("http://{address}")).ok());
         let endpoints: Vec<Endpoint> = endpoints.map(|endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT)).collect();
         if endpoints.is_empty() {
-            return;
+            return self.turn(Way::Ended);
         }
-        let channel = Channel::balance_list(endpoints.into_iter());
-        *self.members.write().unwrap_or_else(PoisonError::into_inner) = Some(channel);
-        self.open.store(true, Ordering::Release);
+        self.turn(Way::Members(addresses.to_vec(), Channel::balance_list(endpoints.into_iter())));
+    }
+
+    /// Calls are refused from now on.
+    pub(crate) fn end(&self) {
+        self.turn(Way::Ended);
     }
 
     /// Calls are answered here again.
-    pub(crate) fn shut(&self) {
-        self.open.store(false, Ordering::Release);
-        *self.members.write().unwrap_or_else(PoisonError::into_inner) = None;
+    pub(crate) fn serve_here(&self) {
+        self.turn(Way::Here);
+    }
+
+    fn turn(&self, way: Way) {
+        let open = matches!(way, Way::Members(..));
+        self.way.send_replace(way);
+        self.open.store(open, Ordering::Release);
     }
 
     /// The members to pass this call on to, if it is to be passed on.
@@ -61,8 +92,40 @@ impl Relay {
         if !self.open.load(Ordering::Acquire) || request.headers().contains_key(RELAYED) {
             return None;
         }
-        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+        match &*self.way.borrow() {
+            Way::Members(_, channel) => Some(channel.clone()),
+            Way::Here | Way::Ended => None,
+        }
     }
+
+    /// Whom to send the call with this message and metadata to instead, if `refused` says that this node was removed and so
+    /// did nothing about it.
+    ///
+    /// # Errors
+    /// `refused`, if it says something else or nobody can be asked.
+    pub(crate) async fn instead<Q>(
+        &self,
+        refused: Status,
+        mut metadata: MetadataMap,
+        message: Q,
+    ) -> Result<(KvClient<Channel>, tonic::Request<Q>), Status> {
+        if !says_removed(&refused) || metadata.contains_key(RELAYED) {
+            return Err(refused);
+        }
+        let mut way = self.way.subscribe();
+        let turned = tokio::time::timeout(OPENS_WITHIN, way.wait_for(|way| !matches!(way, Way::Here))).await;
+        let turned = turned.ok().and_then(Result::ok).map(|way| way.clone());
+        let Some(Way::Members(_, members)) = turned else { return Err(refused) };
+        metadata.insert(RELAYED, MetadataValue::from_static("1"));
+        let members = KvClient::new(members).max_decoding_message_size(usize::MAX);
+        Ok((members, tonic::Request::from_parts(metadata, http::Extensions::default(), message)))
+    }
+}
+
+/// Whether the status was made of [`NodeError::NodeRemoved`], which is kept in it as its source.
+fn says_removed(refused: &Status) -> bool {
+    let source = refused.source().and_then(|source| source.downcast_ref());
+    matches!(source, Some(NodeError::NodeRemoved))
 }
 
 /// Passes `request` on and gives the member's answer.

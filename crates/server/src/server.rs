@@ -7,7 +7,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use quorate_wire::peer::NodeState;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
@@ -21,9 +20,10 @@ use crate::client_api::{ClientApi, WriteLimits};
 use crate::dispatch::Dispatch;
 use crate::gate::Gate;
 use crate::inside::Inside;
+use crate::leaving::take_leave_when_removed;
 use crate::listen::{PortLimits, PortOrder, serve};
-use crate::relay::{RELAY_TIME, Relay};
-use crate::runtime::{Replica, ReplicaConfig, StartError, StatusChange};
+use crate::relay::Relay;
+use crate::runtime::{Replica, ReplicaConfig, StartError};
 use crate::{gateway, grpc, http};
 
 /// What one node is started with.
@@ -84,9 +84,9 @@ impl Server {
         let orders = Arc::new(orders);
         let mut ports = JoinSet::new();
 
-        let (other_services, health) = grpc::other_services(&api).await;
         let relay = Arc::new(Relay::default());
-        let kv = grpc::kv_service(&api);
+        let kv = grpc::kv_service(&api, &relay);
+        let (other_services, health) = grpc::other_services(&api, &kv).await;
         let inside = Inside::new(kv.clone(), other_services.clone());
         let gate = Arc::new(Gate::new(replica.clone(), Arc::clone(&metrics)));
         let gateway = gateway::router(inside, Arc::clone(&gate), max_request_bytes);
@@ -133,49 +133,6 @@ impl Server {
         while self.ports.join_next().await.is_some() {}
         self.replica.stop().await;
     }
-}
-
-/// A node that left the cluster tells its clients so by closing their connections, after the requests in flight: they
-/// find a member by themselves, and what they still send here is passed on for a while.
-async fn take_leave_when_removed(replica: Replica, orders: Arc<watch::Sender<PortOrder>>, relay: Arc<Relay>) {
-    let mut changes = replica.watch_status();
-    let mut times = 0;
-    // From the moment its removal is in force, before it is final: requests that come in between would be cut off.
-    while changes.wait_for(has_left).await.is_ok() {
-        times += 1;
-        relay.open(&client_addresses_of_members(&replica));
-        replica.end_watches(false);
-        orders.send_replace(PortOrder::Reconnect(times));
-        // A reset may make a member of it again.
-        let back = tokio::time::timeout(RELAY_TIME, is_removed_no_more(&mut changes)).await;
-        relay.shut();
-        let goes_on = match back {
-            Ok(goes_on) => goes_on,
-            Err(_) => is_removed_no_more(&mut changes).await,
-        };
-        if !goes_on {
-            return;
-        }
-    }
-}
-
-fn has_left(change: &StatusChange) -> bool {
-    // A node that joins reads older configurations on its way, which do not list it yet.
-    (change.state == NodeState::Member && change.leaving) || change.state == NodeState::Removed
-}
-
-/// Waits for another state; false if the replica ended.
-async fn is_removed_no_more(changes: &mut watch::Receiver<StatusChange>) -> bool {
-    changes.wait_for(|change| !has_left(change)).await.is_ok()
-}
-
-/// Where the other members of the last known configuration can be reached.
-fn client_addresses_of_members(replica: &Replica) -> Vec<String> {
-    let status = replica.status();
-    let Some(raft) = status.raft else { return Vec::new() };
-    let own = status.identity.map(|identity| identity.node_id);
-    let others = raft.effective.1.members.iter().filter(|(id, _)| Some(**id) != own);
-    others.flat_map(|(_, member)| member.client_addresses.clone()).collect()
 }
 
 fn into_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {

@@ -18,17 +18,20 @@ use crate::answers::HeldAnswer;
 use crate::client_api::{ApiError, ClientApi, Served, ServedStream};
 use crate::encoded::encoded;
 use crate::placed::{PlacedSender, placed};
+use crate::relay::Relay;
 
 /// Serves `KV`.
 #[derive(Debug)]
 pub(crate) struct KvService {
     api: Arc<ClientApi>,
+    /// For calls that wait here while this node is removed.
+    relay: Arc<Relay>,
 }
 
 impl KvService {
-    /// Serves from `api`.
-    pub(super) fn new(api: Arc<ClientApi>) -> Self {
-        KvService { api }
+    /// Serves from `api`; after a removal `relay` asks the members.
+    pub(super) fn new(api: Arc<ClientApi>, relay: Arc<Relay>) -> Self {
+        KvService { api, relay }
     }
 
     fn header(&self) -> etcd::Header {
@@ -49,6 +52,88 @@ impl KvService {
 }
 
 impl KvService {
+    async fn range_here(
+        &self,
+        headers: &HeaderMap,
+        request: pb::RangeRequest,
+    ) -> Result<Response<pb::RangeResponse>, Status> {
+        let asked = asked_read(headers, request.serializable).map_err(ApiError::Choice)?;
+        let request = etcd::decode_range(request).map_err(ApiError::Kv)?;
+        let Served { answer, grant, held } = self.api.range(headers, request, asked.options).await?;
+        let mut response = match held {
+            None => Response::new(etcd::range_response(self.header(), answer)),
+            Some(held) => {
+                let frame = etcd::range_frame(self.header(), answer).map_err(too_large)?;
+                let answer = encoded(Response::new(pb::RangeResponse::default()), tokio_stream::once(Ok(frame)));
+                hold(answer, Some(held))
+            }
+        };
+        asked.tell(response.metadata_mut(), &grant);
+        Ok(response)
+    }
+
+    async fn put_here(
+        &self,
+        headers: &HeaderMap,
+        request: pb::PutRequest,
+    ) -> Result<Response<pb::PutResponse>, Status> {
+        let bytes = request.encoded_len();
+        let command = Command::Put(etcd::decode_put(request));
+        let (KvResponse::Put(response), revision) = self.write(headers, command, bytes).await? else {
+            unreachable!("a put is answered as a put")
+        };
+        Ok(Response::new(etcd::put_response(self.header(), revision, response)))
+    }
+
+    async fn delete_range_here(
+        &self,
+        headers: &HeaderMap,
+        request: pb::DeleteRangeRequest,
+    ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let bytes = request.encoded_len();
+        let command = Command::DeleteRange(etcd::decode_delete_range(request));
+        let (KvResponse::DeleteRange(response), revision) = self.write(headers, command, bytes).await? else {
+            unreachable!("a deletion is answered as a deletion")
+        };
+        Ok(Response::new(etcd::delete_range_response(self.header(), revision, response)))
+    }
+
+    async fn txn_here(
+        &self,
+        headers: &HeaderMap,
+        request: pb::TxnRequest,
+    ) -> Result<Response<pb::TxnResponse>, Status> {
+        let bytes = request.encoded_len();
+        let request = etcd::decode_txn(request).map_err(ApiError::Kv)?;
+        if request.is_read_only() {
+            let asked = asked_read(headers, request.is_serializable()).map_err(ApiError::Choice)?;
+            let served = self.api.read_txn(headers, request, asked.options).await?;
+            let Served { answer: (answer, revision), grant, held } = served;
+            let mut response = hold(Response::new(etcd::txn_response(self.header(), revision, answer)), held);
+            asked.tell(response.metadata_mut(), &grant);
+            return Ok(response);
+        }
+        let (KvResponse::Txn(response), revision) = self.write(headers, Command::Txn(request), bytes).await? else {
+            unreachable!("a transaction is answered as a transaction")
+        };
+        Ok(Response::new(etcd::txn_response(self.header(), revision, response)))
+    }
+
+    async fn compact_here(
+        &self,
+        headers: &HeaderMap,
+        request: pb::CompactionRequest,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let bytes = request.encoded_len();
+        let (physical, goal) = (request.physical, Revision(request.revision));
+        let command = Command::Compact(etcd::decode_compaction(request));
+        let (_, revision) = self.write(headers, command, bytes).await?;
+        if physical {
+            self.wait_until_pruned(goal).await?;
+        }
+        Ok(Response::new(etcd::compaction_response(self.header(), revision)))
+    }
+
     /// Waits until this node has taken away what a compaction to `goal` hides.
     async fn wait_until_pruned(&self, goal: Revision) -> Result<(), Status> {
         let pruned = async {
@@ -68,19 +153,13 @@ impl KvService {
 impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let asked = asked_read(metadata.as_ref(), request.serializable).map_err(ApiError::Choice)?;
-        let request = etcd::decode_range(request).map_err(ApiError::Kv)?;
-        let Served { answer, grant, held } = self.api.range(metadata.as_ref(), request, asked.options).await?;
-        let mut response = match held {
-            None => Response::new(etcd::range_response(self.header(), answer)),
-            Some(held) => {
-                let frame = etcd::range_frame(self.header(), answer).map_err(too_large)?;
-                let answer = encoded(Response::new(pb::RangeResponse::default()), tokio_stream::once(Ok(frame)));
-                hold(answer, Some(held))
+        match self.range_here(metadata.as_ref(), request.clone()).await {
+            Err(refused) => {
+                let (mut members, request) = self.relay.instead(refused, metadata, request).await?;
+                members.range(request).await
             }
-        };
-        asked.tell(response.metadata_mut(), &grant);
-        Ok(response)
+            answered => answered,
+        }
     }
 
     /// What is sent is encoded beside it.
@@ -106,12 +185,13 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let bytes = request.encoded_len();
-        let command = Command::Put(etcd::decode_put(request));
-        let (KvResponse::Put(response), revision) = self.write(metadata.as_ref(), command, bytes).await? else {
-            unreachable!("a put is answered as a put")
-        };
-        Ok(Response::new(etcd::put_response(self.header(), revision, response)))
+        match self.put_here(metadata.as_ref(), request.clone()).await {
+            Err(refused) => {
+                let (mut members, request) = self.relay.instead(refused, metadata, request).await?;
+                members.put(request).await
+            }
+            answered => answered,
+        }
     }
 
     async fn delete_range(
@@ -119,31 +199,24 @@ impl Kv for KvService {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let bytes = request.encoded_len();
-        let command = Command::DeleteRange(etcd::decode_delete_range(request));
-        let (KvResponse::DeleteRange(response), revision) = self.write(metadata.as_ref(), command, bytes).await? else {
-            unreachable!("a deletion is answered as a deletion")
-        };
-        Ok(Response::new(etcd::delete_range_response(self.header(), revision, response)))
+        match self.delete_range_here(metadata.as_ref(), request.clone()).await {
+            Err(refused) => {
+                let (mut members, request) = self.relay.instead(refused, metadata, request).await?;
+                members.delete_range(request).await
+            }
+            answered => answered,
+        }
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let bytes = request.encoded_len();
-        let request = etcd::decode_txn(request).map_err(ApiError::Kv)?;
-        if request.is_read_only() {
-            let asked = asked_read(metadata.as_ref(), request.is_serializable()).map_err(ApiError::Choice)?;
-            let served = self.api.read_txn(metadata.as_ref(), request, asked.options).await?;
-            let Served { answer: (answer, revision), grant, held } = served;
-            let mut response = hold(Response::new(etcd::txn_response(self.header(), revision, answer)), held);
-            asked.tell(response.metadata_mut(), &grant);
-            return Ok(response);
+        match self.txn_here(metadata.as_ref(), request.clone()).await {
+            Err(refused) => {
+                let (mut members, request) = self.relay.instead(refused, metadata, request).await?;
+                members.txn(request).await
+            }
+            answered => answered,
         }
-        let (KvResponse::Txn(response), revision) = self.write(metadata.as_ref(), Command::Txn(request), bytes).await?
-        else {
-            unreachable!("a transaction is answered as a transaction")
-        };
-        Ok(Response::new(etcd::txn_response(self.header(), revision, response)))
     }
 
     async fn compact(
@@ -151,14 +224,13 @@ impl Kv for KvService {
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let bytes = request.encoded_len();
-        let (physical, goal) = (request.physical, Revision(request.revision));
-        let command = Command::Compact(etcd::decode_compaction(request));
-        let (_, revision) = self.write(metadata.as_ref(), command, bytes).await?;
-        if physical {
-            self.wait_until_pruned(goal).await?;
+        match self.compact_here(metadata.as_ref(), request.clone()).await {
+            Err(refused) => {
+                let (mut members, request) = self.relay.instead(refused, metadata, request).await?;
+                members.compact(request).await
+            }
+            answered => answered,
         }
-        Ok(Response::new(etcd::compaction_response(self.header(), revision)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Errors as gRPC statuses. Codes and texts that etcd has too are etcd's: its clients compare whole texts.
 
+use std::sync::Arc;
+
 use quorate_node::NodeError;
 use quorate_wire::etcd::EtcdError;
 use tonic::{Code, Status};
@@ -63,7 +65,12 @@ pub(super) fn node_status(refused: &NodeError) -> Status {
         | NodeError::NotVoter(_) => Code::FailedPrecondition,
         NodeError::UnknownMember(_) => Code::NotFound,
     };
-    Status::new(code, refused.to_string())
+    let mut status = Status::new(code, refused.to_string());
+    if matches!(refused, NodeError::NodeRemoved) {
+        // For the relay, which sends such a call to a member instead.
+        status.set_source(Arc::new(refused.clone()));
+    }
+    status
 }
 
 #[cfg(test)]
