@@ -27,6 +27,10 @@ const WHAT: &str = "peer message";
 /// A frame of messages is at most this large; the transport refuses more before it reads it.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 
+/// The first message of a call is at most this large, since it comes from a stranger: a greeting alone, the header of an
+/// image, or a configuration.
+pub const MAX_FIRST_MESSAGE_BYTES: usize = 64 << 10;
+
 /// A frame carries at most this many messages.
 pub const MAX_FRAME_MESSAGES: usize = 16_384;
 

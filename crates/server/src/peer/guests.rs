@@ -14,10 +14,13 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tonic::transport::server::Connected;
 
 use crate::preface::Begun;
+
+/// Calls of one connection at a time that have not been welcome yet. A member begins one on each.
+const MAX_WAITING: usize = 4;
 
 /// How well a connection is known; the first to go comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +73,7 @@ impl Guests {
         let number = entered.last;
         entered.by_number.insert(number, Entry { standing: Standing::Silent, _stay: stay });
         drop(entered);
-        (Place(Badge { guests: self.clone(), number, from }), leave)
+        (Place(Badge { guests: self.clone(), number, from, waiting: Arc::new(Semaphore::new(MAX_WAITING)) }), leave)
     }
 
     fn lock(&self) -> MutexGuard<'_, Entered> {
@@ -85,6 +88,8 @@ pub(super) struct Badge {
     number: u64,
     /// The other end.
     pub(super) from: SocketAddr,
+    /// Its calls may still begin to wait for a welcome.
+    waiting: Arc<Semaphore>,
 }
 
 impl Badge {
@@ -96,6 +101,11 @@ impl Badge {
     /// Its greeting was welcome.
     pub(super) fn welcome(&self) {
         self.rise_to(Standing::Welcome);
+    }
+
+    /// A call begins, which is not welcome yet; held until it is. `None` if there are too many.
+    pub(super) fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.waiting).try_acquire_owned().ok()
     }
 
     fn rise_to(&self, standing: Standing) {

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
+use super::greeting::Guarded;
 use super::guests::{Guest, Guests, Place};
 use super::service::PeerService;
 use super::{Host, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
@@ -57,7 +58,7 @@ pub(crate) async fn serve(
         .http2_max_pending_accept_reset_streams(Some(20))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .add_service(service)
+        .add_service(Guarded(service))
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopped(stop.clone()));
     tokio::join!(serving, accepting).0
 }

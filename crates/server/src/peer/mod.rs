@@ -7,6 +7,7 @@
 //! tolerates loss, so every queue here may drop; it then says so with [`Host::peer_lost`].
 //!
 mod dial;
+mod greeting;
 mod guests;
 mod identify;
 mod link;
@@ -50,7 +51,7 @@ pub(crate) const REFUSED_REDIAL: Duration = Duration::from_secs(2);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// An idle connection is pinged this often.
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
-/// The first frame of a stream must arrive in this time.
+/// The first message of a call must arrive in this time.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the peer port needs of the node behind it.

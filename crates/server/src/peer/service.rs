@@ -17,9 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, once};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::Host;
+use super::greeting::Caller;
 use super::guests::Badge;
 use super::listener::stopped;
-use super::{HELLO_TIMEOUT, Host};
 use crate::metrics::Metrics;
 
 type Answers = Pin<Box<dyn Stream<Item = Result<proto::Frame, Status>> + Send>>;
@@ -64,10 +65,10 @@ fn label(refusal: &HelloRefused) -> &'static str {
     }
 }
 
-/// Names the connection that a call came over.
-fn badge<T>(request: &Request<T>) -> Badge {
-    // Put there by the server for every connection of the listener.
-    request.extensions().get::<Badge>().expect("a call comes over a connection").clone()
+/// Whose call it is.
+fn caller<T>(request: &Request<T>) -> Caller {
+    // Put there by what guards this service.
+    request.extensions().get::<Caller>().expect("every call is guarded").clone()
 }
 
 #[tonic::async_trait]
@@ -75,24 +76,24 @@ impl peer_server::Peer for PeerService {
     type StreamStream = Answers;
 
     async fn stream(&self, request: Request<Streaming<proto::Frame>>) -> Result<Response<Answers>, Status> {
-        let badge = badge(&request);
+        let caller = caller(&request);
         let mut frames = request.into_inner();
         let hello = match first_hello(&mut frames).await {
             Ok(hello) => hello,
             Err(refusal) => {
-                self.refuse(&badge, &refusal);
+                self.refuse(&caller.badge, &refusal);
                 return Err(Status::invalid_argument(refusal.to_string()));
             }
         };
         let greeting = match self.host.welcome(&hello).await {
             Ok(greeting) => greeting,
             Err(refusal) => {
-                self.refuse(&badge, &refusal);
+                self.refuse(&caller.badge, &refusal);
                 let answer = refusing(&hello, refusal);
                 return Ok(Response::new(Box::pin(once(Ok(answer)))));
             }
         };
-        badge.welcome();
+        caller.welcome();
         let from = hello.from;
         let (answers, answer_stream) = mpsc::channel(1);
         // The channel is empty and has room for one, so this cannot fail.
@@ -142,10 +143,10 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<Streaming<proto::SnapshotChunk>>,
     ) -> Result<Response<proto::SnapshotResponse>, Status> {
-        let badge = badge(&request);
+        let caller = caller(&request);
         let mut chunks = request.into_inner();
         let outcome = tokio::select! {
-            outcome = self.take_snapshot(&badge, &mut chunks) => outcome?,
+            outcome = self.take_snapshot(&caller, &mut chunks) => outcome?,
             () = stopped(self.stop.clone()) => return Err(Status::unavailable("this node stops")),
         };
         let label = if outcome.is_ok() { "installed" } else { "failed" };
@@ -164,7 +165,7 @@ impl PeerService {
     /// The outer error is a broken stream, the inner one a snapshot that is not wanted or not whole.
     async fn take_snapshot(
         &self,
-        badge: &Badge,
+        caller: &Caller,
         chunks: &mut Streaming<proto::SnapshotChunk>,
     ) -> Result<Result<u64, String>, Status> {
         let Some(proto::SnapshotChunk { start: Some(start), data }) = chunks.message().await? else {
@@ -173,10 +174,10 @@ impl PeerService {
         let hello = Hello::from_wire(start.hello.unwrap_or_default())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Err(refusal) = self.host.welcome(&hello).await {
-            self.refuse(badge, &refusal);
+            self.refuse(&caller.badge, &refusal);
             return Ok(Err(refusal.to_string()));
         }
-        badge.welcome();
+        caller.welcome();
         let mut sink = match self.host.receive_snapshot(hello.from, Term(start.term)).await {
             Ok(sink) => sink,
             Err(text) => return Ok(Err(text)),
@@ -196,11 +197,10 @@ impl PeerService {
 
 async fn first_hello(frames: &mut Streaming<proto::Frame>) -> Result<Hello, HelloRefused> {
     let malformed = |text: String| HelloRefused::Malformed(text);
-    match tokio::time::timeout(HELLO_TIMEOUT, frames.message()).await {
-        Err(_) => Err(malformed("no greeting came in time".into())),
-        Ok(Err(status)) => Err(malformed(format!("the first frame cannot be read: {}", status.message()))),
-        Ok(Ok(None)) => Err(malformed("the stream ended before its greeting".into())),
-        Ok(Ok(Some(frame))) => {
+    match frames.message().await {
+        Err(status) => Err(malformed(format!("the first frame cannot be read: {}", status.message()))),
+        Ok(None) => Err(malformed("the stream ended before its greeting".into())),
+        Ok(Some(frame)) => {
             let hello = frame.hello.ok_or_else(|| malformed("the first frame holds no greeting".into()))?;
             Hello::from_wire(hello).map_err(|error| malformed(error.to_string()))
         }

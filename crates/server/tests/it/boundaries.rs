@@ -1,15 +1,20 @@
 //! Every limit that clients and peers meet: one below it, at it, and one past it.
 
+use prost::Message as _;
 use quorate_proto::etcdserverpb as etcd;
 use quorate_proto::etcdserverpb::compare::TargetUnion;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcdserverpb::request_op::Request as Op;
-use quorate_wire::peer::MAX_FRAME_BYTES;
+use quorate_proto::quorate::peer::v1 as peer;
+use quorate_wire::identity::derive_node_id;
+use quorate_wire::peer::{Hello, MAX_FIRST_MESSAGE_BYTES, MAX_FRAME_BYTES};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
 use tonic::Code;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::cluster::PATIENCE;
 use crate::etcd_auth::Raw;
@@ -23,6 +28,8 @@ enum Limit {
     PeerConnections,
     /// etcd #22148: a body of any size was taken in on the peer port.
     PeerMessageBytes,
+    PeerFirstMessageBytes,
+    PeerCallsNotWelcome,
     Streams,
     RequestBytes,
     TxnOperations,
@@ -35,10 +42,12 @@ enum Limit {
 }
 
 /// Each limit and its value here.
-const LIMITS: [(Limit, usize); 12] = [
+const LIMITS: [(Limit, usize); 14] = [
     (Limit::Connections, 4),
     (Limit::PeerConnections, 4),
     (Limit::PeerMessageBytes, MAX_FRAME_BYTES),
+    (Limit::PeerFirstMessageBytes, MAX_FIRST_MESSAGE_BYTES),
+    (Limit::PeerCallsNotWelcome, 4),
     (Limit::Streams, 4),
     (Limit::RequestBytes, MAX_REQUEST_BYTES),
     (Limit::TxnOperations, 128),
@@ -64,6 +73,8 @@ async fn one_below_a_limit_and_the_limit_itself_are_served_and_one_past_it_is_re
                     Limit::ArrivingBytes => config.limits.max_arriving_bytes = most,
                     Limit::AnswerBytes => config.answers.max_bytes = most,
                     Limit::PeerMessageBytes
+                    | Limit::PeerFirstMessageBytes
+                    | Limit::PeerCallsNotWelcome
                     | Limit::RequestBytes
                     | Limit::TxnOperations
                     | Limit::TxnCompares
@@ -85,6 +96,8 @@ async fn fits(served: &Served, limit: Limit, count: usize) -> bool {
         Limit::Connections => connections(served, count).await,
         Limit::PeerConnections => peer_connections(served, count).await,
         Limit::PeerMessageBytes => peer_message(served, count).await,
+        Limit::PeerFirstMessageBytes => peer_first_message(served, count).await,
+        Limit::PeerCallsNotWelcome => peer_calls_not_welcome(served, count).await,
         Limit::Streams => streams(served, count).await,
         Limit::RequestBytes => {
             let framed = |value: usize| prost::Message::encoded_len(&put("k", &"v".repeat(value)));
@@ -195,22 +208,123 @@ async fn peer_connections(served: &Served, count: usize) -> bool {
     !ended
 }
 
-/// A message of so many bytes to the peer port, of a field that nobody knows.
-async fn peer_message(served: &Served, bytes: usize) -> bool {
-    const UNKNOWN_BYTES: u8 = 15 << 3 | 2;
-    // As long as that of every length near the limit.
-    let varint =
-        |value: usize| [value as u8 | 0x80, (value >> 7) as u8 | 0x80, (value >> 14) as u8 | 0x80, (value >> 21) as u8];
-    let content = bytes - 5;
-    let mut message = vec![0; bytes];
-    message[0] = UNKNOWN_BYTES;
-    message[1..5].copy_from_slice(&varint(content));
+/// A client of the peer port that sends bytes as they are.
+async fn peer_client(served: &Served) -> tonic::client::Grpc<Channel> {
     let address = format!("http://{}", served.server.replica().status().peer_address);
-    let channel = Endpoint::from_shared(address).expect("an address").connect_lazy();
-    let mut client = tonic::client::Grpc::new(channel);
+    let mut client = tonic::client::Grpc::new(Endpoint::from_shared(address).expect("an address").connect_lazy());
     client.ready().await.expect("connects");
-    let path = "/quorate.peer.v1.Peer/Identify".parse().expect("a path");
-    is_done(client.unary(tonic::Request::new(message.into()), path, Raw).await, Code::OutOfRange)
+    client
+}
+
+fn method(name: &str) -> http::uri::PathAndQuery {
+    format!("/quorate.peer.v1.Peer/{name}").parse().expect("a path")
+}
+
+/// The greeting of a node that may have been added.
+fn peer_hello(served: &Served) -> peer::Hello {
+    let own = served.server.replica().own_identity();
+    let identity = own.identity.expect("initialised");
+    let mut member = own.member.clone();
+    member.incarnation.0 ^= 1;
+    let hello = Hello {
+        cluster_id: identity.cluster_id,
+        from: derive_node_id(identity.cluster_id, member.incarnation),
+        member,
+        to: identity.node_id,
+        to_incarnation: own.member.incarnation,
+        format_version: 1,
+        refused: None,
+    };
+    hello.to_wire()
+}
+
+/// A message, filled up to so many bytes with a field that nobody knows.
+fn padded(message: &impl prost::Message, bytes: usize) -> bytes::Bytes {
+    const UNKNOWN_BYTES: u8 = 15 << 3 | 2;
+    let mut padded = message.encode_to_vec();
+    let padding = bytes - padded.len() - 5;
+    // In four bytes, whatever the length.
+    let length = [0, 7, 14, 21].map(|shift| (padding >> shift) as u8 | if shift < 21 { 0x80 } else { 0 });
+    padded.push(UNKNOWN_BYTES);
+    padded.extend(length);
+    padded.resize(bytes, 0);
+    padded.into()
+}
+
+/// A message of so many bytes on a stream that was welcome; whether the next one is answered.
+async fn peer_message(served: &Served, bytes: usize) -> bool {
+    let hello = peer::Frame { hello: Some(peer_hello(served)), ..peer::Frame::default() };
+    let echo = peer::Frame { echo: 7, ..peer::Frame::default() };
+    let frames = [hello.encode_to_vec().into(), padded(&peer::Frame::default(), bytes), echo.encode_to_vec().into()];
+    let frames = tokio_stream::iter(frames).chain(tokio_stream::pending());
+    let mut client = peer_client(served).await;
+    let answers = client.streaming(tonic::Request::new(frames), method("Stream"), Raw).await;
+    let mut answers = answers.expect("is welcome").into_inner();
+    let greeting = answers.message().await.expect("a frame").expect("a greeting");
+    let refused = peer::Frame::decode(greeting).expect("a frame").hello.expect("a greeting").refused;
+    assert_eq!(refused, 0, "is welcome");
+    let answer = answers.message().await.expect("a frame or the end");
+    answer.is_some_and(|frame| peer::Frame::decode(frame).expect("a frame").echo == 7)
+}
+
+/// A first message of so many bytes, to every call that has one worth having.
+async fn peer_first_message(served: &Served, bytes: usize) -> bool {
+    let mut client = peer_client(served).await;
+    let message = padded(&peer::IdentifyRequest {}, bytes);
+    let identified = client.unary(tonic::Request::new(message), method("Identify"), Raw).await;
+    let fits = is_done(identified, Code::OutOfRange);
+
+    let mut client = peer_client(served).await;
+    let message = padded(&peer::BootstrapRequest::default(), bytes);
+    let answered = client.unary(tonic::Request::new(message), method("Bootstrap"), Raw).await;
+    assert_eq!(is_done(answered, Code::OutOfRange), fits, "Bootstrap");
+
+    let mut client = peer_client(served).await;
+    let hello = peer::Frame { hello: Some(peer_hello(served)), ..peer::Frame::default() };
+    let frames = tokio_stream::once(padded(&hello, bytes));
+    let greeted = client.streaming(tonic::Request::new(frames), method("Stream"), Raw).await;
+    assert_eq!(is_done(greeted, Code::InvalidArgument), fits, "Stream");
+
+    let mut client = peer_client(served).await;
+    let start = peer::SnapshotStart { hello: Some(peer_hello(served)), term: 1 };
+    let chunk = peer::SnapshotChunk { start: Some(start), ..peer::SnapshotChunk::default() };
+    let chunks = tokio_stream::once(padded(&chunk, bytes));
+    let judged = client.client_streaming(tonic::Request::new(chunks), method("Snapshot"), Raw).await;
+    assert_eq!(is_done(judged, Code::OutOfRange), fits, "Snapshot");
+    fits
+}
+
+/// So many calls on one connection at a time, which say nothing until all have begun; whether all of them are answered.
+async fn peer_calls_not_welcome(served: &Served, count: usize) -> bool {
+    let stream = TcpStream::connect(served.server.replica().status().peer_address).await.expect("connected");
+    let (mut client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let (mut answers, mut bodies) = (JoinSet::new(), Vec::new());
+    for _ in 0..count {
+        let request = http::Request::post("http://test/quorate.peer.v1.Peer/Identify");
+        let request = request.header("content-type", "application/grpc").body(()).expect("sound");
+        client = client.ready().await.expect("there is room for a stream");
+        let (answer, body) = client.send_request(request, false).expect("sent");
+        answers.spawn(answer);
+        bodies.push(body);
+    }
+    // Nobody but who is refused is answered before it has said something.
+    if count <= 4 {
+        bodies.iter_mut().for_each(|body| body.send_data(vec![0; 5].into(), true).expect("sent"));
+    }
+    let mut fit = true;
+    while let Some(answer) = answers.join_next().await {
+        let answer = answer.expect("no panic").expect("answered");
+        // What is refused has its status among its headers, where others have it at their end.
+        let code = answer.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
+        assert!(matches!(code, None | Some(Code::ResourceExhausted)), "{code:?}");
+        fit &= code.is_none();
+        if !fit {
+            break;
+        }
+    }
+    connection.abort();
+    fit
 }
 
 /// A client that cares for no limit; whether each of its streams may stay open.
