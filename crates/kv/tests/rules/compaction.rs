@@ -1,8 +1,8 @@
 //! Compaction: what it hides at once, and what it takes away in its own time.
 
-use quorate_kv::{KvError, Response, Revision, Step};
+use quorate_kv::{KvError, RequestOp, Response, Revision, Step};
 
-use crate::store::{Store, at, everything};
+use crate::store::{Store, always, at, delete, everything, put};
 
 const COMPACTED: &str = "mvcc: required revision has been compacted";
 
@@ -71,6 +71,25 @@ fn a_tombstone_kept_at_one_compaction_goes_at_the_next() {
     store.compact(4).expect("not compacted yet");
     store.prune();
     assert_eq!((store.places().as_str(), store.space.key_count()), ("4.0", 1));
+}
+
+/// etcd 3.7.3 keeps the tombstone in place of the new value, which is gone; the next read that meets it ends the process.
+#[test]
+fn a_key_deleted_and_put_again_in_one_transaction_outlives_a_compaction_at_its_revision() {
+    let mut store = Store::of("a=1 b=old");
+    store.txn(always(vec![RequestOp::DeleteRange(delete("a", "\0")), RequestOp::Put(put("b", "new"))]));
+    store.compact(4).expect("not compacted yet");
+    let check = |store: &Store| {
+        assert_eq!(store.range(&at(4, everything())), "4: b=new[4,4,1] (1)");
+        assert_eq!(store.range(&everything()), "4: b=new[4,4,1] (1)");
+    };
+    check(&store);
+    store.prune();
+    check(&store);
+    store.run("c=1");
+    store.compact(5).expect("not compacted yet");
+    store.prune();
+    assert_eq!(store.range(&everything()), "5: b=new[4,4,1] c=1[5,5,1] (2)");
 }
 
 #[test]
