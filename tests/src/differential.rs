@@ -60,6 +60,8 @@ pub struct Summary {
     pub divergences: u64,
     /// Answers that differ for a known reason.
     pub deliberate: u64,
+    /// Episodes that ended because etcd's process did, by a known fault of its own.
+    pub etcd_ended: u64,
 }
 
 /// One answer that differs.
@@ -107,6 +109,7 @@ async fn play_episodes(run: &Run, progress: &RefCell<Progress>) {
             progress.planned -= limit - episode.history.len() as u64;
             progress.summary.requests += episode.history.len() as u64;
             progress.summary.deliberate += episode.deliberate;
+            progress.summary.etcd_ended += u64::from(episode.etcd_ended);
             progress.summary.divergences += u64::from(episode.found.is_some());
             progress.summary.divergences
         };
@@ -130,6 +133,7 @@ async fn play_episodes(run: &Run, progress: &RefCell<Progress>) {
 struct Episode {
     history: Vec<Action>,
     deliberate: u64,
+    etcd_ended: bool,
     /// The answers to the last request, if they differ.
     found: Option<Box<Divergence>>,
 }
@@ -138,7 +142,7 @@ struct Episode {
 async fn play_episode(run: &Run, seed: u64, limit: u64) -> Episode {
     let mut pair = Pair::start(run).await;
     let mut generator = Generator::new(seed);
-    let mut episode = Episode { history: Vec::new(), deliberate: 0, found: None };
+    let mut episode = Episode { history: Vec::new(), deliberate: 0, etcd_ended: false, found: None };
     for _ in 0..limit {
         let action = generator.next();
         episode.history.push(action.clone());
@@ -147,6 +151,10 @@ async fn play_episode(run: &Run, seed: u64, limit: u64) -> Episode {
         match compare(&action, etcd, quorate) {
             Verdict::Same => {}
             Verdict::Deliberate => episode.deliberate += 1,
+            Verdict::Differs(_) if pair.etcd_ended() => {
+                episode.etcd_ended = true;
+                break;
+            }
             Verdict::Differs(found) => {
                 episode.found = Some(found);
                 break;
@@ -162,7 +170,7 @@ async fn replay(run: &Run, actions: &[Action]) -> Option<(usize, Box<Divergence>
     for (position, action) in actions.iter().enumerate() {
         let (etcd, quorate) = pair.ask(action).await;
         if let Verdict::Differs(found) = compare(action, etcd, quorate) {
-            return Some((position + 1, found));
+            return (!pair.etcd_ended()).then_some((position + 1, found));
         }
     }
     None

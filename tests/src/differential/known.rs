@@ -3,6 +3,7 @@
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use quorate_proto::etcdserverpb::request_op::Request;
+use quorate_proto::etcdserverpb::watch_request::RequestUnion;
 use tonic::Code;
 
 use super::{Action, Answer, Call};
@@ -16,6 +17,12 @@ pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option
         }
         _ if is_of_the_caller(quorate) && !is_of_the_caller(etcd) && is_of_the_request(etcd) => {
             Some("who asks is looked at before what is asked")
+        }
+        Call::Txn(txn) if touches_nothing(txn) && etcd.code().is_none() && is_of_the_caller(quorate) => {
+            Some("nobody without a name is served, whatever is asked")
+        }
+        call if is_denied(etcd) && !is_denied(quorate) && intervals(call).iter().any(is_reversed) => {
+            Some("whether an interval with nothing in it is allowed is a matter of etcd's tree of permissions")
         }
         Call::Authenticate(..) if etcd.to_string().ends_with("password was given for no password user") => {
             Some("who logs in is not told which users have no password")
@@ -45,6 +52,48 @@ fn is_of_the_caller(answer: &Answer) -> bool {
     ["user name is empty", "invalid auth token", "permission denied", "revision of auth store is old"]
         .iter()
         .any(|refusal| text.contains(&format!("etcdserver: {refusal}")))
+}
+
+fn is_denied(answer: &Answer) -> bool {
+    answer.to_string().contains("etcdserver: permission denied")
+}
+
+/// Whether a transaction asks for no key at all.
+fn touches_nothing(txn: &pb::TxnRequest) -> bool {
+    let nothing = |operation: &pb::RequestOp| matches!(&operation.request, Some(Request::RequestTxn(txn)) if touches_nothing(txn));
+    txn.compare.is_empty() && txn.success.iter().chain(&txn.failure).all(nothing)
+}
+
+/// A key and the end that goes with it.
+type Interval<'a> = (&'a [u8], &'a [u8]);
+
+/// Whether it is written as one that ends before it begins, or where it does.
+fn is_reversed((key, range_end): &Interval<'_>) -> bool {
+    !matches!(range_end, [] | [0]) && range_end <= key
+}
+
+/// All intervals that a request reads or deletes.
+fn intervals(call: &Call) -> Vec<Interval<'_>> {
+    match call {
+        Call::Range(range) | Call::RangeStream(range) => vec![(&range.key, &range.range_end)],
+        Call::DeleteRange(delete) => vec![(&delete.key, &delete.range_end)],
+        Call::Watch(watch) | Call::Watching(_, Some(RequestUnion::CreateRequest(watch))) => {
+            vec![(&watch.key, &watch.range_end)]
+        }
+        Call::Txn(txn) => intervals_of_txn(txn),
+        _ => Vec::new(),
+    }
+}
+
+fn intervals_of_txn(txn: &pb::TxnRequest) -> Vec<Interval<'_>> {
+    let compared = txn.compare.iter().map(|compare| vec![(&compare.key[..], &compare.range_end[..])]);
+    let operations = txn.success.iter().chain(&txn.failure).map(|operation| match &operation.request {
+        Some(Request::RequestRange(range)) => vec![(&range.key[..], &range.range_end[..])],
+        Some(Request::RequestDeleteRange(delete)) => vec![(&delete.key[..], &delete.range_end[..])],
+        Some(Request::RequestTxn(txn)) => intervals_of_txn(txn),
+        Some(Request::RequestPut(_)) | None => Vec::new(),
+    });
+    compared.chain(operations).flatten().collect()
 }
 
 /// Whether a refusal is about what the request says by itself. As JSON its first line is a status.

@@ -1,5 +1,6 @@
 //! One etcd and one Quorate with empty stores, and the same request to both.
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -27,6 +28,10 @@ const MAX_STARTS: u32 = 10;
 const PACE: Duration = Duration::from_millis(50);
 /// Between two reports of progress to a watch that wants them.
 const PROGRESS: &str = "500ms";
+/// Faults of etcd by which its process ends, as its log names them. docs/etcd-compatibility.md tells when.
+const KNOWN_ENDS: [&str; 1] = ["range failed to find revision pair"];
+/// What etcd had to say, in the folder of its data.
+const LOG: &str = "said.log";
 /// Data is in memory where that is a folder: what is compared is not what survives a crash.
 const MEMORY: &str = "/dev/shm";
 
@@ -35,7 +40,7 @@ const MEMORY: &str = "/dev/shm";
 pub(super) struct Pair {
     etcd: Side,
     quorate: Side,
-    _servers: [Server; 2],
+    servers: [Server; 2],
 }
 
 impl Pair {
@@ -43,12 +48,18 @@ impl Pair {
     pub(super) async fn start(run: &Run) -> Pair {
         let (etcd, theirs) = serving(1, || Server::etcd(&run.etcd)).await;
         let (quorate, ours) = serving(NODES, || Server::quorate(&run.quorate)).await;
-        Pair { etcd: Side::new(theirs), quorate: Side::new(ours), _servers: [etcd, quorate] }
+        Pair { etcd: Side::new(theirs), quorate: Side::new(ours), servers: [etcd, quorate] }
     }
 
     /// What etcd and Quorate answer, asked at the same time.
     pub(super) async fn ask(&mut self, action: &Action) -> (Answer, Answer) {
         tokio::join!(self.etcd.perform(action), self.quorate.perform(action))
+    }
+
+    /// Whether etcd's process has ended by a fault of its own that is known. It writes that down before it ends.
+    pub(super) fn etcd_ended(&self) -> bool {
+        let said = std::fs::read_to_string(self.servers[0].data.path().join(LOG)).expect("etcd's log");
+        KNOWN_ENDS.iter().any(|end| said.contains(end))
     }
 }
 
@@ -99,7 +110,7 @@ fn data(prefix: &str) -> TempDir {
 struct Server {
     client: SocketAddr,
     process: Child,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl Server {
@@ -125,6 +136,7 @@ impl Server {
             command.args([flag, value]);
         }
         command.arg("--unsafe-no-fsync");
+        command.stderr(File::create(data.path().join(LOG)).expect("a log"));
         Server::spawn(command, client, data)
     }
 
@@ -151,13 +163,14 @@ impl Server {
             PROGRESS,
         ]);
         command.args(["--client-port", &client.port().to_string()]).arg("--data-dir").arg(data.path());
+        command.stderr(Stdio::null());
         Server::spawn(command, client, data)
     }
 
     fn spawn(mut command: Command, client: SocketAddr, data: TempDir) -> Server {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         let process = command.spawn().expect("the server starts");
-        Server { client, process, _data: data }
+        Server { client, process, data }
     }
 }
 

@@ -281,6 +281,26 @@ async fn keepalives_are_a_line_each_and_a_watch_goes_on_with_a_line_a_change() {
     served.server.stop().await;
 }
 
+/// etcd takes what it cannot read for the end of the stream: a keepalive that was cut off is an empty answer that looks like
+/// success, and a watch never answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_requests_that_cannot_be_read_is_refused_and_nothing_of_it_is_done() {
+    let served = Served::alone().await;
+    let eof = "unexpected EOF";
+    for (path, body, message) in [
+        ("lease/keepalive", "{\"ID\":5", eof),
+        ("lease/keepalive", "{\"ID\":5}{\"ID\":", eof),
+        ("watch", "{\"create_request\":{\"key\":\"YQ==\"", eof),
+        ("watch", "{\"create_request\":{\"key\":\"YQ==\"}}{", eof),
+        ("watch", "no JSON", "expected ident at line 1 column 2"),
+    ] {
+        let (status, text) = post(&served, path, body).await;
+        let refusal = json!({ "code": 3, "message": message });
+        assert_eq!((status, serde_json::from_str::<Value>(&text).expect("JSON")), (400, refusal), "{path} {body}");
+    }
+    served.server.stop().await;
+}
+
 /// A body without the frames of its chunks.
 fn unchunked(body: &str) -> String {
     body.lines().filter(|line| line.starts_with('{')).collect::<Vec<_>>().join("\n")
