@@ -98,7 +98,7 @@ const CLUSTER: &[Case] = &[
     fails("member remove {member}", &["etcdserver: member not found"]),
     fails("move-leader 1 --endpoints={leader}", &["etcdserver: bad leader transferee"]),
     case("move-leader {follower} --endpoints={leader}", &["Leadership transferred from ", " to {follower}\n"]),
-    case("snapshot save {folder}/snapshot.db", &["Snapshot saved at {folder}/snapshot.db\n"]),
+    case("snapshot save {folder}/snapshot.db --endpoints={leader}", &["Snapshot saved at {folder}/snapshot.db\n"]),
     case("version", &["etcdctl version: 3.7.3\nAPI version: 3.7\n"]),
 ];
 
@@ -183,12 +183,12 @@ impl Session<'_> {
 
     fn typed(&self, typed: &str) -> Command {
         let mut command = Command::new(self.program);
-        // A flag that is typed once more wins.
-        command.args(["--endpoints", &self.endpoints, "--command-timeout=30s"]);
-        command
-            .args(self.filled_in(typed).split(' '))
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.arg("--command-timeout=30s").args(self.filled_in(typed).split(' '));
+        // What is typed would be added to it, and some commands take one endpoint alone.
+        if !typed.contains("--endpoints=") {
+            command.args(["--endpoints", &self.endpoints]);
+        }
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
