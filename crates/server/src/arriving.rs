@@ -2,7 +2,8 @@
 //!
 //! A request is held in memory until its last byte is there: a client that begins many large ones and ends none would fill
 //! it. Past the limit requests are refused, and one that does not arrive in time is given up. Streams of requests (watches,
-//! keepalives) have no end and no time.
+//! keepalives) have no end: in them it is a message that is held until its last byte is there, and has its time once it has
+//! begun.
 //!
 //! Never looks into a request.
 
@@ -17,6 +18,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 use tonic::Status;
+
+use crate::framing::Framing;
 
 /// Bytes of requests under way, of all connections of a port.
 #[derive(Debug)]
@@ -47,22 +50,52 @@ pub(crate) struct ArrivingBody<B = Incoming> {
     body: B,
     arriving: Arc<Arriving>,
     counted: usize,
-    /// `None` until the request is waited for, and for streams.
+    /// `None` until the rest of what has begun is waited for.
     deadline: Option<Pin<Box<Sleep>>>,
-    has_an_end: bool,
+    /// Of a stream.
+    framing: Option<Framing>,
 }
 
 impl<B> ArrivingBody<B> {
     /// A request that is to arrive in time.
     pub(crate) fn whole(body: B, arriving: Arc<Arriving>) -> Self {
-        ArrivingBody { body, arriving, counted: 0, deadline: None, has_an_end: true }
+        ArrivingBody { body, arriving, counted: 0, deadline: None, framing: None }
     }
 
-    /// A stream of requests: each is small, and there may be another at any time.
+    /// A stream of requests, of which there may be another at any time.
     pub(crate) fn stream(body: B, arriving: Arc<Arriving>) -> Self {
         let mut stream = ArrivingBody::whole(body, arriving);
-        stream.has_an_end = false;
+        stream.framing = Some(Framing::default());
         stream
+    }
+}
+
+impl<B> ArrivingBody<B> {
+    /// Counts what has come; false if that is too much.
+    fn count(&mut self, data: &[u8]) -> bool {
+        let held = match &mut self.framing {
+            None => self.counted + data.len(),
+            Some(framing) => {
+                let before = framing.whole();
+                framing.take(data);
+                // Each message has its own time.
+                if framing.whole() > before {
+                    self.deadline = None;
+                }
+                framing.unfinished()
+            }
+        };
+        let fits = held <= self.counted || self.arriving.add(held - self.counted);
+        if fits {
+            self.arriving.bytes.fetch_sub(self.counted.saturating_sub(held), Ordering::Relaxed);
+            self.counted = held;
+        }
+        fits
+    }
+
+    /// Whether something has begun that has not ended.
+    fn is_under_way(&self) -> bool {
+        self.framing.as_ref().is_none_or(|framing| framing.unfinished() > 0)
     }
 }
 
@@ -82,12 +115,8 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
-        let frame = Pin::new(&mut this.body).poll_frame(cx);
-        if !this.has_an_end {
-            return frame.map_err(Into::into);
-        }
-        match frame {
-            Poll::Pending => {
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Pending if this.is_under_way() => {
                 let time = this.arriving.time;
                 let deadline = this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
                 match deadline.as_mut().poll(cx) {
@@ -99,12 +128,10 @@ where
                 }
             }
             Poll::Ready(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                if !this.arriving.add(bytes) {
+                if !frame.data_ref().is_none_or(|data| this.count(data)) {
                     let text = "etcdserver: too many requests: those that arrive take all the memory they may";
                     return Poll::Ready(Some(Err(Status::resource_exhausted(text).into())));
                 }
-                this.counted += bytes;
                 Poll::Ready(Some(Ok(frame)))
             }
             ended => ended.map_err(Into::into),
@@ -162,17 +189,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_never_ends_is_given_up_and_a_stream_is_not() {
+    async fn of_a_stream_the_message_that_arrives_is_counted_and_no_other() {
+        let arriving = Arriving::new(100, Duration::from_secs(30));
+        // The head of a message of 95 bytes.
+        let begin = |more: usize| [&[0, 0, 0, 0, 95], &vec![0; more][..]].concat();
+        for (more, fits) in [(94, true), (95, true), (96, true)] {
+            let mut stream = ArrivingBody::stream(Stuck(Some(begin(more).into())), Arc::clone(&arriving));
+            assert_eq!(next(&mut stream).await.is_ok(), fits, "{more}");
+            let other = next(&mut ArrivingBody::whole(stuck(100), Arc::clone(&arriving))).await;
+            assert_eq!(other.is_ok(), more == 95, "the one message is whole, and no other has begun: {more}");
+        }
+        let mut stream = ArrivingBody::stream(Stuck(Some(Bytes::from_static(&[0, 0, 0, 1, 0]))), Arc::clone(&arriving));
+        next(&mut stream).await.expect("there is room");
+        stream.body.0 = Some(vec![0; 95].into());
+        next(&mut stream).await.expect("there is room for 100");
+        stream.body.0 = Some(vec![0; 1].into());
+        assert!(next(&mut stream).await.is_err(), "101");
+        drop(stream);
+        next(&mut ArrivingBody::whole(stuck(100), arriving)).await.expect("all room is there again");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_never_ends_is_given_up_and_a_stream_between_two_messages_is_not() {
         let arriving = Arriving::new(100, Duration::from_millis(1));
-        let mut stream = ArrivingBody::stream(stuck(1), Arc::clone(&arriving));
-        next(&mut stream).await.expect("the first byte");
+        let mut stream = ArrivingBody::stream(Stuck(Some(vec![0; 5].into())), Arc::clone(&arriving));
+        next(&mut stream).await.expect("a message of no byte");
         let mut waiting = std::pin::pin!(next(&mut stream));
         assert!(std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
 
-        let mut whole = ArrivingBody::whole(stuck(1), arriving);
-        next(&mut whole).await.expect("the first byte");
-        let error = next(&mut whole).await.expect_err("given up");
-        assert!(error.contains("did not arrive within 1ms"), "{error}");
+        for mut stuck in [
+            ArrivingBody::whole(stuck(1), Arc::clone(&arriving)),
+            ArrivingBody::stream(stuck(1), Arc::clone(&arriving)),
+        ] {
+            next(&mut stuck).await.expect("the first byte");
+            let error = next(&mut stuck).await.expect_err("given up");
+            assert!(error.contains("did not arrive within 1ms"), "{error}");
+        }
         assert!(std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
     }
 }

@@ -14,6 +14,7 @@ mod dispatch;
 pub mod duration;
 mod encoded;
 mod etcd_image;
+mod framing;
 mod gate;
 mod gateway;
 mod grpc;

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame};
@@ -24,9 +25,7 @@ use tonic::server::NamedService;
 
 use super::HELLO_TIMEOUT;
 use super::guests::Badge;
-
-/// Before each message of gRPC: a byte of flags, and the length in four.
-const HEAD_BYTES: usize = 5;
+use crate::framing::Framing;
 
 /// One call, as its handler knows it.
 #[derive(Debug, Clone)]
@@ -78,12 +77,7 @@ where
             return Box::pin(std::future::ready(Ok(refusal.into_http())));
         };
         let caller = Caller { badge, welcome: Arc::default() };
-        let first = FirstMessage {
-            head: [0; HEAD_BYTES],
-            seen: 0,
-            deadline: Box::pin(sleep(HELLO_TIMEOUT)),
-            _waiting: waiting,
-        };
+        let first = FirstMessage::new(HELLO_TIMEOUT, waiting);
         let body = GuardedBody { body, welcome: Arc::clone(&caller.welcome), first: Some(first) };
         head.extensions.insert(caller);
         self.0.call(http::Request::from_parts(head, Body::new(body)))
@@ -100,35 +94,31 @@ struct GuardedBody<B> {
 
 /// How much has come of the only message that a stranger may send.
 struct FirstMessage {
-    head: [u8; HEAD_BYTES],
-    /// Bytes in all, the head among them.
-    seen: usize,
+    framing: Framing,
     deadline: Pin<Box<Sleep>>,
     _waiting: OwnedSemaphorePermit,
 }
 
 impl FirstMessage {
+    fn new(time: Duration, waiting: OwnedSemaphorePermit) -> FirstMessage {
+        FirstMessage { framing: Framing::default(), deadline: Box::pin(sleep(time)), _waiting: waiting }
+    }
+
     /// Judges more bytes before anybody makes room for them.
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
         // The handler reads on only after it has said who is welcome, and where nobody has to be there is nothing to follow.
-        if !data.is_empty() && self.length().is_some_and(|length| self.seen >= HEAD_BYTES + length) {
+        if !data.is_empty() && self.framing.whole() > 0 {
             return Err(Status::invalid_argument("a call to the peer port begins with one message"));
         }
-        let unfilled = &mut self.head[self.seen.min(HEAD_BYTES)..];
-        unfilled.iter_mut().zip(data).for_each(|(place, byte)| *place = *byte);
-        self.seen += data.len();
-        match self.length() {
-            Some(length) if length > MAX_FIRST_MESSAGE_BYTES => Err(Status::out_of_range(format!(
-                "the first message of a call to the peer port may have {MAX_FIRST_MESSAGE_BYTES} bytes, not {length}"
-            ))),
+        self.framing.take(data);
+        match self.framing.length() {
+            Some(length) if self.framing.whole() == 0 && length > MAX_FIRST_MESSAGE_BYTES => {
+                Err(Status::out_of_range(format!(
+                    "the first message of a call to the peer port may have {MAX_FIRST_MESSAGE_BYTES} bytes, not {length}"
+                )))
+            }
             _ => Ok(()),
         }
-    }
-
-    /// Once it is known.
-    fn length(&self) -> Option<usize> {
-        let [_, length @ ..] = self.head;
-        (self.seen >= HEAD_BYTES).then(|| u32::from_be_bytes(length) as usize)
     }
 }
 
@@ -166,7 +156,6 @@ where
 mod tests {
     use std::collections::VecDeque;
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     use super::super::guests::Guests;
     use super::*;
@@ -189,12 +178,7 @@ mod tests {
 
     fn guarded_for(time: Duration, parts: &[&[u8]]) -> GuardedBody<Stuck> {
         let (place, _) = Guests::new(1).enter(SocketAddr::from(([127, 0, 0, 1], 1)));
-        let first = FirstMessage {
-            head: [0; HEAD_BYTES],
-            seen: 0,
-            deadline: Box::pin(sleep(time)),
-            _waiting: place.badge().wait().expect("the first"),
-        };
+        let first = FirstMessage::new(time, place.badge().wait().expect("the first"));
         let parts = parts.iter().map(|part| Bytes::copy_from_slice(part)).collect();
         GuardedBody { body: Stuck(parts), welcome: Arc::default(), first: Some(first) }
     }

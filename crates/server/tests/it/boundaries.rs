@@ -38,11 +38,13 @@ enum Limit {
     Watches,
     Leases,
     ArrivingBytes,
+    /// Of a message in a stream of them.
+    ArrivingMessageBytes,
     AnswerBytes,
 }
 
 /// Each limit and its value here.
-const LIMITS: [(Limit, usize); 14] = [
+const LIMITS: [(Limit, usize); 15] = [
     (Limit::Connections, 4),
     (Limit::PeerConnections, 4),
     (Limit::PeerMessageBytes, MAX_FRAME_BYTES),
@@ -56,6 +58,7 @@ const LIMITS: [(Limit, usize); 14] = [
     (Limit::Watches, 4),
     (Limit::Leases, 4),
     (Limit::ArrivingBytes, 20_000),
+    (Limit::ArrivingMessageBytes, 20_000),
     (Limit::AnswerBytes, 32 * 1024),
 ];
 
@@ -70,7 +73,7 @@ async fn one_below_a_limit_and_the_limit_itself_are_served_and_one_past_it_is_re
                     Limit::Streams => config.limits.max_streams = u32::try_from(most).expect("small"),
                     Limit::Watches => config.replica.max_watches = most,
                     Limit::Leases => config.replica.max_leases = most,
-                    Limit::ArrivingBytes => config.limits.max_arriving_bytes = most,
+                    Limit::ArrivingBytes | Limit::ArrivingMessageBytes => config.limits.max_arriving_bytes = most,
                     Limit::AnswerBytes => config.answers.max_bytes = most,
                     Limit::PeerMessageBytes
                     | Limit::PeerFirstMessageBytes
@@ -152,6 +155,7 @@ async fn fits(served: &Served, limit: Limit, count: usize) -> bool {
             assert_eq!(framed(value), count);
             is_done(served.kv().put(put("k", &"v".repeat(value))).await, Code::ResourceExhausted)
         }
+        Limit::ArrivingMessageBytes => arriving_message(served, count).await,
         Limit::AnswerBytes => {
             served.put("k", &"v".repeat(count - 1)).await;
             let read = served.kv().range(etcd::RangeRequest { key: "k".into(), ..Default::default() }).await;
@@ -206,6 +210,35 @@ async fn peer_connections(served: &Served, count: usize) -> bool {
     let ended = if count > 4 { timeout(PATIENCE, connection).await.is_ok() } else { connection.is_finished() };
     drop(client);
     !ended
+}
+
+/// A watch is asked for by one byte more, which comes by itself: until then so much is held. Whether it is made.
+async fn arriving_message(served: &Served, bytes: usize) -> bool {
+    let stream = TcpStream::connect(served.server.client_address()).await.expect("connected");
+    let (client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.expect("connected");
+    let request = http::Request::post("http://test/etcdserverpb.Watch/Watch");
+    let request = request.header("content-type", "application/grpc").body(()).expect("sound");
+    let (answer, mut body) = client.send_request(request, false).expect("sent");
+    let create = etcd::watch_request::RequestUnion::CreateRequest(watch("k", 0));
+    let message = padded(&etcd::WatchRequest { request_union: Some(create) }, bytes + 1 - 5);
+    let length = u32::try_from(message.len()).expect("small").to_be_bytes();
+    let mut framed = bytes::Bytes::from([&[0], &length[..], &message].concat());
+    let last = framed.split_off(bytes);
+    body.send_data(framed, false).expect("sent");
+    body.send_data(last, false).expect("sent");
+    let (head, mut answers) = answer.await.expect("answered").into_parts();
+    let made = match answers.data().await {
+        Some(created) => created.is_ok(),
+        None => {
+            let end = answers.trailers().await.expect("an end").unwrap_or(head.headers);
+            assert_eq!(Code::from_bytes(end["grpc-status"].as_bytes()), Code::ResourceExhausted, "{end:?}");
+            false
+        }
+    };
+    connection.abort();
+    made
 }
 
 /// A client of the peer port that sends bytes as they are.
