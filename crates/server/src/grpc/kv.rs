@@ -224,7 +224,7 @@ impl Kv for KvService {
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        match self.compact_here(metadata.as_ref(), request.clone()).await {
+        match self.compact_here(metadata.as_ref(), request).await {
             Err(refused) => {
                 let (mut members, request) = self.relay.instead(refused, metadata, request).await?;
                 members.compact(request).await
