@@ -2,6 +2,7 @@
 
 mod api;
 mod failures;
+mod growth;
 mod installs;
 mod interrupted;
 mod lifecycle;
@@ -60,12 +61,17 @@ pub(super) const ALL: &[Case] = &[
     more("too_few_volumes_of_a_cluster_are_not_wiped", lifecycle::too_few_volumes_of_a_cluster_are_not_wiped),
     more("clusters_outlive_the_operator", lifecycle::clusters_outlive_the_operator),
     more("a_cluster_without_its_set_keeps_its_pods", lifecycle::a_cluster_without_its_set_keeps_its_pods),
-    more("volumes_grow_without_a_restart", lifecycle::volumes_grow_without_a_restart),
+    more("volumes_grow_without_a_restart", growth::volumes_grow_without_a_restart),
+    more("a_growth_that_is_refused_holds_nothing_up", growth::a_growth_that_is_refused_holds_nothing_up),
     more("two_operators_at_once_do_no_harm", operators::two_operators_at_once_do_no_harm),
     more("another_replica_takes_over", operators::another_replica_takes_over),
     more(
         "an_operator_that_dies_around_a_step_is_carried_on",
         operators::an_operator_that_dies_around_a_step_is_carried_on,
+    ),
+    more(
+        "an_operator_that_dies_while_volumes_grow_is_carried_on",
+        operators::an_operator_that_dies_while_volumes_grow_is_carried_on,
     ),
     more("a_supervised_roll_waits_for_a_word", settings::a_supervised_roll_waits_for_a_word),
     more("volumes_go_with_the_cluster_if_asked_to", settings::volumes_go_with_the_cluster_if_asked_to),

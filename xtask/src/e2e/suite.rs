@@ -99,7 +99,9 @@ impl Suite {
         self.print(&[&operator[..], &["--prefix", "--tail=60"]].concat());
         let pods = self.kubectl.output(&[&["get", "pods", "-o", "name"][..], &own].concat()).unwrap_or_default();
         for pod in pods.lines() {
-            self.print(&[&["logs", pod, "--all-containers", "--tail=40"][..], &own].concat());
+            // A container that waits for another has said nothing, and must not hide what the other said.
+            let logs = ["logs", pod, "--all-containers", "--ignore-errors", "--tail=40"];
+            self.print(&[&logs[..], &own].concat());
             // What a container said before it was started again; most were not.
             if let Ok(text) = self.kubectl.output(&[&["logs", pod, "--previous", "--tail=40"][..], &own].concat()) {
                 eprintln!("---- {pod}, before its restart\n{text}");
@@ -257,6 +259,16 @@ impl Scene<'_> {
         let line = listed.lines().find(|line| line.starts_with(&id) && !id.is_empty());
         let pid = line.and_then(|line| line.split_whitespace().nth(1));
         pid.map(str::to_owned).ok_or_else(|| Failure::Broken(format!("{pod} has no running container")))
+    }
+
+    /// Deletes these pods of `db` and waits until they are gone; one that has the same name is another. (What kubectl waits for
+    /// is the name: it was seen to wait for ever where a set makes its pods again at once.)
+    pub(super) fn delete_pods(&self, names: &[&str]) -> Result<(), Failure> {
+        let pods = self.pods()?;
+        let ours: Vec<&String> = pods.iter().filter(|pod| names.contains(&pod.0.as_str())).map(|pod| &pod.1).collect();
+        ensure(ours.len() == names.len(), || format!("not all of {names:?} are there: {pods:?}"))?;
+        self.run(&[&["delete", "pods", "--wait=false"][..], names].concat())?;
+        self.await_fact(&format!("{names:?} are gone"), || Ok(self.pods()?.iter().all(|pod| !ours.contains(&&pod.1))))
     }
 
     /// What a member tells Prometheus.

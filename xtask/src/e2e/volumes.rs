@@ -15,11 +15,14 @@ const USER: u32 = 65_532;
 /// More than most tests use in all, since a released volume is not handed out again.
 pub(super) const VOLUMES_A_TEST: usize = 9;
 
+/// Name of the default storage class.
+pub(super) const CLASS: &str = "e2e";
+
 /// The default storage class.
 pub(super) fn make_class(kubectl: &Kubectl) -> Result<(), Failure> {
     let class = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
-        "metadata": { "name": "e2e", "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
+        "metadata": { "name": CLASS, "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
         "provisioner": "kubernetes.io/no-provisioner",
         "volumeBindingMode": "WaitForFirstConsumer",
         "reclaimPolicy": "Retain",
@@ -40,7 +43,7 @@ pub(super) fn make(kubectl: &Kubectl, test: &str, numbers: Range<usize>) -> Resu
             "apiVersion": "v1", "kind": "PersistentVolume",
             "metadata": { "name": name, "labels": { "test": test } },
             "spec": {
-                "capacity": { "storage": "20Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": "e2e",
+                "capacity": { "storage": "20Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": CLASS,
                 "persistentVolumeReclaimPolicy": "Retain", "hostPath": { "path": folder },
             },
         }))

@@ -105,12 +105,9 @@ pub(super) fn all_pods_deleted_at_once_come_back(scene: &Scene<'_>) -> Result<()
     scene.install(&[])?;
     put(scene.service()?, "kept", "yes")?;
     let before = scene.member_ids()?;
-    let (pods, addresses) = (scene.pods()?, addresses(scene)?);
-    scene.run(&["delete", "pods", "--all", "--wait=true"])?;
-    scene.await_fact("new pods run", || {
-        let now = scene.pods()?;
-        Ok(now.len() == 3 && now.iter().all(|(_, uid, _)| pods.iter().all(|(_, old, _)| old != uid)))
-    })?;
+    let addresses = addresses(scene)?;
+    scene.delete_pods(&["db-0", "db-1", "db-2"])?;
+    await_running(scene)?;
     scene.await_ready(3)?;
     let now = self::addresses(scene)?;
     ensure(now.len() == 3 && now.iter().all(|address| !addresses.contains(address)), || {
@@ -118,6 +115,14 @@ pub(super) fn all_pods_deleted_at_once_come_back(scene: &Scene<'_>) -> Result<()
     })?;
     ensure(scene.member_ids()? == before, || "the members are not the same".to_owned())?;
     ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
+}
+
+/// Waits for three pods that say themselves that they are ready: the status may still be that of pods that are gone.
+fn await_running(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.await_fact("three pods are ready", || {
+        let pods = scene.get(&["pods"])?["items"].as_array().cloned().unwrap_or_default();
+        Ok(pods.len() == 3 && pods.iter().all(|pod| pod["status"]["containerStatuses"][0]["ready"] == true))
+    })
 }
 
 fn addresses(scene: &Scene<'_>) -> Result<Vec<String>, Failure> {
@@ -146,7 +151,7 @@ fn lose_node(scene: &Scene<'_>, word: &Word) -> Result<(), Failure> {
     // A node that nothing runs on: to everybody else it is one that stopped answering.
     make_node("lost", scene)?;
     scene.kubectl.output(&["cordon", NODE])?;
-    let moved = scene.run(&["delete", "pod", "db-2", "--wait=true"]).and_then(|_| {
+    let moved = scene.delete_pods(&["db-2"]).and_then(|()| {
         scene.await_fact("db-2 is on the lost node", || Ok(scene.get(&["pod", "db-2"])?["spec"]["nodeName"] == "lost"))
     });
     scene.kubectl.output(&["uncordon", NODE])?;
@@ -242,7 +247,7 @@ pub(super) fn a_quorum_that_is_away_is_left_alone(scene: &Scene<'_>) -> Result<(
         let set = scene.get(&["statefulset", "db"])?;
         Ok(set["spec"]["template"]["spec"]["nodeSelector"]["nowhere"] == "true")
     })?;
-    scene.run(&["delete", "pods", "db-0", "db-1", "--wait=true"])?;
+    scene.delete_pods(&["db-0", "db-1"])?;
     scene.await_fact("the status says that the quorum is lost", || {
         let status = scene.status()?;
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
@@ -257,12 +262,8 @@ pub(super) fn a_quorum_that_is_away_is_left_alone(scene: &Scene<'_>) -> Result<(
 pub(super) fn a_pod_that_moves_stays_the_same_member(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
     let before = scene.member_ids()?;
-    let pods = scene.pods()?;
-    scene.run(&["delete", "pod", "db-2", "--wait=true"])?;
-    scene.await_fact("it runs again", || {
-        let now = scene.pods()?;
-        Ok(now.len() == 3 && now != pods)
-    })?;
+    scene.delete_pods(&["db-2"])?;
+    await_running(scene)?;
     scene.await_ready(3)?;
     ensure(scene.member_ids()? == before, || "it became another member".to_owned())
 }

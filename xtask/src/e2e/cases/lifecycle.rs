@@ -81,23 +81,6 @@ pub(super) fn a_cluster_without_its_set_keeps_its_pods(scene: &Scene<'_>) -> Res
     ensure(now == pods, || format!("pods were restarted: {pods:?} {now:?}"))
 }
 
-pub(super) fn volumes_grow_without_a_restart(scene: &Scene<'_>) -> Result<(), Failure> {
-    scene.install(&[])?;
-    let pods = scene.pods()?;
-    scene.patch(&json!({ "storage": { "size": "2Gi" } }))?;
-    scene.await_fact("every claim asks for more, and so does the set", || {
-        let set = scene.get(&["statefulset", "db"])?;
-        let claims = scene.get(&["persistentvolumeclaims"])?["items"].as_array().cloned().unwrap_or_default();
-        let request = |spec: &serde_json::Value| spec["resources"]["requests"]["storage"] == "2Gi";
-        Ok(request(&set["spec"]["volumeClaimTemplates"][0]["spec"]) && claims.iter().all(|c| request(&c["spec"])))
-    })?;
-    scene.await_ready(3)?;
-    let now = scene.pods()?;
-    ensure(now == pods, || format!("pods were restarted: {pods:?} {now:?}"))?;
-    let shrink = scene.patch(&json!({ "storage": { "size": "1Gi" } })).err().map(|failure| failure.to_string());
-    ensure(shrink.is_some_and(|said| said.contains("can only grow")), || "a smaller size was accepted".to_owned())
-}
-
 pub(super) fn clusters_outlive_the_operator(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
     let before = scene.pods()?;

@@ -49,11 +49,11 @@ fn alarm(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.await_fact("the template is applied", || {
         Ok(scene.get(&["statefulset", "db"])?["spec"]["template"]["spec"]["nodeSelector"]["nowhere"] == "true")
     })?;
-    scene.run(&["delete", "pod", "db-2", "--wait=true"])?;
+    scene.delete_pods(&["db-2"])?;
     fires(scene, "one more loss is too many", &["QuorateMembersDown", "QuorateQuorumAtRisk"])?;
-    scene.run(&["delete", "pod", "db-1", "--wait=true"])?;
+    scene.delete_pods(&["db-1"])?;
     fires(scene, "nobody leads", &["QuorateClusterUnavailable", "QuorateMembersDown", "QuorateNoLeader"])?;
-    scene.run(&["delete", "pod", "db-0", "--wait=true"])?;
+    scene.delete_pods(&["db-0"])?;
     fires(scene, "nobody is there", &["QuorateClusterAbsent", "QuorateClusterUnavailable"])?;
     let operators = ["scale", "deployment/quorate-operator", "--namespace", SYSTEM];
     scene.kubectl.output(&[&operators[..], &["--replicas=0"]].concat())?;

@@ -61,6 +61,26 @@ pub(super) fn another_replica_takes_over(scene: &Scene<'_>) -> Result<(), Failur
 
 /// Every kind of step that changes something outside the status, interrupted before it is taken and before anybody knows that it was.
 pub(super) fn an_operator_that_dies_around_a_step_is_carried_on(scene: &Scene<'_>) -> Result<(), Failure> {
+    interruptible(scene, tell)
+}
+
+/// The same for the step that makes volumes grow: it patches each claim, then takes the set away around its pods.
+pub(super) fn an_operator_that_dies_while_volumes_grow_is_carried_on(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&CALM)?;
+    let pods = scene.pods()?;
+    interruptible(scene, |scene| {
+        interrupt_at(scene, "before/GrowVolumes,after/GrowVolumes")?;
+        scene.patch(&json!({ "storage": { "size": "2Gi" } }))?;
+        await_deaths(scene)
+    })?;
+    super::growth::await_size(scene, "2Gi")?;
+    scene.await_ready(3)?;
+    let now = scene.pods()?;
+    ensure(now == pods, || format!("pods were restarted: {pods:?} {now:?}"))
+}
+
+/// What is told while operators may be interrupted.
+fn interruptible(scene: &Scene<'_>, tell: fn(&Scene<'_>) -> Result<(), Failure>) -> Result<(), Failure> {
     let allow = ["set", "env", "deployment/quorate-operator", "--namespace", SYSTEM];
     scene.kubectl.output(&[&allow[..], &["QUORATE_TEST_INTERRUPTIONS=1"]].concat())?;
     await_operators(scene)?;
