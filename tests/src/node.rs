@@ -29,28 +29,38 @@ pub enum Build {
 /// # Panics
 /// If cargo cannot build it: no test here means anything without the real binary.
 pub fn binary(build: Build) -> &'static Path {
+    made(build, &["--quiet"])
+}
+
+/// The same, with cargo's progress on the terminal: for who is about to measure time, and so must not build within it.
+pub fn build_visibly(build: Build) {
+    made(build, &[]);
+}
+
+fn made(build: Build, how: &[&str]) -> &'static Path {
     static CURRENT: OnceLock<PathBuf> = OnceLock::new();
     static NEXT: OnceLock<PathBuf> = OnceLock::new();
     static FAULTY: OnceLock<PathBuf> = OnceLock::new();
     match build {
         Build::Current => CURRENT.get_or_init(|| {
-            make(&[]);
+            make(how);
             profile_folder().join("quorate")
         }),
-        Build::Next => NEXT.get_or_init(|| make_variant("next-format")),
-        Build::Faulty => FAULTY.get_or_init(|| make_variant("test-faults")),
+        Build::Next => NEXT.get_or_init(|| make_variant("next-format", how)),
+        Build::Faulty => FAULTY.get_or_init(|| make_variant("test-faults", how)),
     }
 }
 
 /// Builds with another feature, in a folder apart: in that of the current build it would take its place.
-fn make_variant(feature: &str) -> PathBuf {
+fn make_variant(feature: &str, how: &[&str]) -> PathBuf {
     let folder = profile_folder().join("variants");
     std::fs::create_dir_all(&folder).expect("a folder below the target folder");
     // One folder for all variants, because they share what they are built of: so one of them is made at a time, and moved
     // away from where the next will be.
     let lock = File::create(folder.join("lock")).expect("a file in it");
     lock.lock().expect("nobody holds it for ever");
-    make(&["--features", feature, "--target-dir", folder.to_str().expect("a path in UTF-8")]);
+    let variant = ["--features", feature, "--target-dir", folder.to_str().expect("a path in UTF-8")];
+    make(&[how, &variant].concat());
     let (made, kept) = (folder.join("debug").join("quorate"), folder.join(feature));
     // Another test process may be running the old one: a new name for the file, not new bytes in it.
     let copy = folder.join(format!("{feature}.new"));
@@ -61,7 +71,7 @@ fn make_variant(feature: &str) -> PathBuf {
 
 fn make(arguments: &[&str]) {
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", "quorate", "--bin", "quorate"])
+        .args(["build", "--package", "quorate", "--bin", "quorate"])
         .args(arguments)
         .status()
         .expect("cargo runs");
