@@ -114,9 +114,17 @@ impl Cluster {
     /// If that is refused.
     pub fn set_voters(&self, via: usize, voters: &[usize]) {
         let target: Vec<String> = voters.iter().map(|p| self.nodes[*p].config.advertised_peer().to_string()).collect();
-        let output = self.nodes[via].ctl(&["set-voters", &target.join(",")]);
-        let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "set-voters: {}\n{}", String::from_utf8_lossy(&said), self.logs());
+        let started = Instant::now();
+        loop {
+            let output = self.nodes[via].ctl(&["set-voters", &target.join(",")]);
+            if output.status.success() {
+                return;
+            }
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            // Nothing was changed then, and on a starved machine a node that has just begun takes its time.
+            let again = said.contains("did not answer in time") && started.elapsed() < PATIENCE;
+            assert!(again, "set-voters: {said}\n{}", self.logs());
+        }
     }
 
     /// Takes the data of the node at `position` away and has the cluster, through the node at `via`, take it in as a new
