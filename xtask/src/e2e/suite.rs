@@ -261,8 +261,8 @@ impl Scene<'_> {
         pid.map(str::to_owned).ok_or_else(|| Failure::Broken(format!("{pod} has no running container")))
     }
 
-    /// Deletes these pods of `db` and waits until they are gone; one that has the same name is another. (What kubectl waits for
-    /// is the name: it was seen to wait for ever where a set makes its pods again at once.)
+    /// Deletes these pods of `db` and waits until they are gone; one that has the same name is another. (The wait of
+    /// kubectl itself was seen not to end for minutes, with pods that their set had made again at once.)
     pub(super) fn delete_pods(&self, names: &[&str]) -> Result<(), Failure> {
         let pods = self.pods()?;
         let ours: Vec<&String> = pods.iter().filter(|pod| names.contains(&pod.0.as_str())).map(|pod| &pod.1).collect();
