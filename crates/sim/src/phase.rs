@@ -217,6 +217,10 @@ impl<T: Tier> World<T> {
             owed |= self.owes_fence(host);
         }
         if owed && let Some(leader) = self.leading_host() {
+            if self.owes_fence(leader) {
+                // Its images are held back, so who needs one to be part of a quorum again waits for another leader.
+                self.ask(leader, Ask::Transfer { to: None });
+            }
             for _ in 0..WRITES_TO_COMPARE {
                 self.ask(leader, Ask::Write);
             }
