@@ -68,9 +68,7 @@ impl<B> ArrivingBody<B> {
         stream.framing = Some(Framing::default());
         stream
     }
-}
 
-impl<B> ArrivingBody<B> {
     /// Counts what has come; false if that is too much.
     fn count(&mut self, data: &[u8]) -> bool {
         let held = match &mut self.framing {

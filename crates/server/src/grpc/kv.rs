@@ -49,9 +49,7 @@ impl KvService {
         let response = result.map_err(ApiError::Kv)?;
         Ok((response, revision))
     }
-}
 
-impl KvService {
     async fn range_here(
         &self,
         headers: &HeaderMap,

@@ -6,8 +6,7 @@ use quorate_proto::etcdserverpb::compare::TargetUnion;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcdserverpb::request_op::Request as Op;
 use quorate_proto::quorate::peer::v1 as peer;
-use quorate_wire::identity::derive_node_id;
-use quorate_wire::peer::{Hello, MAX_FIRST_MESSAGE_BYTES, MAX_FRAME_BYTES};
+use quorate_wire::peer::{MAX_FIRST_MESSAGE_BYTES, MAX_FRAME_BYTES};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -16,7 +15,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cluster::PATIENCE;
+use crate::cluster::{PATIENCE, hello_of_a_newcomer};
 use crate::etcd_auth::Raw;
 use crate::served::{MAX_REQUEST_BYTES, Served, put};
 use crate::watcher::{Watcher, watch};
@@ -255,20 +254,7 @@ fn method(name: &str) -> http::uri::PathAndQuery {
 
 /// The greeting of a node that may have been added.
 fn peer_hello(served: &Served) -> peer::Hello {
-    let own = served.server.replica().own_identity();
-    let identity = own.identity.expect("initialised");
-    let mut member = own.member.clone();
-    member.incarnation.0 ^= 1;
-    let hello = Hello {
-        cluster_id: identity.cluster_id,
-        from: derive_node_id(identity.cluster_id, member.incarnation),
-        member,
-        to: identity.node_id,
-        to_incarnation: own.member.incarnation,
-        format_version: 1,
-        refused: None,
-    };
-    hello.to_wire()
+    hello_of_a_newcomer(served.server.replica()).to_wire()
 }
 
 /// A message, filled up to so many bytes with a field that nobody knows.

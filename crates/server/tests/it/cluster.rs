@@ -9,6 +9,8 @@ use quorate_kv::{Command, PutRequest, RangeRequest};
 use quorate_node::{Consistency, NodeError, ReadOptions};
 use quorate_raft::{LogIndex, Member, NodeId};
 use quorate_server::runtime::{Replica, ReplicaConfig, ReplicaStatus, SetVotersError, VoterPhase, VoterSpec};
+use quorate_wire::identity::derive_node_id;
+use quorate_wire::peer::Hello;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -268,4 +270,21 @@ pub(crate) async fn get(replica: &Replica, key: &str, consistency: Consistency) 
         }
     };
     timeout(PATIENCE, trying).await.expect("a read succeeds in time")
+}
+
+/// The greeting to this node of one that may have been added meanwhile, for all that the node knows.
+pub(crate) fn hello_of_a_newcomer(replica: &Replica) -> Hello {
+    let own = replica.own_identity();
+    let identity = own.identity.expect("initialised");
+    let mut member = own.member.clone();
+    member.incarnation.0 ^= 1;
+    Hello {
+        cluster_id: identity.cluster_id,
+        from: derive_node_id(identity.cluster_id, member.incarnation),
+        member,
+        to: identity.node_id,
+        to_incarnation: own.member.incarnation,
+        format_version: 1,
+        refused: None,
+    }
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 
-use crate::cluster::{CLUSTER, Cluster, PATIENCE};
+use crate::cluster::{CLUSTER, Cluster, PATIENCE, hello_of_a_newcomer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_is_closed_and_the_node_goes_on() {
@@ -47,19 +47,7 @@ async fn a_thousand_silent_connections_keep_no_peer_out() {
 
 /// Greets node 0 and answers how it was refused.
 async fn greet(cluster: &Cluster, adjust: impl Fn(&mut Hello)) -> Option<HelloRefused> {
-    let own = cluster.replica(0).own_identity();
-    let identity = own.identity.expect("initialised");
-    let mut member = own.member.clone();
-    member.incarnation.0 ^= 1;
-    let mut hello = Hello {
-        cluster_id: identity.cluster_id,
-        from: derive_node_id(identity.cluster_id, member.incarnation),
-        member,
-        to: identity.node_id,
-        to_incarnation: own.member.incarnation,
-        format_version: 1,
-        refused: None,
-    };
+    let mut hello = hello_of_a_newcomer(cluster.replica(0));
     adjust(&mut hello);
     let address = format!("http://{}", cluster.nodes[0].address);
     let mut client = PeerClient::connect(address).await.expect("listens");
