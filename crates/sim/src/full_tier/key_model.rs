@@ -14,6 +14,7 @@ pub(super) struct KeyEvent {
     pub(super) key: Bytes,
     /// None = deleted.
     pub(super) now: Option<KeyValue>,
+    /// What the key held before the revision, as etcd tells it: what a transaction put and took back is not in between.
     pub(super) before: Option<KeyValue>,
 }
 
@@ -81,7 +82,7 @@ impl KeyModel {
     }
 
     fn push(&mut self, revision: i64, key: &Bytes, now: Option<KeyValue>) {
-        let before = self.at(key, revision).cloned();
+        let before = self.at(key, revision - 1).cloned();
         self.versions.entry(key.clone()).or_default().push((revision, now.clone()));
         self.events.push(KeyEvent { revision, key: key.clone(), now, before });
     }
