@@ -4,7 +4,7 @@
 //! -> sealed record. Records are immutable: written once, read, one day removed by compaction.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds as _};
 
 use bytes::Bytes;
 use quorate_kv::{ReadRecords, Record, RecordKey, Table, WriteRecords};
@@ -69,15 +69,25 @@ impl RecordReader {
     }
 
     /// Visits the records of the file alone, from `from` on, as they are stored.
+    ///
+    /// Each key is greater than the one before. redb believes a page about its place: on one that went back to an older version
+    /// the order breaks, and who goes on where the last visit ended would come by the same records for ever.
     pub(crate) fn visit_stored(
         &self,
         from: Bound<RawKey>,
         mut visit: impl FnMut(RawKey, &[u8]) -> Result<bool, ReadError>,
     ) -> Result<(), ReadError> {
         let failed = |error: redb::StorageError| ReadError::from_redb(STATE_FILE, error);
+        let mut after = from;
         for row in ReadableTable::range::<RawKey>(&self.table, (from, Bound::Unbounded)).map_err(failed)? {
             let (key, sealed) = row.map_err(failed)?;
-            if !visit(key.value(), sealed.value())? {
+            let key = key.value();
+            if !(after, Bound::Unbounded).contains(&key) {
+                let at = RecordKey::from_bytes(key);
+                return Err(ReadError::damaged(STATE_FILE, format!("record {at} stands out of order")));
+            }
+            after = Bound::Excluded(key);
+            if !visit(key, sealed.value())? {
                 break;
             }
         }

@@ -63,6 +63,14 @@ impl RowReader {
         let mut bytes = 0;
         for row in ReadableTable::range::<&[u8]>(table, from..).map_err(failed)? {
             let (raw, sealed) = row.map_err(failed)?;
+            let again = raw.value() == from && bytes > 0;
+            if raw.value() < from || again {
+                // As with records, this would have no end.
+                return Err(ReadError::damaged(
+                    STATE_FILE,
+                    format!("the row {:02x?} stands out of order", raw.value()),
+                ));
+            }
             if bytes >= max_bytes {
                 return Ok((bytes, Some(raw.value().to_vec())));
             }

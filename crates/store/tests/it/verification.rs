@@ -19,6 +19,10 @@ use crate::fixture::{CLUSTER, INCARNATION, identity, write};
 const NAME_OF_MEMBER: &str = "a-member-like-no-other";
 const VALUE: &str = "a-value-like-no-other";
 const USER: &str = "a-user-like-no-other";
+/// More than there is to verify.
+const MAX_STEPS: u32 = 10_000;
+/// Bytes of a page of redb.
+const PAGE_BYTES: usize = 4096;
 
 fn command(index: u64, command: Command) -> Entry {
     let envelope =
@@ -60,9 +64,11 @@ fn open_stores(disk: &FaultyDisk) -> OpenedStores {
 
 /// Both files, in steps as small as they come.
 fn verify(stores: &OpenedStores) -> Result<(), ReadError> {
-    let mut place = Some(StatePlace::START);
+    let (mut place, mut steps) = (Some(StatePlace::START), 0);
     while let Some(from) = place {
         place = stores.state.view().verify(from, 1)?.1;
+        steps += 1;
+        assert!(steps < MAX_STEPS, "the verification of so little has no end");
     }
     let mut place = Some(LogIndex(0));
     while let Some(from) = place {
@@ -132,4 +138,39 @@ fn decay_of_what_the_log_says_of_its_base_is_found() {
     rot(&disk, LOG_FILE, NAME_OF_MEMBER);
     let error = verify(&stores).expect_err("the row `base` is rotten").to_string();
     assert!(error.contains("`base`"), "{error}");
+}
+
+/// Every page is sound by itself, and a reader that goes on after the last key it saw would come by the old ones for ever.
+#[test]
+fn a_page_of_old_records_in_the_place_of_newer_ones_is_found() {
+    let disk = FaultyDisk::new();
+    let mut stores = open_stores(&disk);
+    let value = |index: u64| format!("value-{index:05}-{}", "x".repeat(80));
+    let entries = (4..1000).map(|index| {
+        command(index, Command::Put(PutRequest { key: "k".into(), value: value(index).into(), ..Default::default() }))
+    });
+    let entries: Vec<Entry> = entries.collect();
+    stores.log.append(&[write(entries.clone())]).expect("no fault");
+    stores.state.apply(&entries).expect("no fault");
+    stores.state.checkpoint().expect("no fault");
+    verify(&stores).expect("sound");
+
+    let backend = disk.open(STATE_FILE, OpenMode::Existing).expect("there");
+    let mut bytes = vec![0; backend.len().expect("no fault") as usize];
+    backend.read(0, &mut bytes).expect("no fault");
+    let page_of = |text: &str| {
+        let mut pages = bytes.chunks(PAGE_BYTES).enumerate().filter(|(_, page)| holds(page, text.as_bytes()));
+        let page = pages.next().expect("it was stored");
+        assert!(pages.next().is_none(), "{text} is stored once");
+        page
+    };
+    let ((_, old), (newer, _)) = (page_of("value-00200-"), page_of("value-00800-"));
+    backend.write((newer * PAGE_BYTES) as u64, old).expect("no fault");
+
+    let error = verify(&stores).expect_err("the order is broken").to_string();
+    assert!(error.contains("stands out of order"), "{error}");
+}
+
+fn holds(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|part| part == text)
 }
