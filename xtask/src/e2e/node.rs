@@ -109,12 +109,15 @@ state = "{state}"
     )
 }
 
+/// Pods reach the stand-ins by the host: each of them a neighbour of its own, they would be more than the 1,024 that the
+/// kernel knows unless it is told otherwise, and connections to the rest would fail.
 fn network_config() -> String {
     format!(
         r#"{{"cniVersion": "0.4.0", "name": "quorate-e2e", "plugins": [{{
   "type": "bridge", "bridge": "{BRIDGE}", "isDefaultGateway": true, "hairpinMode": true,
   "ipam": {{"type": "host-local", "dataDir": "{}", "ranges": [[{{
-    "subnet": "{POD_RANGE}", "rangeStart": "198.18.1.0", "rangeEnd": "198.18.239.254", "gateway": "{HOST}"}}]]}}
+    "subnet": "{POD_RANGE}", "rangeStart": "198.18.1.0", "rangeEnd": "198.18.239.254", "gateway": "{HOST}"}}]],
+  "routes": [{{"dst": "{STAND_IN_RANGE}", "gw": "{HOST}"}}]}}
 }}]}}"#,
         text("ipam")
     )
