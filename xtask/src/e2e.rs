@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use crate::failure::Failure;
 use crate::{image, process};
 
+use self::cases::Case;
 use self::datastore::Datastore;
 use self::kubectl::Kubectl;
 use self::suite::Suite;
@@ -58,6 +59,9 @@ pub(crate) struct E2eArgs {
     /// Run the tests whose names contain this, or one of several
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
+    /// Leave out the tests whose names contain this, or one of several
+    #[arg(long, value_name = "PART")]
+    except: Vec<String>,
     /// Cargo profile of the node and the operator under test: `dev` shares what the tests have built, `image` is what is shipped
     #[arg(long, default_value = "dev")]
     profile: String,
@@ -87,6 +91,7 @@ impl E2eArgs {
         E2eArgs {
             all: false,
             only: Vec::new(),
+            except: Vec::new(),
             profile: "dev".to_owned(),
             binaries: None,
             datastore: Datastore::Etcd,
@@ -95,6 +100,12 @@ impl E2eArgs {
             teardown: false,
             missing_packages: false,
         }
+    }
+
+    fn choose(&self, case: &Case) -> bool {
+        let among = |parts: &[String]| parts.iter().any(|part| case.name.contains(part.as_str()));
+        let named = if self.only.is_empty() { self.all || case.core } else { among(&self.only) };
+        named && !among(&self.except)
     }
 }
 
@@ -183,9 +194,7 @@ fn test(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failur
     let begin = Instant::now();
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases::ALL {
-        let named = args.only.iter().any(|part| case.name.contains(part.as_str()));
-        let chosen = if args.only.is_empty() { args.all || case.core } else { named };
-        if !chosen {
+        if !args.choose(case) {
             skipped += 1;
             continue;
         }
