@@ -37,7 +37,7 @@ const RENDERINGS: &[Rendering] = &[
     rendering(
         CLUSTER,
         &[],
-        &["kind: QuorateCluster", "replicas: 3", "paused: false"],
+        &["kind: QuorateCluster", "replicas: 3", "paused: false", "cpu: 100m"],
         &["kind: PrometheusRule", "kind: ConfigMap", "kind: NetworkPolicy"],
     ),
     rendering(CLUSTER, &["replicas=null"], &["kind: QuorateCluster"], &["replicas:"]),
