@@ -48,11 +48,21 @@ fn votes(member: &&Member) -> bool {
     matches!(member.role(), MemberRole::Voter | MemberRole::Outgoing)
 }
 
-/// The cluster as its leader sees it. Only a leader that holds its lease counts: it heard a quorum a moment ago.
+/// Whether a leader has been answered lately by those without whom it leads nobody. Its lease says so, but a leader whose transfer
+/// came to nothing goes on without one to the end of its term.
+fn hears_a_quorum(leader: &StatusResponse) -> bool {
+    let Some(configuration) = &leader.configuration else { return false };
+    let voters: BTreeSet<u64> = configuration.members.iter().filter(votes).map(|member| member.node_id).collect();
+    let active = leader.followers.iter().filter(|follower| follower.active).map(|follower| follower.node_id);
+    let heard = active.chain([leader.node_id]).filter(|id| voters.contains(id)).count();
+    leader.lease_valid || 2 * heard > voters.len()
+}
+
+/// The cluster as its leader sees it. Only a leader that heard a quorum a moment ago counts.
 pub(super) fn view(names: &Names, id: ClusterId, answers: &BTreeMap<Ordinal, StatusResponse>) -> Option<ClusterView> {
     let leads = |answer: &&StatusResponse| {
         answer.role() == RaftRole::Leader
-            && answer.lease_valid
+            && hears_a_quorum(answer)
             && report(answer).is_some_and(|r| r.state == NodeState::Member && r.cluster_id == Some(id))
     };
     let leader = answers.values().filter(leads).max_by_key(|answer| answer.term)?;
@@ -185,10 +195,22 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_without_its_lease_is_none() {
+    fn a_leader_that_hears_no_quorum_is_none() {
         let mut answers = answers();
-        answers.get_mut(&Ordinal(0)).expect("there").lease_valid = false;
+        let leader = answers.get_mut(&Ordinal(0)).expect("there");
+        leader.lease_valid = false;
+        leader.followers.iter_mut().for_each(|follower| follower.active = false);
         assert_eq!(view_of(&answers), None);
+    }
+
+    #[test]
+    fn a_leader_that_gave_its_lease_up_leads_while_a_quorum_answers_it() {
+        let mut answers = answers();
+        let leader = answers.get_mut(&Ordinal(0)).expect("there");
+        leader.lease_valid = false;
+        leader.followers[1].active = false;
+        let view = view_of(&answers).expect("it was handing over to the one that is away now, and leads on");
+        assert_eq!((view.leader, view.active), (NodeId(1), [NodeId(1), NodeId(2)].into()));
     }
 
     #[test]
