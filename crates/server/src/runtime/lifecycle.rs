@@ -1,6 +1,7 @@
 //! The turning points of a node's life: start, initialisation, adoption of an id, reset, stop.
 //!
-//! What is durable comes first each time: an answer that says "accepted" follows the sync that makes it true.
+//! What is durable comes first each time: an answer that says "accepted" follows the sync that makes it true. A turn goes on to
+//! its end, also if the call that asked for it ends before: a node half-way between two phases is of no use to anybody.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -263,10 +264,20 @@ fn committed_membership(recovered: &RecoveredLog) -> Option<Arc<Membership>> {
     (!membership.members.is_empty()).then(|| Arc::clone(membership))
 }
 
+/// Does `work` to its end, whatever becomes of the caller: a call ends with its connection.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, String> {
+    tokio::spawn(work).await.map_err(|error| error.to_string())
+}
+
 impl Core {
     /// Accepts a bootstrap configuration durably and runs the node.
     pub(super) async fn init(&self, bootstrap: &Bootstrap) -> Result<NodeId, InitError> {
         let core = self.me().map_err(InitError::Storage)?;
+        let bootstrap = bootstrap.clone();
+        to_its_end(async move { core.form(&bootstrap).await }).await.map_err(InitError::Storage)?
+    }
+
+    async fn form(self: &Arc<Self>, bootstrap: &Bootstrap) -> Result<NodeId, InitError> {
         let _turn = self.transition.lock().await;
         let mut changed = self.lifecycle().clone();
         let identity = match changed.init(bootstrap)? {
@@ -278,7 +289,7 @@ impl Core {
         self.change_idle(store).await.map_err(InitError::Storage)?;
         *self.lifecycle() = changed;
         self.state_changed();
-        run(&core, identity).await.map_err(|error| InitError::Storage(error.to_string()))?;
+        run(self, identity).await.map_err(|error| InitError::Storage(error.to_string()))?;
         Ok(identity.node_id)
     }
 
@@ -292,6 +303,12 @@ impl Core {
             assert_eq!(admitted, Admitted::Welcome, "an id is adopted once");
             return Ok(());
         }
+        let hello = hello.clone();
+        to_its_end(async move { core.adopt(&hello).await }).await.map_err(not_serving)?
+    }
+
+    async fn adopt(self: &Arc<Self>, hello: &Hello) -> Result<(), HelloRefused> {
+        let not_serving = |text: String| HelloRefused::NotServing(text);
         let _turn = self.transition.lock().await;
         let mut changed = self.lifecycle().clone();
         if let Admitted::Adopt(identity) = changed.admit(hello, None)? {
@@ -300,7 +317,7 @@ impl Core {
             *self.lifecycle() = changed;
             self.state_changed();
             tracing::info!(node = %identity.node_id, by = %hello.from, "admitted to a cluster");
-            run(&core, identity).await.map_err(|error| not_serving(error.to_string()))?;
+            run(self, identity).await.map_err(|error| not_serving(error.to_string()))?;
         }
         Ok(())
     }
@@ -332,6 +349,11 @@ impl Core {
 
 /// Sets the data aside and opens an empty folder.
 pub(super) async fn reset(core: &Arc<Core>, cluster_id: u128, node_id: NodeId) -> Result<Incarnation, ResetError> {
+    let core = Arc::clone(core);
+    to_its_end(async move { begin_anew(&core, cluster_id, node_id).await }).await.map_err(ResetError::Storage)?
+}
+
+async fn begin_anew(core: &Arc<Core>, cluster_id: u128, node_id: NodeId) -> Result<Incarnation, ResetError> {
     let _turn = core.transition.lock().await;
     let seen = core.engine().map(|engine| engine.published.status());
     // After a restart a node knows what is committed only once a leader has told it: whatever lists it counts.

@@ -1,5 +1,8 @@
 //! Empty nodes, initialisation, reset.
 
+use std::pin::pin;
+use std::task::Poll;
+
 use quorate_server::runtime::{InitError, ResetError, VoterSpec};
 use quorate_store::{DirectoryError, RealDisk};
 use quorate_wire::peer::NodeState;
@@ -25,6 +28,26 @@ async fn one_bootstrap_configuration_is_accepted_and_accepted_again() {
     assert_eq!(replica.init(CLUSTER, members.clone()).await, Ok(first));
     let other = replica.init(CLUSTER + 1, members).await;
     assert!(matches!(other, Err(InitError::Refused(_))), "{other:?}");
+}
+
+/// Begins a call and leaves it, as one does whose client or leader dies.
+async fn begin_and_leave<T>(call: impl Future<Output = T>) {
+    let mut call = pin!(call);
+    let begun = std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_pending())).await;
+    assert!(begun, "it writes to the disk first");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_nobody_waits_for_any_more_does_not_stay_half_way() {
+    let cluster = Cluster::running(2).await;
+    let id = cluster.id(1);
+    cluster.set_voters(0, &[VoterSpec::Id(cluster.id(0))]).await.expect("shrinks");
+    cluster.until(1, "knows it was removed", |status| status.state == NodeState::Removed).await;
+    begin_and_leave(cluster.replica(1).reset(CLUSTER, id)).await;
+    cluster.until(1, "is empty", |status| status.state == NodeState::Uninitialised).await;
+    let members = vec![cluster.replica(1).own_identity().member];
+    begin_and_leave(cluster.replica(1).init(CLUSTER + 1, members)).await;
+    cluster.until(1, "runs", |status| status.raft.as_ref().is_some_and(|raft| raft.leader.is_some())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
