@@ -48,14 +48,20 @@ fn votes(member: &&Member) -> bool {
     matches!(member.role(), MemberRole::Voter | MemberRole::Outgoing)
 }
 
+/// Who has answered a leader within the last election timeout, itself included.
+fn active(leader: &StatusResponse) -> BTreeSet<NodeId> {
+    let followers = leader.followers.iter().filter(|follower| follower.active);
+    followers.map(|follower| NodeId(follower.node_id)).chain([NodeId(leader.node_id)]).collect()
+}
+
 /// Whether a leader has been answered lately by those without whom it leads nobody. Its lease says so, but a leader whose transfer
 /// came to nothing goes on without one to the end of its term.
 fn hears_a_quorum(leader: &StatusResponse) -> bool {
     let Some(configuration) = &leader.configuration else { return false };
-    let voters: BTreeSet<u64> = configuration.members.iter().filter(votes).map(|member| member.node_id).collect();
-    let active = leader.followers.iter().filter(|follower| follower.active).map(|follower| follower.node_id);
-    let heard = active.chain([leader.node_id]).filter(|id| voters.contains(id)).count();
-    leader.lease_valid || 2 * heard > voters.len()
+    let active = active(leader);
+    let voters = configuration.members.iter().filter(votes);
+    let heard = voters.clone().filter(|voter| active.contains(&NodeId(voter.node_id))).count();
+    leader.lease_valid || 2 * heard > voters.count()
 }
 
 /// The cluster as its leader sees it. Only a leader that heard a quorum a moment ago counts.
@@ -80,10 +86,15 @@ pub(super) fn view(names: &Names, id: ClusterId, answers: &BTreeMap<Ordinal, Sta
         (false, true) => Change::None,
     };
     let leads = NodeId(leader.node_id);
-    let active = leader.followers.iter().filter(|follower| follower.active).map(|follower| NodeId(follower.node_id));
-    let active = active.chain([leads]).collect();
     let caught_up = caught_up(leader, &members, answers);
-    Some(ClusterView { config_index: configuration.index, change, members, leader: leads, active, caught_up })
+    Some(ClusterView {
+        config_index: configuration.index,
+        change,
+        members,
+        leader: leads,
+        active: active(leader),
+        caught_up,
+    })
 }
 
 /// Whether the members that may run are enough to be a quorum of the newest configuration that is known, leader or not. One that
