@@ -73,7 +73,7 @@ const RENDERINGS: &[Rendering] = &[
     rendering(
         CLUSTER,
         &["networkPolicy.enabled=true", "networkPolicy.clients[0].podSelector.matchLabels.role=client"],
-        &["kind: NetworkPolicy", "role: client"],
+        &["kind: NetworkPolicy", "role: client", "app.kubernetes.io/component: test\n      ports:"],
         &[],
     ),
     rendering(

@@ -16,6 +16,11 @@ app.kubernetes.io/name: quorate
 app.kubernetes.io/instance: {{ include "cluster.name" . }}
 {{- end }}
 
+{{- define "cluster.testPod" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
+{{- end }}
+
 {{- define "cluster.version" -}}
 {{ .Values.version | default .Chart.AppVersion }}
 {{- end }}

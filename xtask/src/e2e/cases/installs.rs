@@ -71,7 +71,8 @@ pub(super) fn manifests_do_without_helm(scene: &Scene<'_>) -> Result<(), Failure
     scene.kubectl.helm(&["uninstall", "quorate-operator", "--namespace", SYSTEM, "--wait"])?;
     let applied = apply_manifests(scene);
     // But for the resource, or every cluster of every test would go with it.
-    let objects = "deployment,poddisruptionbudget,serviceaccount,role,rolebinding,clusterrole,clusterrolebinding";
+    let objects =
+        "networkpolicy,deployment,poddisruptionbudget,serviceaccount,role,rolebinding,clusterrole,clusterrolebinding";
     let removed = ["--namespace", SYSTEM, "--selector=app.kubernetes.io/instance=quorate-operator"];
     scene.kubectl.output(&[&["delete", objects][..], &removed].concat())?;
     applied
@@ -83,14 +84,15 @@ fn apply_manifests(scene: &Scene<'_>) -> Result<(), Failure> {
         let text = fs::read_to_string(&path).map_err(Failure::file(&path))?;
         let version = env!("CARGO_PKG_VERSION");
         let text = text.replace(&format!("\"quorate:{version}\""), &format!("\"{IMAGE}:{}\"", TAGS[0]));
+        let text = text.replace("namespace: default", &format!("namespace: {}", scene.namespace));
         Ok(text.replace("--image=quorate\n", &format!("--image={IMAGE}\n")))
     };
     scene.kubectl.apply(&own("operator.yaml")?)?;
     let rollout = ["rollout", "status", "deployment/quorate-operator", "--namespace", SYSTEM, "--timeout=300s"];
     scene.kubectl.output(&rollout)?;
-    let cluster = own("cluster.yaml")?.replace("namespace: default", &format!("namespace: {}", scene.namespace));
-    let cluster = cluster.replace("spec:\n", &format!("spec:\n  image: {IMAGE}:{}\n", TAGS[0]));
+    let cluster = own("cluster.yaml")?.replace("spec:\n", &format!("spec:\n  image: {IMAGE}:{}\n", TAGS[0]));
     scene.kubectl.apply(&cluster)?;
+    scene.kubectl.apply(&own("network-policy.yaml")?)?;
     let wait = ["wait", "quoratecluster/example", "--for=condition=Ready", "--timeout=300s"];
     scene.run(&wait)?;
     scene.run(&["scale", "quoratecluster/example", "--replicas=5"])?;
