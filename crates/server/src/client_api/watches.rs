@@ -59,9 +59,9 @@ impl Watches {
         self.judged.is_none() && self.stream.takes_requests()
     }
 
-    /// Whether everything asked for is answered, but for the events to come.
-    pub(crate) fn owes_nothing(&self) -> bool {
-        self.judged.is_none() && self.stream.owes_nothing()
+    /// Whether nothing is to come unless something is asked.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.judged.is_none() && self.stream.is_idle()
     }
 
     /// Makes a request. A watch that is not allowed is refused in its turn.

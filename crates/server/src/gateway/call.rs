@@ -44,15 +44,15 @@ pub(super) async fn call(
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let mut request = Request::post(path).body(body).expect("a name of a method is a path");
     *request.headers_mut() = metadata;
-    // Watches go on when their client has nothing more to ask for; any other call waits for the end of what it is asked.
-    let open = (method.name() == "Watch").then_some(frames);
+    // All has been asked: the answers of a watch go on without.
+    drop(frames);
     let response = inside.call(request).await.unwrap_or_else(|never| match never {});
     if let Some(status) = Status::from_header_map(response.headers())
         && status.code() != Code::Ok
     {
         return Err(status);
     }
-    Ok(Answers { body: response.into_body(), buffer: BytesMut::new(), _open: open })
+    Ok(Answers { body: response.into_body(), buffer: BytesMut::new() })
 }
 
 fn frame(message: &Bytes) -> Bytes {
@@ -84,7 +84,6 @@ fn metadata(headers: &HeaderMap) -> HeaderMap {
 pub(super) struct Answers {
     body: Body,
     buffer: BytesMut,
-    _open: Option<mpsc::Sender<Result<Bytes, Status>>>,
 }
 
 impl Answers {

@@ -107,7 +107,7 @@ pub(super) struct WatchAnswers {
     telling: Option<Telling>,
     /// Answers since the last look at the requests.
     unlooked: u32,
-    /// The client's half is closed: the stream ends once everything asked is answered.
+    /// The client's half is closed: the stream ends with its last watch, for no other can come.
     asks_no_more: bool,
     ended: bool,
 }
@@ -135,7 +135,7 @@ impl Stream for WatchAnswers {
             return Poll::Ready(Some(Ok(message)));
         }
         loop {
-            if this.asks_no_more && this.watches.owes_nothing() {
+            if this.asks_no_more && this.watches.is_idle() {
                 return this.end(None);
             }
             if this.ended {

@@ -114,6 +114,8 @@ pub(crate) struct WatchStream {
     answers: mpsc::UnboundedReceiver<Result<Answer, Ended>>,
     gauge: Arc<Gauge>,
     unanswered: usize,
+    /// Watches whose beginning was told, and whose end was not.
+    begun: usize,
 }
 
 impl WatchStream {
@@ -123,7 +125,7 @@ impl WatchStream {
         let gauge = Gauge { own: Queued::default(), of_all, awaited: AtomicBool::new(false) };
         let gauge = Arc::new(gauge);
         let queue = Queue { answers: sender, gauge: Arc::clone(&gauge) };
-        (queue, WatchStream { id, watching, answers, gauge, unanswered: 0 })
+        (queue, WatchStream { id, watching, answers, gauge, unanswered: 0, begun: 0 })
     }
 
     /// Whether a further request may be made now; if not, it may after the next answer.
@@ -131,9 +133,9 @@ impl WatchStream {
         self.unanswered < MAX_UNANSWERED
     }
 
-    /// Whether every watch that was asked for is answered.
-    pub(crate) fn owes_nothing(&self) -> bool {
-        self.unanswered == 0
+    /// Whether nothing is to come unless something is asked: no watch is there, and none waits for its answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.unanswered == 0 && self.begun == 0
     }
 
     /// Makes a request; the answer comes in its turn.
@@ -169,6 +171,11 @@ impl WatchStream {
         self.gauge.subtract(answer.size());
         if matches!(answer, Answer::Created { .. } | Answer::Refused { .. }) {
             self.unanswered = self.unanswered.saturating_sub(1);
+        }
+        match answer {
+            Answer::Created { .. } => self.begun += 1,
+            Answer::Canceled { .. } | Answer::Compacted { .. } => self.begun = self.begun.saturating_sub(1),
+            Answer::Refused { .. } | Answer::Progress { .. } | Answer::Events { .. } => {}
         }
         let awaited = &self.gauge.awaited;
         if awaited.load(Ordering::SeqCst) && self.gauge.is_below(2) && awaited.swap(false, Ordering::SeqCst) {
