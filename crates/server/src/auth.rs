@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use quorate_kv::auth::User;
 use quorate_kv::{Actor, AuthCommand, AuthError, AuthState, Command};
-use quorate_node::{Consistency, ReadOptions};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
@@ -92,8 +91,7 @@ impl Authenticator {
     pub(crate) async fn login(&self, api: &ClientApi, name: String, password: String) -> Result<String, ApiError> {
         let password = Arc::new(Zeroizing::new(password));
         for _ in 0..MAX_LOGIN_ROUNDS {
-            let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
-            api.confirm(options).await?;
+            api.confirm().await?;
             let state = api.view()?.auth();
             if !state.is_enabled() {
                 return Err(AuthError::NotEnabled.into());

@@ -336,12 +336,14 @@ impl ClientApi {
         self.access.permitted(headers, Action::Range(request), begin).await
     }
 
-    /// Waits until the state is as fresh as `options` ask, and reads nothing: for answers made of a status.
+    /// Waits until this node has applied whatever was answered anywhere before this call, and reads nothing: for answers
+    /// made of a status.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub(crate) async fn confirm(&self, options: ReadOptions) -> Result<ReadGrant, ApiError> {
-        Ok(self.read(options, || std::future::ready(Ok(((), None)))).await?.grant)
+    pub(crate) async fn confirm(&self) -> Result<(), ApiError> {
+        let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
+        self.read(options, || std::future::ready(Ok(((), None)))).await.map(drop)
     }
 
     /// What the state is read from.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_kv::{Command, KvError, LeaseGrantRequest, LeaseGrantResponse, Response, Revision};
-use quorate_node::{Consistency, NodeError, ReadOptions};
+use quorate_node::NodeError;
 use tokio::sync::oneshot;
 use tonic::codegen::http::HeaderMap;
 
@@ -113,7 +113,7 @@ impl ClientApi {
     ) -> Result<TimeToLive, ApiError> {
         let action = if with_keys { Action::LeaseKeys(id) } else { Action::Observe };
         let look = || async {
-            self.confirm(confirmed()).await?;
+            self.confirm().await?;
             let view = self.view()?;
             let seen = (view.lease(id), view.revision());
             if with_keys {
@@ -145,7 +145,7 @@ impl ClientApi {
     /// [`ApiError`].
     pub(crate) async fn leases(&self, headers: &HeaderMap) -> Result<(Vec<i64>, Revision), ApiError> {
         let look = || async {
-            self.confirm(confirmed()).await?;
+            self.confirm().await?;
             let view = self.view()?;
             Ok::<_, ApiError>((view.leases_by_deadline(), view.revision()))
         };
@@ -160,10 +160,6 @@ impl ClientApi {
         let millis = self.replica.election_timeout().as_millis() as u64;
         (millis * 3).div_ceil(2000).max(1).cast_signed()
     }
-}
-
-fn confirmed() -> ReadOptions {
-    ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() }
 }
 
 /// A random positive id.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use prost::Message;
 use quorate_kv::auth::{PasswordHash, Permission, PermissionKind, ROOT, Role};
 use quorate_kv::{AuthCommand, AuthError, AuthState, Command};
-use quorate_node::{Consistency, ReadOptions};
 use quorate_proto::authpb;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::auth_server::Auth;
@@ -66,8 +65,7 @@ impl AuthService {
         look: impl Fn(&AuthState) -> Result<T, AuthError>,
     ) -> Result<(T, Option<pb::ResponseHeader>), Status> {
         let read = || async {
-            let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
-            self.api.confirm(options).await?;
+            self.api.confirm().await?;
             let view = self.api.view()?;
             Ok::<_, ApiError>((look(&view.auth()), view.revision()))
         };

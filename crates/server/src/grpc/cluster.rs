@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use quorate_kv::Revision;
-use quorate_node::{Consistency, NodeError, ReadOptions};
+use quorate_node::NodeError;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::cluster_server::Cluster;
 use quorate_raft::{Membership, NodeId};
@@ -40,8 +40,7 @@ impl ClusterService {
 
     /// The committed configuration, no older than this call.
     async fn current(&self) -> Result<Arc<Membership>, Status> {
-        let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
-        self.api.confirm(options).await?;
+        self.api.confirm().await?;
         Ok(self.known())
     }
 

@@ -57,6 +57,15 @@ impl MaintenanceService {
         }
     }
 
+    /// The alarms that stand, no older than this call. A barred node cannot ask what the others know, and tells of itself.
+    async fn list_alarms(&self, wanted: Option<AlarmKind>) -> Result<Vec<pb::AlarmMember>, Status> {
+        if !matches!(self.api.replica().standing().state, NodeState::Fenced | NodeState::Damaged) {
+            self.api.confirm().await?;
+        }
+        let shown = shown_alarms(&self.api.replica().status()).into_iter();
+        Ok(shown.filter(|alarm| wanted.is_none_or(|kind| kind == alarm.kind)).map(alarm_member).collect())
+    }
+
     fn header(&self, revision: i64) -> Option<pb::ResponseHeader> {
         Some(header(self.api.replica()).at(Revision(revision)))
     }
@@ -71,9 +80,7 @@ impl Maintenance for MaintenanceService {
         let alarms = match (request.action(), alarm) {
             (AlarmAction::Get, _) => {
                 let _admitted = self.check(headers, Action::Observe).await?;
-                let wanted = alarm_kind(request.alarm());
-                let shown = shown_alarms(&self.api.replica().status()).into_iter();
-                shown.filter(|alarm| wanted.is_none_or(|kind| kind == alarm.kind)).map(alarm_member).collect()
+                self.list_alarms(alarm_kind(request.alarm())).await?
             }
             (AlarmAction::Activate, Some(alarm)) => {
                 self.change_alarms(headers, AlarmCommand::Raise(alarm), bytes).await?

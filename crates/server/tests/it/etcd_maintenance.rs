@@ -194,3 +194,41 @@ async fn alarms_are_raised_listed_and_cleared_and_refuse_meanwhile() {
     served.put("a", "2").await;
     served.server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_is_listed_by_every_node_as_soon_as_it_is_raised() {
+    let nodes = Served::together(3).await;
+    let mut clients: Vec<_> = nodes.iter().map(|node| MaintenanceClient::new(node.channel())).collect();
+    let mut wrong = Vec::new();
+    for round in 0..30 {
+        let (asked, raise) = (round % 3, round % 2 == 0);
+        let action = if raise { AlarmAction::Activate } else { AlarmAction::Deactivate };
+        let request = AlarmRequest { action: action.into(), member_id: 7, alarm: AlarmType::Nospace.into() };
+        clients[asked].alarm(request).await.expect("changed");
+        for (number, client) in clients.iter_mut().enumerate() {
+            let listed = client.alarm(AlarmRequest::default()).await.expect("listed").into_inner().alarms;
+            if listed.len() != usize::from(raise) {
+                wrong.push(format!("round {round}, changed at {asked}, asked at {number}: {listed:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for node in &nodes {
+        node.server.replica().clone().halt().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_leader_alarms_are_not_listed_and_each_node_shows_those_it_knows() {
+    let nodes = Served::together(2).await;
+    let raise = AlarmRequest { action: AlarmAction::Activate.into(), member_id: 7, alarm: AlarmType::Nospace.into() };
+    let [gone, stays] = &nodes[..] else { panic!("two nodes") };
+    let mut maintenance = MaintenanceClient::new(stays.channel());
+    maintenance.alarm(raise).await.expect("raised");
+    gone.server.replica().clone().halt().await;
+    let refused = maintenance.alarm(AlarmRequest::default()).await.expect_err("nobody confirms it");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let status = maintenance.status(StatusRequest {}).await.expect("answered").into_inner();
+    assert!(status.errors.iter().any(|error| error == "memberID:7 alarm:NOSPACE"), "{:?}", status.errors);
+    stays.server.replica().clone().halt().await;
+}
