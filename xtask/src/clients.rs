@@ -22,25 +22,40 @@ pub(crate) struct ClientsArgs {
 /// One client: how it is made, which gives what the test crate's program is told to run.
 struct Client {
     name: &'static str,
-    /// What has to be on the machine, and an argument that shows it works.
+    /// What has to be on the machine.
     needs: &'static [&'static str],
+    /// What gives it.
+    install: &'static str,
     make: fn() -> Result<Vec<String>, Failure>,
 }
 
 const CLIENTS: [Client; 5] = [
-    Client { name: "etcdctl", needs: &["go"], make: etcdctl },
-    Client { name: "go", needs: &["go"], make: go },
-    Client { name: "python", needs: &["python3"], make: python },
-    Client { name: "node", needs: &["node", "npm"], make: node },
-    Client { name: "java", needs: &["mvn", "java"], make: java },
+    Client { name: "etcdctl", needs: &["go"], install: "Go", make: etcdctl },
+    Client { name: "go", needs: &["go"], install: "Go", make: go },
+    Client { name: "python", needs: &["python3"], install: "the packages python3 and python3-venv", make: python },
+    Client { name: "node", needs: &["node", "npm"], install: "the packages nodejs and npm", make: node },
+    Client { name: "java", needs: &["mvn", "java"], install: "the packages maven and default-jdk", make: java },
 ];
 
-/// Facts that held, facts that did not, clients that could not be run.
+/// Facts that held, facts that did not, and why clients could not be run.
 #[derive(Default)]
 struct Tally {
     passed: u64,
     failed: u64,
-    skipped: u64,
+    skipped: Vec<String>,
+}
+
+impl Tally {
+    /// Nothing but the whole is a success: a client that was not run has shown nothing.
+    fn outcome(self) -> Result<(), Failure> {
+        if self.failed > 0 {
+            return Err(Failure::Broken("a client saw what it should not".into()));
+        }
+        if !self.skipped.is_empty() {
+            return Err(Failure::Skipped(self.skipped.join("; ")));
+        }
+        Ok(())
+    }
 }
 
 pub(crate) fn run(args: &ClientsArgs) -> Result<(), Failure> {
@@ -51,8 +66,9 @@ pub(crate) fn run(args: &ClientsArgs) -> Result<(), Failure> {
         CLIENTS.iter().filter(|client| args.only.is_empty() || args.only.iter().any(|name| name == client.name))
     {
         if let Some(missing) = client.needs.iter().find(|program| !is_in_path(program)) {
-            eprintln!("xtask: SKIPPED {}: there is no `{missing}` on this machine", client.name);
-            tally.skipped += 1;
+            let reason = format!("{} was not run: there is no `{missing}`; install {}", client.name, client.install);
+            eprintln!("xtask: {reason}");
+            tally.skipped.push(reason);
             continue;
         }
         println!("=== {}", client.name);
@@ -67,12 +83,8 @@ pub(crate) fn run(args: &ClientsArgs) -> Result<(), Failure> {
             }
         }
     }
-    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
-    match tally {
-        Tally { failed: 1.., .. } => Err(Failure::Broken("a client saw what it should not".into())),
-        Tally { passed: 0, .. } => Err(Failure::Skipped("no client could be run on this machine".into())),
-        Tally { .. } => Ok(()),
-    }
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped.len());
+    tally.outcome()
 }
 
 /// Runs one client, shows what it says, and gives what its last line counts.
@@ -149,4 +161,20 @@ fn built(name: &str) -> Result<PathBuf, Failure> {
 
 fn text(path: PathBuf) -> String {
     path.into_os_string().into_string().expect("a path in UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_was_not_run_is_no_success_however_many_others_pass() {
+        let of = |failed: u64, skipped: &[&str]| {
+            let skipped = skipped.iter().map(|reason| (*reason).to_owned()).collect();
+            Tally { passed: 99, failed, skipped }.outcome()
+        };
+        assert!(of(0, &[]).is_ok());
+        assert!(matches!(of(0, &["java", "node"]), Err(Failure::Skipped(reason)) if reason == "java; node"));
+        assert!(matches!(of(1, &["java"]), Err(Failure::Broken(_))));
+    }
 }
