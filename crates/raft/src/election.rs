@@ -69,7 +69,7 @@ impl Raft {
     }
 
     /// Raises the term and votes for this node. The own vote counts, and the others are asked, once that is durable.
-    fn campaign(&mut self, transfer: bool) {
+    pub(crate) fn campaign(&mut self, transfer: bool) {
         self.become_follower(self.term.next(), None);
         self.vote = Some(self.id);
         self.hard_state_changed();

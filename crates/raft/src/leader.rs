@@ -120,7 +120,7 @@ impl Raft {
         leader.progress.retain(|_, progress| progress.departs_at.is_none_or(|at| at > self.now));
         let heartbeat_due = self.now >= leader.rounds.sent_at + heartbeat_interval;
         self.expire_transfer();
-        if heartbeat_due {
+        if heartbeat_due && self.role.leader().is_some() {
             self.start_round();
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns the transfer under way and what its caller is told. A transfer ends within an election timeout, one way or the
 //! other. From the moment the target was told, this leader's lease is over for the term: the target's voters are freed
-//! from their promise.
+//! from their promise. If the target does not take over, the leader stands for election itself, in the next term.
 
 use crate::effect::{Effect, Refused, TransferFailed};
 use crate::ids::{NodeId, RequestId, Time};
@@ -90,6 +90,10 @@ impl Raft {
         let Some(transfer) = self.role.leader().and_then(|leader| leader.transfer) else { return };
         if self.now >= transfer.deadline && !mutant!(TransferNeverEnds) {
             self.end_transfer(TransferFailed::TimedOut);
+            // Only a new term makes the word to the target void, wherever it is, and lets a lease hold again.
+            if transfer.told && transfer.request.is_some() && self.may_campaign() {
+                self.campaign(true);
+            }
         } else if transfer.told {
             // The word may have been lost; one that arrives twice does no harm.
             self.send(transfer.to, Body::TimeoutNow);

@@ -54,8 +54,8 @@ fn active(leader: &StatusResponse) -> BTreeSet<NodeId> {
     followers.map(|follower| NodeId(follower.node_id)).chain([NodeId(leader.node_id)]).collect()
 }
 
-/// Whether a leader has been answered lately by those without whom it leads nobody. Its lease says so, but a leader whose transfer
-/// came to nothing goes on without one to the end of its term.
+/// Whether a leader has been answered lately by those without whom it leads nobody. Its lease says so, but a leader that hands
+/// over has none, and the one of an older release stays without if nothing comes of it.
 fn hears_a_quorum(leader: &StatusResponse) -> bool {
     let Some(configuration) = &leader.configuration else { return false };
     let active = active(leader);

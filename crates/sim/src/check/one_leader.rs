@@ -1,7 +1,7 @@
-//! I-1: each term has at most one leader, over the whole run. I-3: whoever leads or campaigns is a voter. L-2: nobody
-//! campaigns against himself.
+//! I-1: each term has at most one leader, over the whole run. I-3: whoever leads or campaigns is a voter. L-2: no leader
+//! that holds a lease, or may, campaigns against itself. One that gave it up for a transfer does, to have one again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_raft::{NodeId, RoleKind, Term};
 
@@ -11,21 +11,24 @@ use super::View;
 #[derive(Debug, Default)]
 pub(super) struct OneLeader {
     leaders: BTreeMap<Term, NodeId>,
-    /// What each running node was after its last step.
-    roles: BTreeMap<NodeId, RoleKind>,
+    /// Which running nodes led after their last step, with the lease of their term not given up.
+    leased: BTreeSet<NodeId>,
 }
 
 impl OneLeader {
     /// Returns whether the node has just become leader.
     pub(super) fn check(&mut self, view: &View<'_>) -> bool {
         let status = view.status;
-        let before = self.roles.insert(view.node, status.role);
+        let led = self.leased.remove(&view.node);
         assert!(
-            before != Some(RoleKind::Leader) || status.role != RoleKind::Candidate,
+            !led || status.role != RoleKind::Candidate,
             "L-2: node {} led and campaigns against itself in term {}",
             view.node,
             status.term
         );
+        if status.role == RoleKind::Leader && status.lease_until.is_some() {
+            self.leased.insert(view.node);
+        }
         if status.role != RoleKind::Follower {
             let (index, membership) = (status.committed_membership_index, &status.committed_membership);
             assert!(
@@ -50,7 +53,7 @@ impl OneLeader {
     }
 
     pub(super) fn died(&mut self, node: NodeId) {
-        self.roles.remove(&node);
+        self.leased.remove(&node);
     }
 
     pub(super) fn newest_term(&self) -> Term {
