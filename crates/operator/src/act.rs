@@ -19,7 +19,7 @@ use crate::admin::{Admin, AdminError, Target};
 use crate::build::{self, Built, Defaults};
 use crate::crd::QuorateCluster;
 use crate::names::{FINALIZER, MANAGER, Names, OWNER_ANNOTATION, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
-use crate::observe::{Sighting, VolumeView};
+use crate::observe::{self, Sighting, VolumeView};
 use crate::plan::{ClusterId, Incarnation, NodeId, Ordinal, Step, Voter};
 use crate::quantity::is_more;
 
@@ -147,24 +147,32 @@ impl<A: Admin> Hands<'_, A> {
         Ok(())
     }
 
-    /// Made once and never replaced: the nodes read it from the Secret too.
+    /// Made once and never replaced: the nodes read it from the Secret too. A Secret that is there without a token gets one.
     async fn create_token(&self, cluster: &QuorateCluster) -> Result<(), ActError> {
         let names = Names::of(cluster);
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes)?;
+        let token = hexadecimal(&bytes);
         let secret = Secret {
             metadata: build::metadata(cluster, names.admin_secret()),
-            string_data: Some([(TOKEN_KEY.to_string(), hexadecimal(&bytes))].into()),
+            string_data: Some([(TOKEN_KEY.to_string(), token.clone())].into()),
             ..Secret::default()
         };
         let api = Api::<Secret>::namespaced(self.client.clone(), &names.namespace);
-        match api
-            .create(&PostParams { field_manager: Some(MANAGER.to_string()), ..PostParams::default() }, &secret)
-            .await
-        {
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-            other => Ok(other.map(drop)?),
+        let params = PostParams { field_manager: Some(MANAGER.to_string()), ..PostParams::default() };
+        match api.create(&params, &secret).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+            other => return Ok(other.map(drop)?),
         }
+        let there = api.get(&names.admin_secret()).await?;
+        if observe::token_of(&there).is_some() {
+            return Ok(());
+        }
+        // The version, since another operator may be putting one in: what the nodes have read must stay.
+        let metadata = json!({ "resourceVersion": there.metadata.resource_version });
+        let patch = json!({ "metadata": metadata, "stringData": { TOKEN_KEY: token } });
+        api.patch(&names.admin_secret(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
     }
 
     /// Before any node starts: the file is read then.
@@ -350,7 +358,7 @@ fn leader(sighting: &Sighting) -> Result<Target, ActError> {
 /// The answer of the node that was decided on, not of another one that is at its address by now.
 fn answer(sighting: &Sighting, ordinal: Ordinal, incarnation: Incarnation) -> Result<&StatusResponse, ActError> {
     let answer = sighting.answers.get(&ordinal);
-    let same = answer.filter(|a| crate::observe::id_of_bytes(&a.incarnation) == Some(incarnation.0));
+    let same = answer.filter(|a| observe::id_of_bytes(&a.incarnation) == Some(incarnation.0));
     same.ok_or_else(|| ActError::Gone(Names::of(&sighting.cluster).pod(ordinal)))
 }
 

@@ -21,7 +21,7 @@ use crate::plan::{ClusterView, Latched, Observed, Ordinal, SetState};
 use crate::quantity::is_more;
 
 pub use cluster::{id_of_bytes, report};
-pub use kubernetes::{KubernetesView, PodView, SetView, VolumeView};
+pub use kubernetes::{KubernetesView, PodView, SetView, VolumeView, token_of};
 pub use nodes::{NodeView, OUT_OF_SERVICE};
 
 /// One observation.
@@ -119,12 +119,14 @@ fn spare(view: Option<&ClusterView>, latched: Latched) -> u32 {
     view.zip(latched.target_replicas).map_or(1, |(view, target)| view.spare(target))
 }
 
-/// Whether an object is not as the resource says, with the number of pods left as it is.
+/// Whether an object is not as the resource says, with the number of pods left as it is. Without the admin token no node can be
+/// asked, and no new pod starts.
 fn outdated(defaults: &Defaults, cluster: &QuorateCluster, kubernetes: &KubernetesView, spare: u32) -> bool {
     let Some(set) = &kubernetes.set else { return false };
     let mut built = build::companions(cluster, set.replicas, spare);
     built.push(build::stateful_set(cluster, defaults, set.replicas, &set.volume_size));
     built.iter().any(|object| !object.matches(kubernetes.live(object)))
+        || kubernetes.token.is_none()
         || kubernetes.retired != build::retired_text(cluster)
 }
 
@@ -132,4 +134,44 @@ fn small(cluster: &QuorateCluster, kubernetes: &KubernetesView) -> bool {
     let Some(set) = &kubernetes.set else { return false };
     let live = kubernetes.volumes.values().filter(|volume| !volume.state.terminating).map(|volume| &volume.size);
     live.chain([&set.volume_size]).any(|live| is_more(&cluster.spec.storage.size, live))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A cluster of three whose objects are as they should be, and what Kubernetes says of it.
+    fn as_built() -> (QuorateCluster, Defaults, KubernetesView) {
+        let cluster: QuorateCluster = serde_json::from_value(json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+            "metadata": { "name": "db", "namespace": "default", "uid": "u-1" },
+            "spec": {},
+        }))
+        .expect("the spec is well-formed");
+        let defaults = Defaults { image: "quorate".to_string() };
+        let mut built = build::companions(&cluster, 3, 1);
+        built.push(build::stateful_set(&cluster, &defaults, 3, "8Gi"));
+        let live = |object: build::Built| object.body.map(|body| ((object.resource.kind, object.name), body));
+        let kubernetes = KubernetesView {
+            set: Some(SetView { replicas: 3, volume_size: "8Gi".to_string(), settled: true, ..SetView::default() }),
+            token: Some("secret".to_string()),
+            objects: built.into_iter().filter_map(live).collect(),
+            ..KubernetesView::default()
+        };
+        (cluster, defaults, kubernetes)
+    }
+
+    #[test]
+    fn a_missing_admin_token_is_made_again() {
+        let (cluster, defaults, mut kubernetes) = as_built();
+        let outdated = |kubernetes: &KubernetesView| {
+            let seen = combine(&defaults, cluster.clone(), kubernetes.clone(), BTreeMap::new(), 0);
+            seen.observed.set.expect("a set").outdated
+        };
+        assert!(!outdated(&kubernetes));
+        kubernetes.token = None;
+        assert!(outdated(&kubernetes));
+    }
 }

@@ -331,6 +331,50 @@ async fn nodes_are_told_of_retired_clusters_before_the_set_is_touched() {
     assert_eq!(body["stringData"]["retired"], told);
 }
 
+/// The calls, as method and body, of an apply that saw no token, where the API server has `there` under the Secret's name.
+async fn make_token(there: Value) -> Vec<(String, Value)> {
+    let mut seen = sighting(3);
+    seen.kubernetes.token = None;
+    let calls = Calls::default();
+    let recorded = Arc::clone(&calls);
+    let service = service_fn(move |request: Request<Body>| {
+        let (recorded, there) = (Arc::clone(&recorded), there.clone());
+        async move {
+            let (head, body) = request.into_parts();
+            let sent: Value = serde_json::from_slice(&body.collect_bytes().await.expect("a body")).unwrap_or_default();
+            let path = head.uri.path().to_string();
+            recorded.lock().expect("no test panicked").push((head.method.to_string(), path.clone(), sent.clone()));
+            let (code, answer) = match (head.method.as_str(), path.contains("/secrets")) {
+                ("POST", true) => (409, json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 409, "message": "", "reason": "AlreadyExists",
+                })),
+                ("GET", true) => (200, there),
+                _ => (200, sent),
+            };
+            let answer = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+            Ok::<_, std::convert::Infallible>(answer.expect("fits"))
+        }
+    });
+    let client = Client::new(service, "default");
+    let defaults = Defaults { image: "quorate".to_string() };
+    let hands = Hands { client: &client, admin: &Nodes::default(), defaults: &defaults };
+    hands.act(&seen, &Step::ApplyObjects { replicas: 3 }).await.expect("applied");
+    let calls = calls.lock().expect("no test panicked").clone();
+    calls.into_iter().filter(|(_, path, _)| path.contains("/secrets")).map(|(method, _, body)| (method, body)).collect()
+}
+
+#[tokio::test]
+async fn a_secret_without_a_token_gets_one_and_one_with_a_token_keeps_it() {
+    let metadata = json!({ "name": "db-admin", "resourceVersion": "5" });
+    let secret = |data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data });
+    let calls = make_token(secret(json!({ "retired": "" }))).await;
+    let (method, patch) = calls.last().expect("a call");
+    assert_eq!((method.as_str(), &patch["metadata"]["resourceVersion"]), ("PATCH", &json!("5")));
+    assert_eq!(patch["stringData"]["token"].as_str().map(str::len), Some(64), "{patch}");
+    let calls = make_token(secret(json!({ "token": "c2VjcmV0" }))).await;
+    assert_eq!(calls.last().map(|(method, _)| method.as_str()), Some("GET"), "another operator was first");
+}
+
 #[tokio::test]
 async fn only_the_own_finalizer_is_removed_and_only_from_what_was_seen() {
     let (result, calls) = take(&sighting(3), Step::ReleaseFinalizer, &Nodes::default(), None).await;

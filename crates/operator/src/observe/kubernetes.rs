@@ -95,7 +95,7 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
     let secret = api::<Secret>(client, &names).get_opt(&names.admin_secret()).await?;
 
     let mut view = KubernetesView {
-        token: secret.as_ref().and_then(|secret| text_of(secret, TOKEN_KEY)),
+        token: secret.as_ref().and_then(token_of),
         retired: secret.as_ref().and_then(|secret| text_of(secret, RETIRED_KEY)).unwrap_or_default(),
         ..KubernetesView::default()
     };
@@ -220,6 +220,11 @@ async fn recovery_job(client: &Client, names: &Names, new: ClusterId) -> Result<
         (true, _, true) => JobState::Failed,
         _ => JobState::Running,
     })
+}
+
+/// The admin token, if the Secret has one.
+pub fn token_of(secret: &Secret) -> Option<String> {
+    text_of(secret, TOKEN_KEY)
 }
 
 fn text_of(secret: &Secret, key: &str) -> Option<String> {

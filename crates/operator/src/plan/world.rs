@@ -111,6 +111,8 @@ struct World {
     /// Retired in the status, and as the nodes are told.
     retired: BTreeSet<ClusterId>,
     told_retired: BTreeSet<ClusterId>,
+    /// The admin token is there: without it nobody can be asked, and no pod starts.
+    secret: bool,
     /// The job of a recovery, and how it stands.
     job: Option<(Recovery, JobState)>,
     /// The volumes are smaller than what is asked for, and cannot grow.
@@ -150,6 +152,7 @@ impl World {
             running: None,
             retired: BTreeSet::new(),
             told_retired: BTreeSet::new(),
+            secret: true,
             job: None,
             small: false,
             refuses_growth: seed.is_multiple_of(2),
@@ -213,7 +216,8 @@ impl World {
 
     /// The operator can ask the node in this pod.
     fn is_reachable(&self, ordinal: Ordinal) -> bool {
-        self.pods.get(&ordinal).is_some_and(|pod| pod.running && !pod.node_lost && !pod.cut_off && !pod.terminating)
+        let reachable = |pod: &Pod| pod.running && !pod.node_lost && !pod.cut_off && !pod.terminating;
+        self.secret && self.pods.get(&ordinal).is_some_and(reachable)
     }
 
     fn report(&self, ordinal: Ordinal) -> Option<NodeReport> {
@@ -277,7 +281,7 @@ impl World {
             set: self.set.map(|replicas| SetState {
                 replicas,
                 settled: !self.unsettled,
-                outdated: self.applied_template != self.template || self.told_retired != self.retired,
+                outdated: self.applied_template != self.template || self.told_retired != self.retired || !self.secret,
                 small: self.small,
                 monitor_outdated: false,
             }),

@@ -79,6 +79,7 @@ impl World {
                 self.scale(replicas);
                 self.applied_template = self.template;
                 self.told_retired = self.retired.clone();
+                self.secret = true;
             }
             Step::ScaleSet { replicas } => self.scale(replicas),
             Step::SetServing { ordinal, serving } => {

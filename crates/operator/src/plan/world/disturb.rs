@@ -64,7 +64,7 @@ impl World {
         let newcomer = id.is_some_and(|id| !self.members[&id].voter);
         let others_intact = self.is_quorum(|other| Some(other) != id && self.is_intact(other));
         let losable = newcomer || self.change.is_none() && self.members.len() > 2 && others_intact;
-        match self.random.below(20) {
+        match self.random.below(21) {
             0 => self.wanted.replicas = if self.random.one_in(2) { 3 } else { 5 },
             1 => drop(self.pods.remove(&ordinal)),
             2 if losable => {
@@ -111,6 +111,7 @@ impl World {
             }
             18 => self.stubborn = !self.stubborn,
             19 if self.can_be_made_again() => self.wanted.deleted = true,
+            20 if self.set.is_some() => self.secret = false,
             _ => self.wanted.roll_unsupervised = !self.wanted.roll_unsupervised,
         }
     }

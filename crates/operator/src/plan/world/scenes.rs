@@ -194,6 +194,15 @@ fn a_pod_that_was_collected_with_its_node_gets_a_new_volume() {
 }
 
 #[test]
+fn an_admin_token_that_somebody_deleted_is_made_again() {
+    let mut world = World::of(3);
+    world.secret = false;
+    assert!(world.view().is_none(), "nobody can be asked");
+    world.ends_as_wanted();
+    assert!(world.secret);
+}
+
+#[test]
 fn leadership_that_does_not_move_holds_nothing_up() {
     let mut world = World::of(5);
     world.stubborn = true;
