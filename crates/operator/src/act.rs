@@ -51,6 +51,19 @@ pub struct Hands<'a, A> {
     pub defaults: &'a Defaults,
 }
 
+impl ActError {
+    /// What the API server said to a step that it will not take however often it is asked, until somebody changes something. Not so
+    /// a conflict, and what passes by itself.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            ActError::Kubernetes(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 405 | 422) => {
+                Some(&status.message)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl<A: Admin> Hands<'_, A> {
     /// Takes `step`. Steps that only latch something are done when the status is written, and nothing is left here.
     ///
@@ -65,6 +78,9 @@ impl<A: Admin> Hands<'_, A> {
             | Step::LatchRecovered
             | Step::AbandonRecovery => Ok(()),
             Step::StartRecovery => self.start_recovery(sighting).await,
+            Step::ScaleSet { replicas } if sighting.observed.set.as_ref().is_some_and(|set| set.outdated) => {
+                self.scale(sighting, *replicas).await
+            }
             Step::ApplyObjects { replicas } | Step::ScaleSet { replicas } => self.apply(sighting, *replicas).await,
             Step::GrowVolumes => self.grow_volumes(sighting).await,
             Step::SetServing { ordinal, serving } => self.set_serving(sighting, *ordinal, *serving).await,
@@ -116,6 +132,17 @@ impl<A: Admin> Hands<'_, A> {
         for object in objects.iter().filter(|object| !object.matches(sighting.kubernetes.live(object))) {
             self.apply_one(&names, object).await?;
         }
+        Ok(())
+    }
+
+    /// Changes the number of pods alone: what else is to be changed may be refused, which must not hold up a recovery.
+    async fn scale(&self, sighting: &Sighting, replicas: u32) -> Result<(), ActError> {
+        let names = Names::of(&sighting.cluster);
+        let live = sighting.kubernetes.set.as_ref().ok_or_else(|| ActError::Gone(names.cluster.clone()))?;
+        let metadata = json!({ "resourceVersion": live.resource_version });
+        let patch = json!({ "metadata": metadata, "spec": { "replicas": replicas } });
+        let api = Api::<StatefulSet>::namespaced(self.client.clone(), &names.namespace);
+        api.patch(&names.cluster, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
 

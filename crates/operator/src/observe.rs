@@ -37,6 +37,19 @@ pub struct Sighting {
     pub answers: BTreeMap<Ordinal, StatusResponse>,
     /// The roll-out that a human let go ahead.
     pub approved_roll: Option<ApprovedRoll>,
+    /// What the API server said to the last step, if it refused it. Not observed: remembered by this process.
+    pub refused: Option<Refused>,
+}
+
+/// A step that the API server refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The reason of the work that it is part of.
+    pub work: &'static str,
+    /// The generation of the resource at that time: another one may be as the API server wants it.
+    pub generation: Option<i64>,
+    /// What it said, shortened.
+    pub message: String,
 }
 
 impl Sighting {
@@ -111,7 +124,7 @@ fn combine(
         recovery_job: kubernetes.recovery_job,
         transfers_tried,
     };
-    Sighting { cluster, observed, kubernetes, answers, approved_roll }
+    Sighting { cluster, observed, kubernetes, answers, approved_roll, refused: None }
 }
 
 /// Pods that a drain may take away at once. While nobody tells of the members, one.

@@ -4,7 +4,7 @@
 //! the target) is durable first, and an operator that is behind is stopped there. Only then one step is taken.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -22,7 +22,7 @@ use crate::crd::QuorateCluster;
 use crate::interruption::{Moment, interrupt};
 use crate::metrics::Metrics;
 use crate::names::{FINALIZER, Names};
-use crate::observe::{self, Sighting};
+use crate::observe::{self, Refused, Sighting};
 use crate::plan::{ClusterId, Finding, Plan, Step, plan};
 use crate::status;
 
@@ -63,6 +63,8 @@ pub struct Context<A> {
     waits: Streaks,
     /// Transfers of leadership in a row. Forgotten with this process, which costs no more than that some are asked for again.
     transfers: Streaks,
+    /// The last step that the API server refused, by cluster.
+    refusals: Mutex<Refusals>,
 }
 
 /// How often something happened in a row, by cluster.
@@ -88,6 +90,37 @@ impl Streaks {
     fn end(&self, names: &Names) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.remove(&(names.namespace.clone(), names.cluster.clone()));
+    }
+}
+
+/// The last step that the API server refused, by cluster.
+#[derive(Debug, Default)]
+struct Refusals(BTreeMap<(String, String), Refused>);
+
+impl Refusals {
+    /// Unless the resource is another by now, and may be as the API server wants it.
+    fn last(&self, cluster: &QuorateCluster) -> Option<Refused> {
+        let Names { namespace, cluster: name } = Names::of(cluster);
+        let last = self.0.get(&(namespace, name)).cloned();
+        last.filter(|last| last.generation == cluster.metadata.generation)
+    }
+
+    /// A step of `work` was taken, or failed with `error`. Other work that goes on meanwhile says nothing about a refusal.
+    fn note(&mut self, cluster: &QuorateCluster, work: &'static str, error: Option<&ActError>) {
+        let Names { namespace, cluster: name } = Names::of(cluster);
+        let key = (namespace, name);
+        match error.map(ActError::refusal) {
+            Some(Some(message)) => {
+                let (generation, message) = (cluster.metadata.generation, shortened(message));
+                self.0.insert(key, Refused { work, generation, message });
+            }
+            None if self.0.get(&key).is_some_and(|last| last.work == work) => drop(self.0.remove(&key)),
+            Some(None) | None => {}
+        }
+    }
+
+    fn forget(&mut self, names: &Names) {
+        self.0.remove(&(names.namespace.clone(), names.cluster.clone()));
     }
 }
 
@@ -122,12 +155,18 @@ impl<A: Admin> Context<A> {
     /// A context without a past.
     pub fn new(client: Client, admin: A, defaults: Defaults, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
         let (failures, waits, transfers) = (Streaks::default(), Streaks::default(), Streaks::default());
-        Context { client, admin, defaults, recorder, metrics, failures, waits, transfers }
+        let refusals = Mutex::default();
+        Context { client, admin, defaults, recorder, metrics, failures, waits, transfers, refusals }
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A cluster that is no more.
     fn forget(&self, names: &Names) {
         self.metrics.forget(names);
+        self.refusals().forget(names);
         [&self.failures, &self.waits, &self.transfers].into_iter().for_each(|streaks| streaks.end(names));
     }
 }
@@ -183,7 +222,8 @@ async fn once<A: Admin>(
         return Ok(Action::requeue(AFTER_STEP));
     }
     let tried = context.transfers.length(&names);
-    let sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster, tried).await?;
+    let mut sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster, tried).await?;
+    sighting.refused = context.refusals().last(&sighting.cluster);
     let decided = plan(&sighting.observed);
     write_status(&api, &sighting, &decided).await?;
     report(context, &sighting, &decided).await;
@@ -197,7 +237,9 @@ async fn once<A: Admin>(
             _ => context.transfers.end(&names),
         }
         interrupt(&context.client, &sighting.cluster, Moment::Before, step).await?;
-        if let Err(source) = hands.act(&sighting, step).await {
+        let taken = hands.act(&sighting, step).await;
+        context.refusals().note(&sighting.cluster, work, taken.as_ref().err());
+        if let Err(source) = taken {
             publish_failure(context, &sighting, work, &source).await;
             return Err(ReconcileError::Act { work, source });
         }
@@ -285,7 +327,7 @@ async fn publish_failure<A: Admin>(context: &Context<A>, sighting: &Sighting, wo
     if status.is_conflict() {
         return;
     }
-    let note: String = error.to_string().chars().take(LONGEST_NOTE).collect();
+    let note = shortened(&error.to_string());
     let event = Event {
         type_: EventType::Warning,
         reason: format!("{work}Failed"),
@@ -296,6 +338,11 @@ async fn publish_failure<A: Admin>(context: &Context<A>, sighting: &Sighting, wo
     if let Err(error) = context.recorder.publish(&event, &sighting.cluster.object_ref(&())).await {
         tracing::warn!(%error, "an event could not be written");
     }
+}
+
+/// As much as an event or a condition should carry.
+fn shortened(text: &str) -> String {
+    text.chars().take(LONGEST_NOTE).collect()
 }
 
 fn reason(finding: &Finding) -> &'static str {
@@ -343,6 +390,27 @@ mod tests {
         assert_eq!(next(Duration::from_millis(100)), AT_REST);
         assert_eq!(next(Duration::from_secs(1)), Duration::from_secs(100));
         assert_eq!(next(Duration::from_secs(10)), LONGEST_REST);
+    }
+
+    fn failed(code: u16) -> ActError {
+        let status = kube::core::Status { code, message: "Invalid value".to_string(), ..kube::core::Status::default() };
+        ActError::Kubernetes(kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn a_refusal_is_remembered_until_the_step_is_taken_or_the_resource_is_another() {
+        let mut refusals = Refusals::default();
+        let mut cluster = QuorateCluster::new("db", serde_json::from_value(json!({})).expect("a spec"));
+        cluster.metadata.generation = Some(4);
+        refusals.note(&cluster, "UpdatingObjects", Some(&failed(422)));
+        refusals.note(&cluster, "ReplacingMember", None);
+        refusals.note(&cluster, "UpdatingObjects", Some(&failed(409)));
+        assert_eq!(refusals.last(&cluster).map(|last| last.message), Some("Invalid value".to_string()));
+        cluster.metadata.generation = Some(5);
+        assert_eq!(refusals.last(&cluster), None, "it may be mended");
+        cluster.metadata.generation = Some(4);
+        refusals.note(&cluster, "UpdatingObjects", None);
+        assert_eq!(refusals.last(&cluster), None, "it was taken");
     }
 
     #[test]

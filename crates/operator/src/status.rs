@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
     use crate::crd::QuorateCluster;
-    use crate::observe::{KubernetesView, NodeView, PodView, SetView};
+    use crate::observe::{KubernetesView, NodeView, PodView, Refused, SetView};
     use crate::plan::{Change, Finding, Incarnation, Latched, MemberView, Observed, SetState, Wanted, Work};
 
     fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting {
@@ -180,6 +180,7 @@ mod tests {
             kubernetes: KubernetesView::default(),
             answers: BTreeMap::new(),
             approved_roll: None,
+            refused: None,
         }
     }
 
@@ -288,6 +289,21 @@ mod tests {
         assert_eq!(holds(&past, "Reconciling"), None, "whoever sees it waits");
         let done = told(&sighting(3, Some(past)), &idle(Finding::Reconciled), 602);
         assert_eq!(holds(&done, "Stalled"), None);
+    }
+
+    #[test]
+    fn work_that_the_api_server_refuses_is_stalled_and_says_why() {
+        let mut seen = sighting(3, None);
+        let message = "spec.template: Invalid value".to_string();
+        seen.refused = Some(Refused { work: "UpdatingObjects", generation: Some(4), message });
+        let refused = told(&seen, &idle(Finding::Working(Work::UpdatingObjects)), 0);
+        assert_eq!((holds(&refused, "Stalled"), holds(&refused, "Reconciling")), (Some(true), None));
+        for kind in ["Stalled", "Progressing", "Ready"] {
+            let condition = refused.conditions.iter().find(|condition| condition.type_ == kind).expect("it is there");
+            assert!(condition.message.contains("Invalid value"), "{condition:?}");
+        }
+        let healing = told(&seen, &idle(Finding::Working(Work::ReplacingMember)), 0);
+        assert_eq!((holds(&healing, "Stalled"), holds(&healing, "Reconciling")), (None, Some(true)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tower::service_fn;
 
 use super::*;
 use crate::observe::{KubernetesView, PodView, SetView, VolumeView};
-use crate::plan::{Change, ClusterView, MemberView, Observed, PodState, Recovery, VolumeState, Wanted};
+use crate::plan::{Change, ClusterView, MemberView, Observed, PodState, Recovery, SetState, VolumeState, Wanted};
 
 /// Method, path with query, body.
 type Call = (String, String, Value);
@@ -143,6 +143,7 @@ fn sighting(pods: u32) -> Sighting {
         },
         answers: by_ordinal.map(|o| (Ordinal(o), answer(o))).collect(),
         approved_roll: None,
+        refused: None,
     }
 }
 
@@ -269,6 +270,17 @@ async fn the_set_comes_last_when_it_grows_and_first_when_it_shrinks() {
     };
     assert_eq!(order(3, 5).await, Some((3, 4)));
     assert_eq!(order(5, 3).await, Some((0, 4)));
+}
+
+#[tokio::test]
+async fn a_set_whose_template_is_refused_can_be_scaled() {
+    let mut seen = sighting(3);
+    let outdated = SetState { replicas: 3, settled: true, outdated: true, small: false, monitor_outdated: false };
+    seen.observed.set = Some(outdated);
+    let (_, calls) = take(&seen, Step::ScaleSet { replicas: 0 }, &Nodes::default(), None).await;
+    let [(method, path, body)] = &calls[..] else { panic!("one call: {calls:?}") };
+    assert_eq!((method.as_str(), path.as_str()), ("PATCH", "/apis/apps/v1/namespaces/default/statefulsets/db"));
+    assert_eq!(*body, json!({ "metadata": { "resourceVersion": "11" }, "spec": { "replicas": 0 } }));
 }
 
 #[tokio::test]

@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::observed::{ClusterId, ClusterView, NodeId, NodeReport, NodeState, Observed, Ordinal, PodState};
+use super::observed::{Change, ClusterId, ClusterView, NodeId, NodeReport, NodeState, Observed, Ordinal, PodState};
 use super::step::{Finding, Plan, Step, Voter, Work};
 use super::{recovery, resize, upkeep};
+
+/// A duty towards a cluster that runs, on the way to so many voters.
+type Duty = fn(&Observed, &ClusterView, u32) -> Option<Plan>;
 
 /// The next step for the cluster that was observed.
 pub fn plan(observed: &Observed) -> Plan {
@@ -29,7 +32,8 @@ pub fn plan(observed: &Observed) -> Plan {
         return Plan::act(Work::CreatingPods, Step::ApplyObjects { replicas: target.max(running) });
     };
     if set.outdated {
-        return Plan::act(Work::UpdatingObjects, Step::ApplyObjects { replicas: set.replicas });
+        let apply = || Plan::act(Work::UpdatingObjects, Step::ApplyObjects { replicas: set.replicas });
+        return heal_before_applying(observed, set.settled, target).unwrap_or_else(apply);
     }
     if !set.settled {
         return Plan::wait(Finding::WaitingForPods);
@@ -48,7 +52,7 @@ pub fn plan(observed: &Observed) -> Plan {
         // A volume that is full may be what keeps the quorum away.
         return if plan.step.is_none() && set.small { upkeep::grow_volumes() } else { plan };
     };
-    let duties = [
+    let duties: [Duty; 19] = [
         resize::take_back,
         upkeep::restart_broken,
         resize::add_pods,
@@ -73,6 +77,23 @@ pub fn plan(observed: &Observed) -> Plan {
         .iter()
         .find_map(|duty| duty(observed, cluster, target))
         .unwrap_or_else(|| Plan::wait(rest(observed, cluster)))
+}
+
+/// What cannot wait for objects that the API server may refuse for ever, such as a template that asks for more than its limits: whatever
+/// brings the cluster back to its strength without them. What is started again has the template that is applied now.
+///
+/// Only steps: what is awaited here may come with the new template alone. Pods that are outdated or broken wait for it, too, as do
+/// those with data of a retired cluster, of which nodes are told with the objects.
+fn heal_before_applying(observed: &Observed, settled: bool, target: u32) -> Option<Plan> {
+    if !settled {
+        return None;
+    }
+    let Some(cluster) = &observed.cluster else { return leave_lost_nodes_silently(observed) };
+    let mut duties: Vec<Duty> = vec![resize::take_back, resize::give_up_lost_newcomer, upkeep::leave_lost_node];
+    if cluster.change == Change::None {
+        duties.extend([upkeep::mark_volumes as Duty, upkeep::replace_lost]);
+    }
+    duties.iter().filter_map(|duty| duty(observed, cluster, target)).find(|plan| plan.step.is_some())
 }
 
 /// Nothing is to be done; that is not to say that all is well.
@@ -145,14 +166,19 @@ fn restart_silent(observed: &Observed, replicas: u32, target: u32) -> Option<Pla
     if replicas < wanted {
         return Some(Plan::act(Work::CreatingPods, Step::ScaleSet { replicas: wanted }));
     }
-    let can_follow = |ordinal: &Ordinal| observed.volumes.get(ordinal).is_some_and(|volume| !volume.stranded);
-    if let Some((ordinal, _)) = observed.pods.iter().find(|(ordinal, pod)| pod.node_lost && can_follow(ordinal)) {
-        return Some(Plan::act(Work::LeavingLostNode, Step::RestartPod(*ordinal)));
+    if let Some(plan) = leave_lost_nodes_silently(observed) {
+        return Some(plan);
     }
     let dead = |pod: &PodState| !pod.ready && !pod.runs && !pod.terminating;
     let silent = |ordinal: &Ordinal| !observed.nodes.contains_key(ordinal);
     let (ordinal, _) = observed.pods.iter().find(|(ordinal, pod)| pod.outdated && dead(pod) && silent(ordinal))?;
     Some(Plan::act(Work::RestartingBrokenPod, Step::RestartPod(*ordinal)))
+}
+
+fn leave_lost_nodes_silently(observed: &Observed) -> Option<Plan> {
+    let can_follow = |ordinal: &Ordinal| observed.volumes.get(ordinal).is_some_and(|volume| !volume.stranded);
+    let (ordinal, _) = observed.pods.iter().find(|(ordinal, pod)| pod.node_lost && can_follow(ordinal))?;
+    Some(Plan::act(Work::LeavingLostNode, Step::RestartPod(*ordinal)))
 }
 
 /// No leader is confirmed: either the cluster was never made, or its quorum is away.

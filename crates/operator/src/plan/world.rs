@@ -90,6 +90,8 @@ struct World {
     applied_template: u32,
     /// Templates with which no pod can start.
     bad_templates: BTreeSet<u32>,
+    /// Templates that the API server refuses.
+    refused_templates: BTreeSet<u32>,
     set: Option<u32>,
     /// The controller of the set has not seen its newest specification.
     unsettled: bool,
@@ -136,6 +138,7 @@ impl World {
             template: 1,
             applied_template: 1,
             bad_templates: BTreeSet::new(),
+            refused_templates: BTreeSet::new(),
             set: None,
             unsettled: false,
             pods: BTreeMap::new(),

@@ -27,7 +27,7 @@ pub(super) fn set(after: &mut QuorateClusterStatus, sighting: &Sighting, plan: &
     let progressing = progressing(sighting, finding);
     let degraded = degraded(sighting);
     after.last_progress_time = last_progress(after, cluster.status.as_ref(), &progressing, now);
-    let stalled = stalled(after, cluster, finding, now);
+    let stalled = stalled(after, sighting, finding, now);
     let held = held(sighting, finding);
     let decisive = [held.as_ref(), Some(&progressing), Some(&degraded)].into_iter().flatten().find(|it| it.holds);
     let decisive = decisive.unwrap_or(&available);
@@ -114,7 +114,17 @@ fn annotate_command(cluster: &QuorateCluster, annotation: &str, value: &str) -> 
     format!("kubectl annotate quoratecluster/{name} --namespace {namespace} --overwrite {annotation}={value}")
 }
 
+/// What the API server said to the work under way, if it refuses it.
+fn refusal<'a>(sighting: &'a Sighting, finding: &Finding) -> Option<&'a str> {
+    let Finding::Working(work) = finding else { return None };
+    sighting.refused.as_ref().filter(|refused| refused.work == work.reason()).map(|refused| refused.message.as_str())
+}
+
 fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
+    if let (Finding::Working(work), Some(said)) = (finding, refusal(sighting, finding)) {
+        let message = format!("{}, which the API server refuses: {said}", work.text());
+        return Verdict { kind: "Progressing", holds: true, reason: work.reason(), message };
+    }
     let (holds, reason, message) = match finding {
         Finding::Working(work) => (true, work.reason(), work.text()),
         Finding::WaitingForPods => (true, "WaitingForPods", "pods are coming up"),
@@ -217,7 +227,7 @@ fn standing(status: &QuorateClusterStatus) -> impl PartialEq + use<> {
 }
 
 /// Only while true, as `kubectl wait` and Helm read it: waiting longer is of no use.
-fn stalled(after: &QuorateClusterStatus, cluster: &QuorateCluster, finding: &Finding, now: &Time) -> Option<Verdict> {
+fn stalled(after: &QuorateClusterStatus, sighting: &Sighting, finding: &Finding, now: &Time) -> Option<Verdict> {
     let verdict = |reason, message: String| Some(Verdict { kind: "Stalled", holds: true, reason, message });
     match finding {
         Finding::ClusterIdMismatch => {
@@ -230,8 +240,11 @@ fn stalled(after: &QuorateClusterStatus, cluster: &QuorateCluster, finding: &Fin
         Finding::RollAwaitsApproval => return None,
         _ => {}
     }
+    if let Some(said) = refusal(sighting, finding) {
+        return verdict("Refused", format!("the API server refuses what is specified: {said}"));
+    }
     let seconds = now.0.duration_since(after.last_progress_time.as_ref()?.0).as_secs();
-    let allowed = i64::from(cluster.spec.progress_deadline_seconds);
+    let allowed = i64::from(sighting.cluster.spec.progress_deadline_seconds);
     if seconds <= allowed {
         return None;
     }

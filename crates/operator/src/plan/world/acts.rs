@@ -76,10 +76,12 @@ impl World {
         }
         match step {
             Step::ApplyObjects { replicas } => {
-                self.scale(replicas);
-                self.applied_template = self.template;
                 self.told_retired = self.retired.clone();
                 self.secret = true;
+                if !self.refused_templates.contains(&self.template) {
+                    self.scale(replicas);
+                    self.applied_template = self.template;
+                }
             }
             Step::ScaleSet { replicas } => self.scale(replicas),
             Step::SetServing { ordinal, serving } => {

@@ -64,7 +64,7 @@ impl World {
         let newcomer = id.is_some_and(|id| !self.members[&id].voter);
         let others_intact = self.is_quorum(|other| Some(other) != id && self.is_intact(other));
         let losable = newcomer || self.change.is_none() && self.members.len() > 2 && others_intact;
-        match self.random.below(21) {
+        match self.random.below(22) {
             0 => self.wanted.replicas = if self.random.one_in(2) { 3 } else { 5 },
             1 => drop(self.pods.remove(&ordinal)),
             2 if losable => {
@@ -112,6 +112,10 @@ impl World {
             18 => self.stubborn = !self.stubborn,
             19 if self.can_be_made_again() => self.wanted.deleted = true,
             20 if self.set.is_some() => self.secret = false,
+            21 => {
+                self.template += 1;
+                self.refused_templates.insert(self.template);
+            }
             _ => self.wanted.roll_unsupervised = !self.wanted.roll_unsupervised,
         }
     }
@@ -131,7 +135,7 @@ impl World {
     pub(super) fn calm_down(&mut self) {
         self.wanted.paused = false;
         self.wanted.roll_unsupervised = true;
-        if self.bad_templates.contains(&self.template) {
+        if self.bad_templates.contains(&self.template) || self.refused_templates.contains(&self.template) {
             self.template += 1;
         }
         // Nobody knows what is on it: only a human can give it up.

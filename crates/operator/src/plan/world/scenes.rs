@@ -33,6 +33,22 @@ impl World {
         panic!("never decided: {:#?}\n{:?}", self.observe(), plan(&self.observe()));
     }
 
+    /// The world goes on and the operator works until the world is as `expected`.
+    #[track_caller]
+    fn goes_on_until(&mut self, expected: impl Fn(&World) -> bool) {
+        for _ in 0..200 {
+            if expected(self) {
+                return;
+            }
+            self.live();
+            let (decided, then) = (plan(&self.observe()), self.clone());
+            if let Some(step) = decided.step {
+                self.take(step, &then);
+            }
+        }
+        panic!("never as expected: {:#?}\n{:?}", self.observe(), plan(&self.observe()));
+    }
+
     #[track_caller]
     fn ends_as_wanted(&mut self) {
         self.goes_on(|plan| plan.finding == Finding::Reconciled);
@@ -191,6 +207,40 @@ fn a_pod_that_was_collected_with_its_node_gets_a_new_volume() {
     world.volumes.get_mut(&Ordinal(1)).expect("three volumes").stranded = true;
     world.ends_as_wanted();
     assert!(!world.volumes[&Ordinal(1)].stranded);
+}
+
+#[test]
+fn a_template_that_is_refused_holds_no_replacement_up() {
+    for lost_node in [false, true] {
+        let mut world = World::of(3);
+        world.template += 1;
+        world.refused_templates.insert(world.template);
+        let old = world.member_at(1);
+        if lost_node {
+            world.pods.get_mut(&Ordinal(1)).expect("three pods").node_lost = true;
+            world.volumes.get_mut(&Ordinal(1)).expect("three volumes").stranded = true;
+        } else {
+            world.pods.remove(&Ordinal(1));
+            world.volumes.remove(&Ordinal(1));
+        }
+        let replaced = |world: &World| world.member_at(1) != old && world.change.is_none();
+        world.goes_on_until(|world| replaced(world) && world.takes_part(world.member_at(1)));
+        assert_ne!(world.applied_template, world.template);
+        world.apply_template(false);
+        world.ends_as_wanted();
+    }
+}
+
+#[test]
+fn a_quorum_comes_back_from_lost_nodes_though_a_template_is_refused() {
+    let mut world = World::of(3);
+    world.template += 1;
+    world.refused_templates.insert(world.template);
+    for ordinal in [1, 2] {
+        world.pods.get_mut(&Ordinal(ordinal)).expect("three pods").node_lost = true;
+        world.volumes.get_mut(&Ordinal(ordinal)).expect("three volumes").stranded = false;
+    }
+    world.goes_on_until(|world| world.members.keys().all(|id| world.takes_part(*id)));
 }
 
 #[test]
