@@ -294,6 +294,7 @@ async fn report<A: Admin>(context: &Context<A>, sighting: &Sighting, decided: &P
     let (type_, note) = match &decided.finding {
         Finding::Working(work) if decided.step.is_some() => (EventType::Normal, work.text()),
         Finding::QuorumLost => (EventType::Warning, "no quorum of the members answers"),
+        Finding::NoLeader => (EventType::Warning, "enough members for a quorum may run, and none of them leads"),
         Finding::TooFewTakePart => (EventType::Warning, "the next step waits: too few members take part"),
         Finding::RecoveryRefused(refusal) => (EventType::Warning, refusal.text()),
         Finding::RecoveryFailed => (EventType::Warning, "the job that should recover the cluster has failed"),
@@ -354,6 +355,7 @@ fn reason(finding: &Finding) -> &'static str {
         Finding::Paused => "Paused",
         Finding::TooFewTakePart => "TooFewTakePart",
         Finding::QuorumLost => "QuorumLost",
+        Finding::NoLeader => "NoLeader",
         Finding::RecoveryRefused(_) => "RecoveryRefused",
         Finding::RecoveryFailed => "RecoveryFailed",
         Finding::ClusterIdMismatch => "ClusterIDMismatch",

@@ -151,7 +151,10 @@ mod tests {
     use super::*;
     use crate::crd::QuorateCluster;
     use crate::observe::{KubernetesView, NodeView, PodView, Refused, SetView};
-    use crate::plan::{Change, Finding, Incarnation, Latched, MemberView, Observed, SetState, Wanted, Work};
+    use crate::plan::{
+        Change, Finding, Incarnation, Latched, LogEnd, MemberView, NodeReport, NodeState, Observed, Refusal, SetState,
+        Wanted, Work,
+    };
 
     fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting {
         let mut cluster: QuorateCluster = serde_json::from_value(json!({
@@ -259,6 +262,71 @@ mod tests {
         let command = "kubectl annotate quoratecluster/example --namespace default --overwrite \
                        quorate.io/recover=000000000000000000000000000000aa/best";
         assert!(available.message.ends_with(command), "{}", available.message);
+    }
+
+    /// Reason and message of a condition.
+    fn says(status: &QuorateClusterStatus, kind: &str) -> (String, String) {
+        let found = status.conditions.iter().find(|condition| condition.type_ == kind).expect("it is there");
+        (found.reason.clone(), found.message.clone())
+    }
+
+    #[test]
+    fn members_without_a_leader_are_not_given_up() {
+        let status = told(&lost(None), &idle(Finding::NoLeader), 0);
+        let (reason, message) = says(&status, "Available");
+        assert_eq!(reason, "NoLeader");
+        assert!(!message.contains("quorate.io/recover"), "{message}");
+        assert!(message.contains("2380") && message.contains("kubectl logs --namespace default"), "{message}");
+    }
+
+    #[test]
+    fn a_cluster_that_had_a_leader_is_not_bootstrapping() {
+        let reason = |config_index| {
+            let before = QuorateClusterStatus { config_index, ..QuorateClusterStatus::default() };
+            says(&told(&sighting(0, Some(before)), &idle(Finding::WaitingForPods), 0), "Available").0
+        };
+        assert_eq!((reason(None).as_str(), reason(Some(9)).as_str()), ("Bootstrapping", "NoLeader"));
+    }
+
+    #[test]
+    fn who_reads_ready_alone_learns_the_cause() {
+        for (finding, cause) in [
+            (Finding::QuorumLost, "QuorumLost"),
+            (Finding::NoLeader, "NoLeader"),
+            (Finding::RecoveryRefused(Refusal::NobodyAnswers), "QuorumLost"),
+            (Finding::ClusterIdMismatch, "ClusterIDMismatch"),
+        ] {
+            let status = told(&lost(None), &idle(finding.clone()), 0);
+            assert_eq!(
+                (holds(&status, "Ready"), says(&status, "Ready").0.as_str()),
+                (Some(false), cause),
+                "{finding:?}"
+            );
+        }
+        let refused = told(&lost(None), &idle(Finding::RecoveryRefused(Refusal::NobodyAnswers)), 0);
+        assert!(says(&refused, "Ready").1.contains(Refusal::NobodyAnswers.text()));
+    }
+
+    #[test]
+    fn volumes_about_which_a_human_must_decide_are_named() {
+        let mut seen = lost(None);
+        let foreign = NodeReport {
+            state: NodeState::Member,
+            incarnation: Incarnation(1),
+            cluster_id: Some(ClusterId(0xbb)),
+            node_id: Some(NodeId(1)),
+            log_end: LogEnd::default(),
+            configuration: None,
+        };
+        let own = NodeReport { cluster_id: Some(ClusterId(0xaa)), ..foreign.clone() };
+        seen.observed.latched.cluster_id = Some(ClusterId(0xaa));
+        seen.observed.nodes = [(Ordinal(0), own), (Ordinal(1), foreign)].into();
+        let status = told(&seen, &idle(Finding::ClusterIdMismatch), 0);
+        for kind in ["Available", "Progressing", "Stalled", "Ready"] {
+            let message = says(&status, kind).1;
+            let named = "data-example-1 holds data of cluster 000000000000000000000000000000bb";
+            assert!(message.contains(named) && !message.contains("data-example-0"), "{kind}: {message}");
+        }
     }
 
     #[test]

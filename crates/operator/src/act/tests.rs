@@ -357,9 +357,12 @@ async fn make_token(there: Value) -> Vec<(String, Value)> {
             let path = head.uri.path().to_string();
             recorded.lock().expect("no test panicked").push((head.method.to_string(), path.clone(), sent.clone()));
             let (code, answer) = match (head.method.as_str(), path.contains("/secrets")) {
-                ("POST", true) => (409, json!({
-                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 409, "message": "", "reason": "AlreadyExists",
-                })),
+                ("POST", true) => (
+                    409,
+                    json!({
+                        "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 409, "message": "", "reason": "AlreadyExists",
+                    }),
+                ),
                 ("GET", true) => (200, there),
                 _ => (200, sent),
             };

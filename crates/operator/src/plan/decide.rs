@@ -186,20 +186,20 @@ fn without_quorum(observed: &Observed, cluster_id: ClusterId, target: u32) -> Pl
     if observed.nodes.values().any(|report| report.cluster_id.is_some_and(|id| id != cluster_id)) {
         return Plan::wait(Finding::ClusterIdMismatch);
     }
-    let lost = || Plan::wait(recovery::without_remedy(observed));
     let reports: BTreeMap<Ordinal, _> =
         observed.nodes.iter().filter(|(ordinal, _)| ordinal.0 < target).map(|(o, r)| (*o, r)).collect();
-    if reports.len() < target as usize || observed.latched.formed {
-        return lost();
-    }
     // A first Init may have reached some nodes only. Nodes that accepted it say which cluster they are of; repeating it is
     // success there. A node that is a member of a running cluster never reports to be empty and known at once.
     let never_ran = reports.values().all(|r| matches!(r.state, NodeState::Uninitialised | NodeState::Joining));
-    if never_ran {
-        let members = reports.iter().map(|(ordinal, report)| (*ordinal, report.incarnation)).collect();
-        return Plan::act(Work::FormingCluster, Step::Init { cluster_id, members });
+    if observed.latched.formed || !never_ran {
+        return Plan::wait(recovery::without_remedy(observed));
     }
-    lost()
+    if reports.len() < target as usize {
+        // Nothing is lost that never was.
+        return Plan::wait(Finding::WaitingForPods);
+    }
+    let members = reports.iter().map(|(ordinal, report)| (*ordinal, report.incarnation)).collect();
+    Plan::act(Work::FormingCluster, Step::Init { cluster_id, members })
 }
 
 pub(super) fn latch_target(replicas: u32) -> Plan {

@@ -25,6 +25,7 @@ pub(super) fn recover(observed: &Observed) -> Option<Plan> {
 /// What is found while the quorum is away and nothing can be done about it.
 pub(super) fn without_remedy(observed: &Observed) -> Finding {
     match choose(observed) {
+        Err(Refusal::NotAsked) if observed.quorum_may_run => Finding::NoLeader,
         Err(Refusal::NotAsked) => Finding::QuorumLost,
         Err(refusal) => Finding::RecoveryRefused(refusal),
         Ok(_) => unreachable!("a recovery that can begin does"),

@@ -105,7 +105,10 @@ pub enum Finding {
     TooFewTakePart,
     /// A quorum of the voters does not answer. Nothing is touched: if they come back, so does the cluster.
     QuorumLost,
-    /// As before; a recovery is asked for and cannot be begun.
+    /// So many members answer, or are ready, that they may be a quorum, and none leads. They can elect one by themselves, or something is
+    /// between them; to give their data up would be wrong.
+    NoLeader,
+    /// A quorum does not answer; a recovery is asked for and cannot be begun.
     RecoveryRefused(Refusal),
     /// The job of a recovery has given up. The pods stay away until a human names another survivor, or takes the word back.
     RecoveryFailed,

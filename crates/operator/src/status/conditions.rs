@@ -6,7 +6,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::crd::{MemberRole, QuorateCluster, QuorateClusterStatus};
-use crate::names::{Names, RECOVER_ANNOTATION, ROLL_ANNOTATION};
+use crate::names::{Names, PEER_PORT, RECOVER_ANNOTATION, ROLL_ANNOTATION};
 use crate::observe::{OUT_OF_SERVICE, Sighting};
 use crate::plan::{ClusterView, Finding, Plan, Work};
 
@@ -23,19 +23,21 @@ pub(super) fn set(after: &mut QuorateClusterStatus, sighting: &Sighting, plan: &
     let cluster = &sighting.cluster;
     let view = sighting.observed.cluster.as_ref();
     let finding = &plan.finding;
-    let available = available(cluster, view, finding);
+    let available = available(sighting, view, finding);
     let progressing = progressing(sighting, finding);
     let degraded = degraded(sighting);
     after.last_progress_time = last_progress(after, cluster.status.as_ref(), &progressing, now);
     let stalled = stalled(after, sighting, finding, now);
     let held = held(sighting, finding);
-    let decisive = [held.as_ref(), Some(&progressing), Some(&degraded)].into_iter().flatten().find(|it| it.holds);
-    let decisive = decisive.unwrap_or(&available);
+    // That no leader answers says less than why.
+    let unavailable = Some(&available).filter(|it| !it.holds);
+    let causes = [held.as_ref(), Some(&progressing).filter(|it| it.holds), stalled.as_ref(), unavailable];
+    let decisive = causes.into_iter().chain([Some(&degraded).filter(|it| it.holds)]).flatten().next();
     let ready = Verdict {
         kind: "Ready",
-        holds: available.holds && !progressing.holds && !degraded.holds && held.is_none(),
-        reason: decisive.reason,
-        message: decisive.message.clone(),
+        holds: decisive.is_none(),
+        reason: decisive.unwrap_or(&available).reason,
+        message: decisive.unwrap_or(&available).message.clone(),
     };
     let reconciling = (progressing.holds && stalled.is_none()).then(|| Verdict {
         kind: "Reconciling",
@@ -75,18 +77,18 @@ fn held(sighting: &Sighting, finding: &Finding) -> Option<Verdict> {
     })
 }
 
-fn available(cluster: &QuorateCluster, view: Option<&ClusterView>, finding: &Finding) -> Verdict {
+fn available(sighting: &Sighting, view: Option<&ClusterView>, finding: &Finding) -> Verdict {
+    let cluster = &sighting.cluster;
     let lost = |text: &str| format!("no quorum of the members answers; {text}");
     let (holds, reason, message) = match (view, finding) {
         (Some(view), _) if view.members.keys().all(|id| view.caught_up.contains(id)) => {
             (true, "QuorumHealthy", "every member takes part".to_string())
         }
         (Some(_), _) => (true, "QuorumAvailable", "a quorum serves; some members do not take part".to_string()),
-        (None, Finding::ClusterIdMismatch) => (
-            false,
-            "ClusterIDMismatch",
-            "the volumes belong to another cluster, or too few of this one are there; nothing was changed".to_string(),
-        ),
+        (None, Finding::ClusterIdMismatch) => {
+            let text = "the volumes belong to another cluster, or too few of this one are there; nothing was changed";
+            (false, "ClusterIDMismatch", format!("{text}; {}", undecided_volumes(sighting)))
+        }
         (None, Finding::QuorumLost) => {
             let command = recover_command(cluster);
             let text = format!("nothing is changed until one does. Only if it is gone for good: {command}");
@@ -97,10 +99,25 @@ fn available(cluster: &QuorateCluster, view: Option<&ClusterView>, finding: &Fin
         }
         (None, Finding::RecoveryFailed) => (false, "QuorumLost", lost("the job that should recover it has failed")),
         (None, Finding::Working(Work::Recovering)) => (false, "QuorumLost", lost(Work::Recovering.text())),
+        (None, Finding::NoLeader) => (false, "NoLeader", leaderless(cluster)),
         (None, Finding::Paused) => (false, "Paused", "the operator is paused, and no leader answers".to_string()),
+        // Only a leader tells the index of a configuration: there was one.
+        (None, _) if cluster.status.as_ref().is_some_and(|status| status.config_index.is_some()) => {
+            (false, "NoLeader", "no leader answers".to_string())
+        }
         (None, _) => (false, "Bootstrapping", "the cluster has no leader yet".to_string()),
     };
     Verdict { kind: "Available", holds, reason, message }
+}
+
+/// Where to look when members that could elect a leader do not.
+fn leaderless(cluster: &QuorateCluster) -> String {
+    let Names { cluster: name, namespace } = Names::of(cluster);
+    format!(
+        "enough members for a quorum answer or are ready, and none of them leads; look whether they reach each other on port {PEER_PORT} \
+         (network policies), whether their disks are slow or full, and at kubectl logs --namespace {namespace} --prefix --selector \
+         app.kubernetes.io/name=quorate,app.kubernetes.io/instance={name}"
+    )
 }
 
 /// What a human types who is sure. It names the cluster, so that it cannot be pasted for another one.
@@ -141,15 +158,36 @@ fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
         Finding::MembersDown => (false, "MembersDown", "nothing is to be done until the missing members come back"),
         Finding::Paused => (false, "Paused", "spec.paused is set"),
         Finding::QuorumLost => (false, "QuorumLost", "nothing is changed while the quorum is away"),
+        Finding::NoLeader => (false, "NoLeader", "nothing is changed while no member leads"),
         Finding::RecoveryRefused(refusal) => (false, "RecoveryRefused", refusal.text()),
         Finding::RecoveryFailed => (
             false,
             "RecoveryFailed",
             "its job says why; name another survivor in the annotation, or remove it to have the pods back",
         ),
-        Finding::ClusterIdMismatch => (false, "ClusterIDMismatch", "a human must decide about the volumes"),
+        Finding::ClusterIdMismatch => {
+            let message = undecided_volumes(sighting);
+            return Verdict { kind: "Progressing", holds: false, reason: "ClusterIDMismatch", message };
+        }
     };
     Verdict { kind: "Progressing", holds, reason, message: message.to_string() }
+}
+
+/// Whose data is on which volume, of those that are not known to be this cluster's. Before a cluster is chosen these are all that hold
+/// any.
+fn undecided_volumes(sighting: &Sighting) -> String {
+    let (names, observed) = (Names::of(&sighting.cluster), &sighting.observed);
+    let foreign = observed.nodes.iter().filter_map(|(ordinal, report)| {
+        let id = report.cluster_id.filter(|id| Some(*id) != observed.latched.cluster_id)?;
+        Some(format!("{} holds data of cluster {:032x}", names.claim(*ordinal), id.0))
+    });
+    let unknown = observed.volumes.iter().filter(|(_, volume)| volume.stranded && !volume.ours);
+    let unknown = unknown.map(|(ordinal, _)| format!("{} cannot be read any more", names.claim(*ordinal)));
+    let volumes: Vec<String> = foreign.chain(unknown).collect();
+    match volumes.is_empty() {
+        true => "a human must decide about the volumes".to_string(),
+        false => format!("a human must decide about the volumes: {}", volumes.join(", ")),
+    }
 }
 
 fn waiting_revision(sighting: &Sighting) -> String {
@@ -230,9 +268,7 @@ fn standing(status: &QuorateClusterStatus) -> impl PartialEq + use<> {
 fn stalled(after: &QuorateClusterStatus, sighting: &Sighting, finding: &Finding, now: &Time) -> Option<Verdict> {
     let verdict = |reason, message: String| Some(Verdict { kind: "Stalled", holds: true, reason, message });
     match finding {
-        Finding::ClusterIdMismatch => {
-            return verdict("ClusterIDMismatch", "a human must decide about the volumes".to_string());
-        }
+        Finding::ClusterIdMismatch => return verdict("ClusterIDMismatch", undecided_volumes(sighting)),
         Finding::RecoveryFailed => {
             return verdict("RecoveryFailed", "the job that should recover the cluster has failed".to_string());
         }

@@ -61,7 +61,8 @@ impl World {
                 cut_off: false,
             };
             let pod = self.pods.entry(ordinal).or_insert(fresh);
-            let can_start = self.secret && !pod.node_lost && !pod.terminating && !self.bad_templates.contains(&pod.template);
+            let can_start =
+                self.secret && !pod.node_lost && !pod.terminating && !self.bad_templates.contains(&pod.template);
             let volume = &self.volumes[&ordinal];
             if !pod.running && can_start && !volume.stranded && !volume.terminating {
                 self.start_node(ordinal);

@@ -244,6 +244,25 @@ fn a_quorum_comes_back_from_lost_nodes_though_a_template_is_refused() {
 }
 
 #[test]
+fn a_quorum_that_runs_without_a_leader_is_not_taken_for_lost() {
+    let mut observed = World::of(3).observe();
+    observed.latched.formed = true;
+    observed.cluster = None;
+    assert_eq!(plan(&observed).finding, Finding::NoLeader);
+    observed.quorum_may_run = false;
+    assert_eq!(plan(&observed).finding, Finding::QuorumLost);
+}
+
+#[test]
+fn a_cluster_that_never_ran_waits_for_its_pods_and_has_lost_nothing() {
+    let mut world = World::new(7);
+    world.goes_on(|plan| matches!(plan.step, Some(Step::Init { .. })));
+    let mut observed = world.observe();
+    observed.nodes.remove(&Ordinal(2));
+    assert_eq!(plan(&observed), Plan { step: None, finding: Finding::WaitingForPods });
+}
+
+#[test]
 fn an_admin_token_that_somebody_deleted_is_made_again() {
     let mut world = World::of(3);
     world.secret = false;
