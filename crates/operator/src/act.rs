@@ -118,7 +118,7 @@ impl<A: Admin> Hands<'_, A> {
         }
         let live = sighting.kubernetes.set.as_ref();
         let size = live.map_or(cluster.spec.storage.size.as_str(), |set| set.volume_size.as_str());
-        let mut objects = build::companions(cluster, replicas, sighting.spare());
+        let mut objects = build::companions(cluster, replicas, sighting.spare);
         let mut set = build::stateful_set(cluster, self.defaults, replicas, size);
         if let Some(larger) = live.filter(|set| set.replicas > replicas) {
             // Pods go: only if nobody, an operator that is ahead of this one, has changed the set since.

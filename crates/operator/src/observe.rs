@@ -17,7 +17,7 @@ use crate::admin::{Admin, Target};
 use crate::build::{self, Defaults};
 use crate::crd::{ApprovedRoll, QuorateCluster};
 use crate::names::Names;
-use crate::plan::{ClusterView, Latched, Observed, Ordinal, SetState};
+use crate::plan::{ClusterView, Latched, Observed, Ordinal, SetState, Work};
 use crate::quantity::is_more;
 
 pub use cluster::{id_of_bytes, report};
@@ -37,6 +37,8 @@ pub struct Sighting {
     pub answers: BTreeMap<Ordinal, StatusResponse>,
     /// The roll-out that a human let go ahead.
     pub approved_roll: Option<ApprovedRoll>,
+    /// Pods that a drain may take away at once.
+    pub spare: u32,
     /// What the API server said to the last step, if it refused it. Not observed: remembered by this process.
     pub refused: Option<Refused>,
 }
@@ -53,11 +55,6 @@ pub struct Refused {
 }
 
 impl Sighting {
-    /// Pods that a drain may take away at once.
-    pub fn spare(&self) -> u32 {
-        spare(self.observed.cluster.as_ref(), self.observed.latched)
-    }
-
     /// How to reach the node at `ordinal`, if it can be reached at all.
     pub fn target(&self, ordinal: Ordinal) -> Option<Target> {
         let token = self.kubernetes.token.clone()?;
@@ -66,7 +63,16 @@ impl Sighting {
     }
 }
 
-/// Reads everything once. `transfers_tried` is how often in a row leadership was asked to move, and did not.
+/// What a process remembers of the looks before; it may forget all of it.
+#[derive(Debug, Clone, Default)]
+pub struct Remembered {
+    /// How often in a row leadership was asked to move, and did not.
+    pub transfers_tried: u32,
+    /// What the API server said to the last step, if it refused it.
+    pub refused: Option<Refused>,
+}
+
+/// Reads everything once.
 ///
 /// # Errors
 /// What the API server said. A node that does not answer is an observation, not an error.
@@ -75,11 +81,11 @@ pub async fn observe<A: Admin>(
     admin: &A,
     defaults: &Defaults,
     cluster: QuorateCluster,
-    transfers_tried: u32,
+    remembered: Remembered,
 ) -> Result<Sighting, kube::Error> {
     let kubernetes = kubernetes::read(client, &cluster).await?;
     let answers = ask::ask_nodes(admin, &kubernetes).await;
-    Ok(combine(defaults, cluster, kubernetes, answers, transfers_tried))
+    Ok(combine(defaults, cluster, kubernetes, answers, remembered))
 }
 
 fn combine(
@@ -87,17 +93,19 @@ fn combine(
     cluster: QuorateCluster,
     kubernetes: KubernetesView,
     answers: BTreeMap<Ordinal, StatusResponse>,
-    transfers_tried: u32,
+    remembered: Remembered,
 ) -> Sighting {
+    let Remembered { transfers_tried, refused } = remembered;
     let names = Names::of(&cluster);
     let latched = wish::latched(&cluster);
     let view = latched.cluster_id.and_then(|id| cluster::view(&names, id, &answers));
-    let spare = spare(view.as_ref(), latched);
+    let spare = spare(&names, view.as_ref(), latched, &kubernetes);
     let set = kubernetes.set.as_ref().map(|set| SetState {
         replicas: set.replicas,
         settled: set.settled,
         outdated: outdated(defaults, &cluster, &kubernetes, spare),
         small: small(&cluster, &kubernetes),
+        growth_refused: refused.as_ref().is_some_and(|refused| refused.work == Work::GrowingVolumes.reason()),
         monitor_outdated: {
             let monitor = build::pod_monitor(&cluster);
             kubernetes.monitors_served && !monitor.matches(kubernetes.live(&monitor))
@@ -124,12 +132,20 @@ fn combine(
         recovery_job: kubernetes.recovery_job,
         transfers_tried,
     };
-    Sighting { cluster, observed, kubernetes, answers, approved_roll, refused: None }
+    Sighting { cluster, observed, kubernetes, answers, approved_roll, spare, refused }
 }
 
-/// Pods that a drain may take away at once. While nobody tells of the members, one.
-fn spare(view: Option<&ClusterView>, latched: Latched) -> u32 {
-    view.zip(latched.target_replicas).map_or(1, |(view, target)| view.spare(target))
+/// Pods that a drain may take away at once. While nobody tells of the members, as many as the budget lets go that is there: an election
+/// is no reason to write it. Never more than the target could spare, nor fewer than one.
+fn spare(names: &Names, view: Option<&ClusterView>, latched: Latched, kubernetes: &KubernetesView) -> u32 {
+    let Some(target) = latched.target_replicas else { return 1 };
+    if let Some(view) = view {
+        return view.spare(target);
+    }
+    let budget = kubernetes.objects.get(&("PodDisruptionBudget".to_string(), names.cluster.clone()));
+    let kept = budget.and_then(|budget| u32::try_from(budget["spec"]["minAvailable"].as_u64()?).ok());
+    let live = kubernetes.set.as_ref().zip(kept).map_or(1, |(set, kept)| set.replicas.saturating_sub(kept));
+    live.clamp(1, (target.saturating_sub(1) / 2).max(1))
 }
 
 /// Whether an object is not as the resource says, with the number of pods left as it is. Without the admin token no node can be
@@ -177,10 +193,31 @@ mod tests {
     }
 
     #[test]
+    fn an_election_is_no_reason_to_write_the_disruption_budget() {
+        let (mut cluster, defaults, mut kubernetes) = as_built();
+        let status = json!({ "targetReplicas": 5, "clusterID": "000000000000000000000000000000aa" });
+        cluster.status = Some(serde_json::from_value(status).expect("a status"));
+        let mut built = build::companions(&cluster, 5, 2);
+        built.push(build::stateful_set(&cluster, &defaults, 5, "8Gi"));
+        for object in built {
+            kubernetes.objects.extend(object.body.map(|body| ((object.resource.kind, object.name), body)));
+        }
+        kubernetes.set.as_mut().expect("a set").replicas = 5;
+        let seen = combine(&defaults, cluster.clone(), kubernetes.clone(), BTreeMap::new(), Remembered::default());
+        assert!(seen.observed.cluster.is_none());
+        assert_eq!((seen.spare, seen.observed.set.expect("a set").outdated), (2, false));
+        // Somebody else's number is not kept.
+        let key = ("PodDisruptionBudget".to_string(), "db".to_string());
+        kubernetes.objects.get_mut(&key).expect("a budget")["spec"]["minAvailable"] = json!(0);
+        let seen = combine(&defaults, cluster, kubernetes, BTreeMap::new(), Remembered::default());
+        assert_eq!((seen.spare, seen.observed.set.expect("a set").outdated), (2, true));
+    }
+
+    #[test]
     fn a_missing_admin_token_is_made_again() {
         let (cluster, defaults, mut kubernetes) = as_built();
         let outdated = |kubernetes: &KubernetesView| {
-            let seen = combine(&defaults, cluster.clone(), kubernetes.clone(), BTreeMap::new(), 0);
+            let seen = combine(&defaults, cluster.clone(), kubernetes.clone(), BTreeMap::new(), Remembered::default());
             seen.observed.set.expect("a set").outdated
         };
         assert!(!outdated(&kubernetes));

@@ -22,7 +22,7 @@ use crate::crd::QuorateCluster;
 use crate::interruption::{Moment, interrupt};
 use crate::metrics::Metrics;
 use crate::names::{FINALIZER, Names};
-use crate::observe::{self, Refused, Sighting};
+use crate::observe::{self, Refused, Remembered, Sighting};
 use crate::plan::{ClusterId, Finding, Plan, Step, plan};
 use crate::status;
 
@@ -221,9 +221,9 @@ async fn once<A: Admin>(
         added.map_err(|source| ReconcileError::Act { work: "Finalizer", source })?;
         return Ok(Action::requeue(AFTER_STEP));
     }
-    let tried = context.transfers.length(&names);
-    let mut sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster, tried).await?;
-    sighting.refused = context.refusals().last(&sighting.cluster);
+    let remembered =
+        Remembered { transfers_tried: context.transfers.length(&names), refused: context.refusals().last(&cluster) };
+    let sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster, remembered).await?;
     let decided = plan(&sighting.observed);
     write_status(&api, &sighting, &decided).await?;
     report(context, &sighting, &decided).await;

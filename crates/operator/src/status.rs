@@ -42,7 +42,7 @@ pub fn status(sighting: &Sighting, plan: &Plan, new_cluster_id: ClusterId, now: 
         term: leader_answer(sighting).map(|answer| answer.term.cast_signed()),
         config_index: view.map(|view| view.config_index.cast_signed()).or(before.config_index),
         current_version: current,
-        target_version: Some(cluster.spec.version.clone()),
+        target_version: target_version(sighting),
         approved_roll: sighting.approved_roll.clone(),
         // So a step is never begun on a status that somebody has written since.
         steps: before.steps + i64::from(plan.step.is_some()),
@@ -135,6 +135,19 @@ fn common_version(members: &[MemberStatus]) -> Option<String> {
     members.iter().all(|member| member.version.as_ref() == Some(first)).then(|| first.clone())
 }
 
+/// By the word of the nodes that run the newest template, as the current one is by that of all: a tag may be called anything. Until one
+/// of them answers, the tag is all that is known; of an image of the user's own nothing is.
+fn target_version(sighting: &Sighting) -> Option<String> {
+    let applied = sighting.observed.set.as_ref().is_some_and(|set| set.settled && !set.outdated);
+    let newest = |ordinal: &Ordinal| sighting.observed.pods.get(ordinal).is_some_and(|pod| !pod.outdated);
+    let mut newest = sighting.answers.iter().filter(|(ordinal, _)| applied && newest(ordinal));
+    match (newest.next(), &sighting.cluster.spec.image) {
+        (Some((_, answer)), _) => Some(answer.version.clone()),
+        (None, None) => Some(sighting.cluster.spec.version.clone()),
+        (None, Some(_)) => None,
+    }
+}
+
 fn hex(id: NodeId) -> String {
     format!("{:016x}", id.0)
 }
@@ -150,10 +163,10 @@ mod tests {
 
     use super::*;
     use crate::crd::QuorateCluster;
-    use crate::observe::{KubernetesView, NodeView, PodView, Refused, SetView};
+    use crate::observe::{KubernetesView, NodeView, PodView, Refused, SetView, VolumeView};
     use crate::plan::{
-        Change, Finding, Incarnation, Latched, LogEnd, MemberView, NodeReport, NodeState, Observed, Refusal, SetState,
-        Wanted, Work,
+        Change, Finding, Incarnation, Latched, LogEnd, MemberView, NodeReport, NodeState, Observed, PodState, Refusal,
+        SetState, VolumeState, Wanted, Work,
     };
 
     fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting {
@@ -175,7 +188,14 @@ mod tests {
         };
         let wanted = Wanted { replicas: 3, roll_unsupervised: true, ..Wanted::default() };
         let latched = Latched { target_replicas: Some(3), ..Latched::default() };
-        let set = SetState { replicas: 3, settled: true, outdated: false, small: false, monitor_outdated: false };
+        let set = SetState {
+            replicas: 3,
+            settled: true,
+            outdated: false,
+            small: false,
+            growth_refused: false,
+            monitor_outdated: false,
+        };
         let view = (caught_up > 0).then_some(view);
         Sighting {
             cluster,
@@ -183,6 +203,7 @@ mod tests {
             kubernetes: KubernetesView::default(),
             answers: BTreeMap::new(),
             approved_roll: None,
+            spare: 1,
             refused: None,
         }
     }
@@ -420,6 +441,57 @@ mod tests {
         let command = "kubectl taint node worker-2 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
         assert!(text.ends_with(command), "{text}");
         assert_eq!(message(true).0, "MembersDown", "the word was given");
+    }
+
+    #[test]
+    fn a_pod_that_cannot_run_is_named_with_what_kubernetes_says() {
+        let mut seen = sighting(2, None);
+        let pod = |trouble: Option<&str>| PodView { trouble: trouble.map(str::to_string), ..PodView::default() };
+        seen.kubernetes.pods = [(Ordinal(0), pod(None)), (Ordinal(2), pod(Some("ImagePullBackOff: q:none")))].into();
+        let rolling = told(&seen, &idle(Finding::Working(Work::RollingUpdate)), 0);
+        let (_, progressing) = says(&rolling, "Progressing");
+        assert_eq!(progressing, "the new template is being rolled out; example-2: ImagePullBackOff: q:none");
+        let (_, degraded) = says(&rolling, "Degraded");
+        assert_eq!(degraded, "1 of 3 members do not take part: example-2 (ImagePullBackOff: q:none)");
+        seen.kubernetes.pods.remove(&Ordinal(2));
+        let (_, degraded) = says(&told(&seen, &idle(Finding::MembersDown), 0), "Degraded");
+        assert_eq!(degraded, "1 of 3 members do not take part: example-2 (has no pod)");
+    }
+
+    #[test]
+    fn a_volume_that_did_not_grow_is_named() {
+        let mut seen = sighting(3, None);
+        let small = "8Gi of 12Gi, ControllerResizeError: no room".to_string();
+        let volume = VolumeView {
+            uid: String::new(),
+            state: VolumeState::default(),
+            size: "12Gi".to_string(),
+            resize_trouble: Some(small),
+        };
+        seen.kubernetes.volumes = [(Ordinal(1), volume)].into();
+        let status = told(&seen, &idle(Finding::Reconciled), 0);
+        let message = "the volume of data-example-1 has not grown: 8Gi of 12Gi, ControllerResizeError: no room";
+        assert_eq!(says(&status, "Degraded"), ("VolumeTooSmall".to_string(), message.to_string()));
+        assert_eq!(holds(&status, "Ready"), Some(false));
+    }
+
+    #[test]
+    fn the_target_version_is_what_a_node_of_the_newest_template_says() {
+        let mut seen = sighting(3, None);
+        seen.cluster.spec.version = "nightly".to_string();
+        let answer = |version: &str| StatusResponse { version: version.to_string(), ..StatusResponse::default() };
+        let pod = |outdated| PodState { outdated, ..PodState::default() };
+        seen.observed.pods = [(Ordinal(0), pod(true)), (Ordinal(1), pod(true))].into();
+        seen.answers = [(Ordinal(0), answer("0.1.0")), (Ordinal(1), answer("0.1.0"))].into();
+        let target = |seen: &Sighting| told(seen, &idle(Finding::Reconciled), 0).target_version;
+        assert_eq!(target(&seen).as_deref(), Some("nightly"), "nobody runs it yet");
+        seen.cluster.spec.image = Some("example/own:5".to_string());
+        assert_eq!(target(&seen), None);
+        seen.observed.pods.insert(Ordinal(1), pod(false));
+        seen.answers.insert(Ordinal(1), answer("0.2.0"));
+        assert_eq!(target(&seen).as_deref(), Some("0.2.0"));
+        seen.observed.set.as_mut().expect("a set").outdated = true;
+        assert_eq!(target(&seen), None, "its template is not the newest");
     }
 
     #[test]

@@ -322,6 +322,13 @@ pub(super) fn condition(status: &Value, kind: &str) -> String {
     found.and_then(|condition| condition["status"].as_str()).unwrap_or_default().to_owned()
 }
 
+/// What a condition says to people.
+pub(super) fn message(status: &Value, kind: &str) -> String {
+    let all = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = all.iter().find(|condition| condition["type"] == kind);
+    found.and_then(|condition| condition["message"].as_str()).unwrap_or_default().to_owned()
+}
+
 /// A test's assertion.
 pub(super) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failure> {
     if holds { Ok(()) } else { Err(Failure::Broken(what())) }

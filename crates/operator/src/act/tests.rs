@@ -103,6 +103,7 @@ fn sighting(pods: u32) -> Sighting {
         uid: format!("volume-{ordinal}"),
         state: VolumeState { ours: true, ..VolumeState::default() },
         size: "8Gi".to_string(),
+        resize_trouble: None,
     };
     let answer = |ordinal: u32| StatusResponse {
         node_id: u64::from(ordinal) + 1,
@@ -143,6 +144,7 @@ fn sighting(pods: u32) -> Sighting {
         },
         answers: by_ordinal.map(|o| (Ordinal(o), answer(o))).collect(),
         approved_roll: None,
+        spare: 1,
         refused: None,
     }
 }
@@ -275,7 +277,14 @@ async fn the_set_comes_last_when_it_grows_and_first_when_it_shrinks() {
 #[tokio::test]
 async fn a_set_whose_template_is_refused_can_be_scaled() {
     let mut seen = sighting(3);
-    let outdated = SetState { replicas: 3, settled: true, outdated: true, small: false, monitor_outdated: false };
+    let outdated = SetState {
+        replicas: 3,
+        settled: true,
+        outdated: true,
+        small: false,
+        growth_refused: false,
+        monitor_outdated: false,
+    };
     seen.observed.set = Some(outdated);
     let (_, calls) = take(&seen, Step::ScaleSet { replicas: 0 }, &Nodes::default(), None).await;
     let [(method, path, body)] = &calls[..] else { panic!("one call: {calls:?}") };

@@ -22,7 +22,7 @@ use crate::names::Names;
 
 pub use pod_monitor::pod_monitor;
 pub use recovery_job::recovery_job;
-pub use stateful_set::volume_size;
+pub use stateful_set::{CONTAINER, volume_size};
 
 /// Annotation with the fingerprint of what was last applied: it tells of fields that are not wanted any more.
 const APPLIED: &str = "quorate.io/applied";

@@ -26,6 +26,8 @@ use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, RETIRED_KEY, SER
 const USER: i64 = 65_532;
 /// Longer than a hand-over of leadership and a last checkpoint take.
 const TERMINATION_GRACE_SECONDS: i64 = 60;
+/// Name of the container of a node.
+pub const CONTAINER: &str = "quorate";
 pub(super) const DATA_DIR: &str = "/data";
 const TOKEN_DIR: &str = "/etc/quorate/admin";
 
@@ -120,7 +122,7 @@ fn container(cluster: &QuorateCluster, names: &Names, defaults: &Defaults) -> Co
         ..VolumeMount::default()
     };
     Container {
-        name: "quorate".to_string(),
+        name: CONTAINER.to_string(),
         image: Some(image(cluster, defaults)),
         image_pull_policy: Some(pull_policy(cluster)),
         command: Some(vec!["/quorate".to_string()]),

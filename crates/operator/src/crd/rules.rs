@@ -60,6 +60,16 @@ fn only_three_and_five_replicas_are_accepted() {
 }
 
 #[test]
+fn a_version_is_the_tag_of_an_image() {
+    for version in ["0.1.0", "v1.2.3-rc.1", "_x"] {
+        check_accepted(json!({ "version": version }));
+    }
+    for version in ["1.2.3+build", "1 2", "-1", ".1", "a:b", "a/b"] {
+        check_refused(json!({ "version": version }), "version must be the tag of an image");
+    }
+}
+
+#[test]
 fn storage_grows_and_never_shrinks() {
     let size = |size: &str| json!({ "storage": { "size": size } });
     check_change_accepted(size("8Gi"), size("8Gi"));

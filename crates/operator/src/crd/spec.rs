@@ -66,6 +66,7 @@ pub struct QuorateClusterSpec {
     /// Version to run; also the tag of the default image.
     #[serde(default = "default_version")]
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = ("self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$')", "version must be the tag of an image: letters, digits, underscores, dots and dashes"))]
     pub version: String,
     /// Image to run in place of the default one of this version.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -60,7 +60,8 @@ pub struct QuorateClusterStatus {
     /// Version that every member runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current_version: Option<String>,
-    /// Version that is being rolled out.
+    /// Version that is being rolled out, by the word of a node that runs it; until there is one, `spec.version`, or nothing with an
+    /// image of the user's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_version: Option<String>,
     /// The members of the committed configuration.

@@ -50,9 +50,9 @@ pub fn plan(observed: &Observed) -> Plan {
     let Some(cluster) = &observed.cluster else {
         let plan = without_quorum(observed, cluster_id, target);
         // A volume that is full may be what keeps the quorum away.
-        return if plan.step.is_none() && set.small { upkeep::grow_volumes() } else { plan };
+        return if plan.step.is_none() && set.small && !set.growth_refused { upkeep::grow_volumes() } else { plan };
     };
-    let duties: [Duty; 19] = [
+    let duties: [Duty; 20] = [
         resize::take_back,
         upkeep::restart_broken,
         resize::add_pods,
@@ -72,6 +72,7 @@ pub fn plan(observed: &Observed) -> Plan {
         upkeep::grow,
         upkeep::monitor,
         upkeep::await_approval,
+        upkeep::grow_again,
     ];
     duties
         .iter()

@@ -7,7 +7,7 @@
 //! 1. a configuration change is asked for only when none is in flight, and names the configuration it was based on;
 //! 2. no step takes a voter's pod or volume away while the others are fewer than a quorum;
 //! 3. a volume is deleted only when it is known to be of this cluster and no member of the committed configuration lives on
-//!    it, or when it can be used only on Kubernetes nodes that are gone for good and the others are a quorum;
+//!    it, or when it is gone, or can be used only on Kubernetes nodes that are, and the others are a quorum;
 //! 4. a cluster is initialised once: under the id that was latched first, and only by nodes that all report to be empty;
 //! 5. a recovery begins on a human's word alone, never while a quorum may run, and works on one volume while no pod runs.
 

@@ -105,6 +105,8 @@ pub struct SetState {
     pub outdated: bool,
     /// A volume, or what it makes for new ones, is smaller than the resource says.
     pub small: bool,
+    /// The last attempt to make them larger was refused.
+    pub growth_refused: bool,
     /// The PodMonitor differs from what the resource says.
     pub monitor_outdated: bool,
 }
@@ -136,7 +138,7 @@ pub struct VolumeState {
     /// It was made for this resource, or marked as its own when its data was seen to be of this cluster. Any other may hold data
     /// that somebody wants back.
     pub ours: bool,
-    /// It can be used only on Kubernetes nodes that are gone for good.
+    /// It can be used only on Kubernetes nodes that are gone for good, or is gone itself from under its claim.
     pub stranded: bool,
 }
 

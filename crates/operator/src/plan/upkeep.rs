@@ -134,6 +134,11 @@ pub(super) fn leave_cordoned_node(observed: &Observed, cluster: &ClusterView, _:
 
 /// Late, since a storage class may refuse it: that must not hold up what the cluster needs. The pods run on.
 pub(super) fn grow(observed: &Observed, _: &ClusterView, _: u32) -> Option<Plan> {
+    observed.set.as_ref().filter(|set| set.small && !set.growth_refused).map(|_| grow_volumes())
+}
+
+/// A growth that was refused is tried again when there is nothing else, and holds up nothing that is only waited for.
+pub(super) fn grow_again(observed: &Observed, _: &ClusterView, _: u32) -> Option<Plan> {
     observed.set.as_ref().filter(|set| set.small).map(|_| grow_volumes())
 }
 
@@ -141,7 +146,7 @@ pub(super) fn grow_volumes() -> Plan {
     Plan::act(Work::GrowingVolumes, Step::GrowVolumes)
 }
 
-/// Last, since it is of no use to the cluster and may be refused.
+/// Late, since it is of no use to the cluster and may be refused.
 pub(super) fn monitor(observed: &Observed, _: &ClusterView, _: u32) -> Option<Plan> {
     let outdated = observed.set.as_ref().is_some_and(|set| set.monitor_outdated);
     outdated.then(|| Plan::act(Work::UpdatingMonitor, Step::ApplyMonitor))

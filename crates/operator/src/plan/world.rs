@@ -120,6 +120,8 @@ struct World {
     /// The volumes are smaller than what is asked for, and cannot grow.
     small: bool,
     refuses_growth: bool,
+    /// The operator knows that they cannot.
+    growth_refused: bool,
     /// Times that something went wrong, or somebody did something.
     disturbed: usize,
     /// Somebody scaled the set by hand while data of a retired cluster could start.
@@ -159,6 +161,7 @@ impl World {
             job: None,
             small: false,
             refuses_growth: seed.is_multiple_of(2),
+            growth_refused: false,
             disturbed: 0,
             meddled: false,
         }
@@ -286,6 +289,7 @@ impl World {
                 settled: !self.unsettled,
                 outdated: self.applied_template != self.template || self.told_retired != self.retired || !self.secret,
                 small: self.small,
+                growth_refused: self.growth_refused,
                 monitor_outdated: false,
             }),
             pods: self.pods.iter().map(|(o, pod)| (*o, pod_state(pod))).collect(),

@@ -3,6 +3,8 @@
 //!
 //! Reconciling and Stalled are there only while they hold, and never both: a tool that sees Reconciling waits.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::crd::{MemberRole, QuorateCluster, QuorateClusterStatus};
@@ -79,7 +81,7 @@ fn held(sighting: &Sighting, finding: &Finding) -> Option<Verdict> {
 
 fn available(sighting: &Sighting, view: Option<&ClusterView>, finding: &Finding) -> Verdict {
     let cluster = &sighting.cluster;
-    let lost = |text: &str| format!("no quorum of the members answers; {text}");
+    let lost = |text: &str| format!("no quorum of the members answers{}; {text}", troubles(sighting));
     let (holds, reason, message) = match (view, finding) {
         (Some(view), _) if view.members.keys().all(|id| view.caught_up.contains(id)) => {
             (true, "QuorumHealthy", "every member takes part".to_string())
@@ -137,6 +139,13 @@ fn refusal<'a>(sighting: &'a Sighting, finding: &Finding) -> Option<&'a str> {
     sighting.refused.as_ref().filter(|refused| refused.work == work.reason()).map(|refused| refused.message.as_str())
 }
 
+/// What Kubernetes says of pods that do not run, as the end of a sentence; nothing if it says nothing.
+fn troubles(sighting: &Sighting) -> String {
+    let names = Names::of(&sighting.cluster);
+    let pods = sighting.kubernetes.pods.iter();
+    pods.filter_map(|(ordinal, pod)| Some(format!("; {}: {}", names.pod(*ordinal), pod.trouble.as_ref()?))).collect()
+}
+
 fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
     if let (Finding::Working(work), Some(said)) = (finding, refusal(sighting, finding)) {
         let message = format!("{}, which the API server refuses: {said}", work.text());
@@ -170,7 +179,8 @@ fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
             return Verdict { kind: "Progressing", holds: false, reason: "ClusterIDMismatch", message };
         }
     };
-    Verdict { kind: "Progressing", holds, reason, message: message.to_string() }
+    let troubles = if holds { troubles(sighting) } else { String::new() };
+    Verdict { kind: "Progressing", holds, reason, message: format!("{message}{troubles}") }
 }
 
 /// Whose data is on which volume, of those that are not known to be this cluster's. Before a cluster is chosen these are all that hold
@@ -204,9 +214,12 @@ fn degraded(sighting: &Sighting) -> Verdict {
             let taking_part = view.members.keys().filter(|id| view.caught_up.contains(id)).count();
             let down = view.members.len() - taking_part;
             if down > 0 {
-                (true, "MembersDown", format!("{down} of {} members do not take part", view.members.len()))
+                let which = down_members(sighting, view);
+                (true, "MembersDown", format!("{down} of {} members do not take part: {which}", view.members.len()))
             } else if taking_part < wanted {
                 (true, "TooFewMembers", format!("{taking_part} members of {wanted}"))
+            } else if let Some(message) = small_volume(sighting) {
+                (true, "VolumeTooSmall", message)
             } else {
                 (false, "FullCapacity", "every member takes part".to_string())
             }
@@ -216,6 +229,32 @@ fn degraded(sighting: &Sighting) -> Verdict {
         Some(lost) => Verdict { kind: "Degraded", holds, reason: "NodeLost", message: format!("{message}; {lost}") },
         None => Verdict { kind: "Degraded", holds, reason, message },
     }
+}
+
+/// A volume that was asked to grow, and did not.
+fn small_volume(sighting: &Sighting) -> Option<String> {
+    let names = Names::of(&sighting.cluster);
+    let mut volumes = sighting.kubernetes.volumes.iter();
+    let (ordinal, trouble) = volumes.find_map(|(ordinal, volume)| Some((ordinal, volume.resize_trouble.as_ref()?)))?;
+    Some(format!("the volume of {} has not grown: {trouble}", names.claim(*ordinal)))
+}
+
+/// Who does not take part, and why.
+fn down_members(sighting: &Sighting, view: &ClusterView) -> String {
+    let names = Names::of(&sighting.cluster);
+    let down = view.members.iter().filter(|(id, _)| !view.caught_up.contains(id)).map(|(id, member)| {
+        let why = match sighting.kubernetes.pods.get(&member.ordinal) {
+            None => "has no pod",
+            Some(pod) => match &pod.trouble {
+                Some(trouble) => trouble,
+                None if view.active.contains(id) => "is behind",
+                None => "does not answer",
+            },
+        };
+        format!("{} ({why})", names.pod(member.ordinal))
+    });
+    let down: BTreeSet<String> = down.collect();
+    down.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Pods that cannot run where they are, and what a human types who knows that the node never comes back: nobody else can tell it

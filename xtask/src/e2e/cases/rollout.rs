@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::e2e::images::{IMAGE, TAGS};
-use crate::e2e::suite::{CALM, PATIENCE, Scene, ensure};
+use crate::e2e::suite::{CALM, PATIENCE, Scene, ensure, message};
 use crate::e2e::writer::Writer;
 use crate::failure::Failure;
 
@@ -32,6 +32,10 @@ pub(super) fn a_bad_image_can_be_mended(scene: &Scene<'_>) -> Result<(), Failure
     let before = scene.pods()?;
     scene.patch(&json!({ "image": "localhost/quorate:none" }))?;
     scene.await_fact("one pod runs the bad image", || Ok(scene.pods()? != before))?;
+    scene.await_fact("the status says which image cannot be pulled", || {
+        let said = message(&scene.status()?, "Progressing");
+        Ok(said.contains("ImagePullBackOff: localhost/quorate:none"))
+    })?;
     // Long enough for a second restart, which must not come.
     sleep(Duration::from_secs(5));
     let now = scene.pods()?;

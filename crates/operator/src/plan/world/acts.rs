@@ -123,7 +123,8 @@ impl World {
                 self.set = None;
             }
             Step::ReleaseFinalizer => self.create_again(),
-            Step::GrowVolumes | Step::ApplyMonitor => {}
+            Step::GrowVolumes => self.growth_refused = true,
+            Step::ApplyMonitor => {}
         }
     }
 

@@ -263,6 +263,19 @@ fn a_cluster_that_never_ran_waits_for_its_pods_and_has_lost_nothing() {
 }
 
 #[test]
+fn a_growth_that_is_refused_hides_nothing_that_waits_for_a_human() {
+    let mut world = World::of(3);
+    (world.refuses_growth, world.small, world.wanted.roll_unsupervised) = (true, true, false);
+    world.apply_template(false);
+    world.goes_on(|plan| plan.finding == Finding::RollAwaitsApproval);
+    let mut observed = world.observe();
+    (observed.cluster, observed.quorum_may_run, observed.latched.formed) = (None, false, true);
+    assert_eq!(plan(&observed).finding, Finding::QuorumLost);
+    world.wanted.roll_unsupervised = true;
+    world.goes_on(|plan| plan.step == Some(Step::GrowVolumes));
+}
+
+#[test]
 fn an_admin_token_that_somebody_deleted_is_made_again() {
     let mut world = World::of(3);
     world.secret = false;
