@@ -7,6 +7,7 @@ mod ask;
 mod cluster;
 mod kubernetes;
 mod nodes;
+mod trouble;
 mod wish;
 
 use std::collections::BTreeMap;

@@ -10,14 +10,11 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
 use super::nodes::{self, NodeView};
+use super::trouble;
 use crate::build::{self, Built};
 use crate::crd::QuorateCluster;
 use crate::names::{CLIENT_PORT, Names, OWNER_ANNOTATION, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
 use crate::plan::{ClusterId, JobState, Ordinal, PodState, VolumeState};
-use crate::quantity::is_more;
-
-/// Characters of what is said of one pod or claim.
-const LONGEST_TROUBLE: usize = 160;
 
 /// What Kubernetes says of one cluster.
 #[derive(Debug, Clone, Default)]
@@ -278,7 +275,7 @@ fn pod_view(pod: &Pod, newest_revision: Option<&str>, node: Option<NodeView>) ->
             true => format!("[{ip}]:{CLIENT_PORT}"),
             false => format!("{ip}:{CLIENT_PORT}"),
         }),
-        trouble: if is_ready(pod) { None } else { trouble(pod) },
+        trouble: if is_ready(pod) { None } else { trouble::of_pod(pod) },
         node,
     }
 }
@@ -298,65 +295,14 @@ fn volume_view(cluster: &QuorateCluster, claim: &PersistentVolumeClaim) -> Volum
             ours: marked || younger,
             stranded: false,
         },
-        resize_trouble: size.as_deref().and_then(|size| resize_trouble(claim, size)),
+        resize_trouble: size.as_deref().and_then(|size| trouble::of_growth(claim, size)),
         size: size.unwrap_or_default(),
     }
-}
-
-/// What a driver says to a volume that is smaller than the `size` asked for. A growth that is only under way is no trouble.
-fn resize_trouble(claim: &PersistentVolumeClaim, size: &str) -> Option<String> {
-    let status = claim.status.as_ref()?;
-    let capacity = &status.capacity.as_ref()?.get("storage")?.0;
-    if !is_more(size, capacity) {
-        return None;
-    }
-    let known = ["FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
-    let said = status.conditions.iter().flatten().find(|c| c.status == "True" && known.contains(&c.type_.as_str()))?;
-    let said = told(&said.type_, said.message.as_deref().unwrap_or_default());
-    Some(format!("{capacity} of {size}, {said}"))
 }
 
 /// The volume that it was bound to is not there any more.
 fn has_lost_its_volume(claim: &PersistentVolumeClaim) -> bool {
     claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Lost"))
-}
-
-/// Why a pod does not run, in words that stay the same while it is tried again and again: each change would be a write.
-fn trouble(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    if let Some(condition) = unscheduled {
-        let said = condition.message.as_deref().unwrap_or_default();
-        // What follows is of other pods that might have to go.
-        let said = said.split(" preemption:").next().unwrap_or_default();
-        return Some(told(condition.reason.as_deref().unwrap_or("Unscheduled"), said));
-    }
-    if status.phase.as_deref() == Some("Failed") {
-        let said = status.message.as_deref().unwrap_or_default();
-        return Some(told(status.reason.as_deref().unwrap_or("Failed"), said));
-    }
-    let container = status.container_statuses.iter().flatten().find(|c| c.name == build::CONTAINER)?;
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    match waiting.reason.as_deref()? {
-        "ContainerCreating" | "PodInitializing" => None,
-        "ErrImagePull" | "ImagePullBackOff" => {
-            let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-            let image = containers.filter(|c| c.name == build::CONTAINER).find_map(|c| c.image.as_deref());
-            Some(told("ImagePullBackOff", image.unwrap_or_default()))
-        }
-        reason @ "CrashLoopBackOff" => {
-            let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-            let said = ended
-                .map(|ended| format!("exit code {}, {}", ended.exit_code, ended.reason.as_deref().unwrap_or_default()));
-            Some(told(reason, said.as_deref().unwrap_or_default()))
-        }
-        reason => Some(told(reason, waiting.message.as_deref().unwrap_or_default())),
-    }
-}
-
-fn told(reason: &str, said: &str) -> String {
-    let said: String = said.trim().trim_end_matches(['.', ',']).chars().take(LONGEST_TROUBLE).collect();
-    if said.is_empty() { reason.to_string() } else { format!("{reason}: {said}") }
 }
 
 /// Its container runs, by the last word of its kubelet.
@@ -464,61 +410,11 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_should_be_larger_says_what_keeps_it_from_that() {
-        let trouble = |capacity: &str, kind: &str| {
-            let condition = json!({ "type": kind, "status": "True", "message": "no room" });
-            let status = json!({ "capacity": { "storage": capacity }, "conditions": [condition] });
-            let claim = json!({ "metadata": { "name": "data-db-0" }, "status": status });
-            resize_trouble(&serde_json::from_value(claim).expect("a claim"), "12Gi")
-        };
-        let expected = Some("8Gi of 12Gi, ControllerResizeError: no room".to_string());
-        assert_eq!(trouble("8Gi", "ControllerResizeError"), expected);
-        assert_eq!(trouble("12Gi", "ControllerResizeError"), None);
-        assert_eq!(trouble("8Gi", "Resizing"), None, "it is under way");
-    }
-
-    #[test]
     fn a_volume_of_an_earlier_life_is_ours_only_when_it_was_marked() {
         assert!(claim("2026-01-02T00:00:01Z", None).state.ours);
         assert!(!claim("2026-01-01T23:59:59Z", None).state.ours);
         assert!(!claim("2026-01-01T23:59:59Z", Some("u-1")).state.ours, "of the resource before this one");
         assert!(claim("2026-01-01T23:59:59Z", Some("u-2")).state.ours);
-    }
-
-    #[track_caller]
-    fn check_trouble(status: Value, expected: Option<&str>) {
-        let spec = json!({ "containers": [{ "name": "quorate", "image": "quorate:none" }] });
-        let pod = json!({ "metadata": { "name": "db-0" }, "spec": spec, "status": status });
-        let view = pod_view(&serde_json::from_value(pod).expect("a pod"), None, None);
-        assert_eq!(view.trouble.as_deref(), expected);
-    }
-
-    #[test]
-    fn a_pod_says_why_it_does_not_run() {
-        let container = |state: Value, last: Value| {
-            json!({ "containerStatuses": [{
-                "name": "quorate", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-                "state": state, "lastState": last,
-            }] })
-        };
-        let waiting = |reason: &str, message: &str| {
-            let ended = json!({ "terminated": { "exitCode": 1, "reason": "Error" } });
-            container(json!({ "waiting": { "reason": reason, "message": message } }), ended)
-        };
-        for reason in ["ErrImagePull", "ImagePullBackOff"] {
-            check_trouble(waiting(reason, "again in 10s"), Some("ImagePullBackOff: quorate:none"));
-        }
-        check_trouble(waiting("CrashLoopBackOff", "back-off 10s"), Some("CrashLoopBackOff: exit code 1, Error"));
-        let missing = "secret \"db-admin\" not found";
-        let expected = format!("CreateContainerConfigError: {missing}");
-        check_trouble(waiting("CreateContainerConfigError", missing), Some(&expected));
-        check_trouble(waiting("ContainerCreating", ""), None);
-        check_trouble(container(json!({ "running": {} }), Value::Null), None);
-        let message = "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3 nodes are available: 3 No victims.";
-        let condition =
-            json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message });
-        let expected = "Unschedulable: 0/3 nodes are available: 3 Insufficient cpu";
-        check_trouble(json!({ "conditions": [condition] }), Some(expected));
     }
 
     #[test]
