@@ -9,6 +9,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::crd::QuorateClusterStatus;
 use crate::names::Names;
 use crate::observe::Sighting;
 
@@ -24,6 +25,8 @@ pub struct Metrics {
     members: IntGaugeVec,
     members_caught_up: IntGaugeVec,
     available: IntGaugeVec,
+    conditions: IntGaugeVec,
+    paused: IntGaugeVec,
     lag: IntGaugeVec,
     /// Members whose lag is shown, by cluster: what is not shown any more must be taken away by name.
     shown: Mutex<BTreeMap<(String, String), BTreeSet<String>>>,
@@ -33,6 +36,8 @@ pub struct Metrics {
 
 /// What `ReconcileError::kind` can say.
 const KINDS_OF_FAILURE: [&str; 4] = ["conflict", "kubernetes", "node", "other"];
+/// Every condition of a cluster.
+const CONDITIONS: [&str; 6] = ["Available", "Progressing", "Degraded", "Ready", "Reconciling", "Stalled"];
 const CLUSTER: [&str; 2] = ["namespace", "name"];
 
 impl Metrics {
@@ -70,6 +75,12 @@ impl Metrics {
             members: gauge("quorate_operator_cluster_members", "Members of the committed configuration.", &CLUSTER),
             members_caught_up: gauge("quorate_operator_cluster_members_caught_up", "Members that take part.", &CLUSTER),
             available: gauge("quorate_operator_cluster_available", "1 while a leader answers.", &CLUSTER),
+            conditions: gauge(
+                "quorate_operator_cluster_condition",
+                "1 while a condition of a cluster is true.",
+                &["namespace", "name", "condition"],
+            ),
+            paused: gauge("quorate_operator_cluster_paused", "1 while the operator leaves a cluster alone.", &CLUSTER),
             lag: gauge(
                 "quorate_operator_member_lag_entries",
                 "Entries that a member is behind its leader.",
@@ -103,9 +114,11 @@ impl Metrics {
     }
 
     /// Shows a cluster as it was just seen.
-    pub fn show(&self, sighting: &Sighting) {
+    pub fn show(&self, sighting: &Sighting, status: &QuorateClusterStatus) {
         let names = Names::of(&sighting.cluster);
         let labels = [names.namespace.as_str(), names.cluster.as_str()];
+        self.show_conditions(&names, status);
+        self.paused.with_label_values(&labels).set(i64::from(sighting.observed.wanted.paused));
         let view = sighting.observed.cluster.as_ref();
         self.available.with_label_values(&labels).set(i64::from(view.is_some()));
         self.show_lag(&names, sighting);
@@ -113,6 +126,14 @@ impl Metrics {
         let of = |count: usize| i64::try_from(count).expect("few members");
         self.members.with_label_values(&labels).set(of(view.members.len()));
         self.members_caught_up.with_label_values(&labels).set(of(view.caught_up.len()));
+    }
+
+    /// A condition that is not there does not hold.
+    fn show_conditions(&self, names: &Names, status: &QuorateClusterStatus) {
+        for kind in CONDITIONS {
+            let holds = status.conditions.iter().any(|c| c.type_ == kind && c.status == "True");
+            self.conditions.with_label_values(&[&names.namespace, &names.cluster, kind]).set(i64::from(holds));
+        }
     }
 
     /// As the leader sees its followers. Whoever is none any more, or has no leader, has no lag that is known of.
@@ -156,8 +177,11 @@ impl Metrics {
         let labels = [names.namespace.as_str(), names.cluster.as_str()];
         // Absent is as good as removed.
         let _ = self.last_success.remove_label_values(&labels);
-        for gauge in [&self.available, &self.members, &self.members_caught_up] {
+        for gauge in [&self.available, &self.members, &self.members_caught_up, &self.paused] {
             let _ = gauge.remove_label_values(&labels);
+        }
+        for kind in CONDITIONS {
+            let _ = self.conditions.remove_label_values(&[&names.namespace, &names.cluster, kind]);
         }
         self.keep_lag(names, BTreeSet::new());
     }
@@ -213,6 +237,18 @@ mod tests {
         let text = metrics.text();
         assert!(!text.contains("member=\"01\"") && text.contains("member=\"03\""), "{text}");
         metrics.succeeded(&names);
+        let condition = serde_json::json!({
+            "type": "Degraded", "reason": "MembersDown", "status": "True", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        let status = serde_json::from_value(serde_json::json!({ "conditions": [condition] })).expect("a status");
+        metrics.show_conditions(&names, &status);
+        for (kind, holds) in [("Degraded", 1), ("Stalled", 0)] {
+            let line = format!(
+                "quorate_operator_cluster_condition{{condition=\"{kind}\",name=\"db\",namespace=\"default\"}} {holds}"
+            );
+            assert!(metrics.text().contains(&line), "{}", metrics.text());
+        }
         metrics.forget(&names);
         assert!(!metrics.text().contains("name=\"db\""), "{}", metrics.text());
     }

@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::act::{self, ActError, Hands};
 use crate::admin::Admin;
 use crate::build::Defaults;
-use crate::crd::QuorateCluster;
+use crate::crd::{QuorateCluster, QuorateClusterStatus};
 use crate::interruption::{Moment, interrupt};
 use crate::metrics::Metrics;
 use crate::names::{FINALIZER, Names};
@@ -41,7 +41,7 @@ const REST_FACTOR: u32 = 100;
 /// And at most so long.
 const LONGEST_REST: Duration = Duration::from_secs(300);
 /// Characters of an event's note; the API server takes a thousand bytes.
-const LONGEST_NOTE: usize = 240;
+const LONGEST_NOTE: usize = 480;
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -225,9 +225,9 @@ async fn once<A: Admin>(
         Remembered { transfers_tried: context.transfers.length(&names), refused: context.refusals().last(&cluster) };
     let sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster, remembered).await?;
     let decided = plan(&sighting.observed);
-    write_status(&api, &sighting, &decided).await?;
-    report(context, &sighting, &decided).await;
-    context.metrics.show(&sighting);
+    let after = write_status(&api, &sighting, &decided).await?;
+    report(context, &sighting, &decided, &after).await;
+    context.metrics.show(&sighting, &after);
     if let Some(step) = &decided.step {
         let work = reason(&decided.finding);
         let hands = Hands { client: &context.client, admin: &context.admin, defaults: &context.defaults };
@@ -277,46 +277,82 @@ fn next_look(decided: &Plan, waits: u32, reachable: bool, took: Duration) -> Dur
     }
 }
 
-async fn write_status(api: &Api<QuorateCluster>, sighting: &Sighting, decided: &Plan) -> Result<(), ReconcileError> {
-    if decided.step == Some(Step::ReleaseFinalizer) {
-        return Ok(());
-    }
+/// The status as it is now, written if it is another one than before.
+async fn write_status(
+    api: &Api<QuorateCluster>,
+    sighting: &Sighting,
+    decided: &Plan,
+) -> Result<QuorateClusterStatus, ReconcileError> {
     let cluster = &sighting.cluster;
     let after = status::status(sighting, decided, random_cluster_id(), &Time(Timestamp::now()));
-    let Some(status) = status::patch(cluster.status.as_ref(), &after) else { return Ok(()) };
+    let changed = status::patch(cluster.status.as_ref(), &after);
+    let Some(status) = changed.filter(|_| decided.step != Some(Step::ReleaseFinalizer)) else { return Ok(after) };
     let guarded = json!({ "metadata": { "resourceVersion": cluster.metadata.resource_version }, "status": status });
     api.patch_status(&Names::of(cluster).cluster, &PatchParams::default(), &Patch::Merge(guarded)).await?;
-    Ok(())
+    Ok(after)
 }
 
 /// Tells of steps, and of states in which a human should look.
-async fn report<A: Admin>(context: &Context<A>, sighting: &Sighting, decided: &Plan) {
-    let (type_, note) = match &decided.finding {
-        Finding::Working(work) if decided.step.is_some() => (EventType::Normal, work.text()),
+async fn report<A: Admin>(context: &Context<A>, sighting: &Sighting, decided: &Plan, after: &QuorateClusterStatus) {
+    for event in news(sighting.cluster.status.as_ref(), after, decided) {
+        publish(context, sighting, &event).await;
+    }
+}
+
+/// A step is told each time, a state when it begins: nothing is written for what stays as it is.
+fn news(before: Option<&QuorateClusterStatus>, after: &QuorateClusterStatus, decided: &Plan) -> Vec<Event> {
+    let begins = |kind: &str| {
+        let now = reason_of(Some(after), kind);
+        now != reason_of(before, kind)
+    };
+    let said = |kind: &str| after.conditions.iter().find(|c| c.type_ == kind).map_or("", |c| c.message.as_str());
+    let mut events = Vec::new();
+    let known = decided.step.is_none() && !begins("Progressing");
+    if let Some((type_, note)) = note(&decided.finding, decided.step.is_some(), &said).filter(|_| !known) {
+        events.push(event(type_, reason(&decided.finding), note));
+    }
+    if begins("Degraded") && reason_of(Some(after), "Degraded") == Some("NodeLost") {
+        events.push(event(EventType::Warning, "NodeLost", said("Degraded")));
+    }
+    // What else stalls has an event of its own.
+    if begins("Stalled") && reason_of(Some(after), "Stalled") == Some("DeadlineExceeded") {
+        let note = format!("{}: {}", said("Stalled"), said("Progressing"));
+        events.push(event(EventType::Warning, "Stalled", &note));
+    }
+    events
+}
+
+fn note<'a>(finding: &Finding, steps: bool, said: &impl Fn(&str) -> &'a str) -> Option<(EventType, &'a str)> {
+    Some(match finding {
+        Finding::Working(work) if steps => (EventType::Normal, work.text()),
         Finding::QuorumLost => (EventType::Warning, "no quorum of the members answers"),
         Finding::NoLeader => (EventType::Warning, "enough members for a quorum may run, and none of them leads"),
+        Finding::MembersDown => (EventType::Warning, said("Degraded")),
+        Finding::RollAwaitsApproval => (EventType::Normal, said("Progressing")),
         Finding::TooFewTakePart => (EventType::Warning, "the next step waits: too few members take part"),
         Finding::RecoveryRefused(refusal) => (EventType::Warning, refusal.text()),
         Finding::RecoveryFailed => (EventType::Warning, "the job that should recover the cluster has failed"),
-        Finding::ClusterIdMismatch => (EventType::Warning, "the volumes belong to another cluster"),
-        _ => return,
-    };
-    let before = sighting.cluster.status.as_ref();
-    let known = |status: &crate::crd::QuorateClusterStatus| {
-        status.conditions.iter().any(|c| c.type_ == "Progressing" && c.reason == reason(&decided.finding))
-    };
-    // A state is an event when it begins; a step always is.
-    if decided.step.is_none() && before.is_some_and(known) {
-        return;
-    }
-    let event = Event {
+        Finding::ClusterIdMismatch => (EventType::Warning, said("Progressing")),
+        _ => return None,
+    })
+}
+
+fn reason_of<'a>(status: Option<&'a QuorateClusterStatus>, kind: &str) -> Option<&'a str> {
+    status?.conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.reason.as_str())
+}
+
+fn event(type_: EventType, reason: &str, note: &str) -> Event {
+    Event {
         type_,
-        reason: reason(&decided.finding).to_string(),
-        note: Some(note.to_string()),
+        reason: reason.to_string(),
+        note: Some(shortened(note)),
         action: "Reconcile".to_string(),
         secondary: None,
-    };
-    if let Err(error) = context.recorder.publish(&event, &sighting.cluster.object_ref(&())).await {
+    }
+}
+
+async fn publish<A: Admin>(context: &Context<A>, sighting: &Sighting, event: &Event) {
+    if let Err(error) = context.recorder.publish(event, &sighting.cluster.object_ref(&())).await {
         tracing::warn!(%error, "an event could not be written");
     }
 }
@@ -328,17 +364,8 @@ async fn publish_failure<A: Admin>(context: &Context<A>, sighting: &Sighting, wo
     if status.is_conflict() {
         return;
     }
-    let note = shortened(&error.to_string());
-    let event = Event {
-        type_: EventType::Warning,
-        reason: format!("{work}Failed"),
-        note: Some(note),
-        action: "Reconcile".to_string(),
-        secondary: None,
-    };
-    if let Err(error) = context.recorder.publish(&event, &sighting.cluster.object_ref(&())).await {
-        tracing::warn!(%error, "an event could not be written");
-    }
+    let event = event(EventType::Warning, &format!("{work}Failed"), &error.to_string());
+    publish(context, sighting, &event).await;
 }
 
 /// As much as an event or a condition should carry.
@@ -413,6 +440,39 @@ mod tests {
         cluster.metadata.generation = Some(4);
         refusals.note(&cluster, "UpdatingObjects", None);
         assert_eq!(refusals.last(&cluster), None, "it was taken");
+    }
+
+    fn status(conditions: &[(&str, &str)]) -> QuorateClusterStatus {
+        let condition = |(kind, reason): &(&str, &str)| {
+            json!({
+                "type": kind, "reason": reason, "status": "True", "message": format!("{kind} it is"),
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            })
+        };
+        let conditions: Vec<_> = conditions.iter().map(condition).collect();
+        serde_json::from_value(json!({ "conditions": conditions })).expect("a status")
+    }
+
+    #[test]
+    fn a_state_is_told_when_it_begins_and_a_step_each_time() {
+        let told = |finding: Finding, step: Option<Step>, conditions: &[(&str, &str)]| {
+            let (decided, after) = (Plan { step, finding }, status(conditions));
+            let reasons = |events: Vec<Event>| events.into_iter().map(|event| event.reason).collect::<Vec<_>>();
+            (reasons(news(None, &after, &decided)), reasons(news(Some(&after), &after, &decided)))
+        };
+        let state = |finding: Finding, conditions: &[(&str, &str)], expected: &[&str]| {
+            assert_eq!(told(finding, None, conditions), (expected.iter().map(ToString::to_string).collect(), vec![]));
+        };
+        let (lost, waits) = (("Degraded", "NodeLost"), ("Progressing", "RollAwaitsApproval"));
+        state(Finding::MembersDown, &[("Progressing", "MembersDown"), lost], &["MembersDown", "NodeLost"]);
+        state(Finding::RollAwaitsApproval, &[waits], &["RollAwaitsApproval"]);
+        let stalled = [("Progressing", "WaitingForPods"), ("Stalled", "DeadlineExceeded")];
+        state(Finding::WaitingForPods, &stalled, &["Stalled"]);
+        state(Finding::Reconciled, &[("Progressing", "Reconciled"), ("Degraded", "FullCapacity")], &[]);
+        let step = Some(Step::RestartPod(crate::plan::Ordinal(1)));
+        let rolling = Finding::Working(crate::plan::Work::RollingUpdate);
+        let each = vec!["RollingUpdate".to_string()];
+        assert_eq!(told(rolling, step, &[("Progressing", "RollingUpdate")]), (each.clone(), each));
     }
 
     #[test]
