@@ -21,6 +21,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::{Defaults, metadata};
 use crate::crd::{AutoCompaction, CompactionMode, ImagePullPolicy, QuorateCluster};
 use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY, VOLUME};
+use crate::quantity;
 
 /// User and group of the image.
 const USER: i64 = 65_532;
@@ -199,7 +200,10 @@ fn arguments(cluster: &QuorateCluster, names: &Names) -> Vec<String> {
         ("--auto-compaction-mode", mode.to_string()),
         ("--auto-compaction-retention", retention),
     ];
-    let flags = flags.into_iter().map(|(flag, value)| format!("{flag}={value}"));
+    // Only if there is one: an operator that is new to this setting restarts no pod.
+    let quota = spec.storage.quota.as_deref().and_then(quantity::value);
+    let quota = quota.map(|bytes| ("--quota-backend-bytes", format!("{:.0}", bytes.ceil())));
+    let flags = flags.into_iter().chain(quota).map(|(flag, value)| format!("{flag}={value}"));
     std::iter::once("server".to_string()).chain(flags).collect()
 }
 
@@ -308,6 +312,22 @@ mod tests {
         assert_eq!(container["allowPrivilegeEscalation"], false);
         assert_eq!(container["readOnlyRootFilesystem"], true);
         assert_eq!(container["capabilities"]["drop"], json!(["ALL"]));
+    }
+
+    #[test]
+    fn a_quota_is_told_in_bytes_and_only_if_there_is_one() {
+        let flag = |storage: serde_json::Value| {
+            let args = pod(json!({ "storage": storage }))["containers"][0]["args"].clone();
+            let args = args.as_array().expect("a list").clone();
+            args.into_iter().find(|arg| arg.as_str().is_some_and(|arg| arg.starts_with("--quota-backend-bytes")))
+        };
+        assert_eq!(flag(json!({ "size": "8Gi" })), None);
+        assert_eq!(flag(json!({ "quota": "4Gi" })), Some(json!("--quota-backend-bytes=4294967296")));
+        assert_eq!(
+            flag(json!({ "quota": "0.0005k" })),
+            Some(json!("--quota-backend-bytes=1")),
+            "none would be the default"
+        );
     }
 
     #[test]

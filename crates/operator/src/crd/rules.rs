@@ -83,6 +83,19 @@ fn storage_grows_and_never_shrinks() {
 }
 
 #[test]
+fn a_quota_fits_on_the_volume() {
+    let quota = |quota: &str| json!({ "storage": { "size": "8Gi", "quota": quota } });
+    for fits in ["8Gi", "4Gi", "1.5G", "1000000000", "8192Mi"] {
+        check_accepted(quota(fits));
+    }
+    check_refused(quota("9Gi"), "quota must not be more than size");
+    for none in ["much", "0", "-1Gi", "0Mi", "5m"] {
+        check_refused(quota(none), "quota must be a quantity");
+    }
+    check_change_accepted(quota("8Gi"), quota("4Gi"));
+}
+
+#[test]
 fn the_storage_class_stays() {
     let class = |name: &str| json!({ "storage": { "size": "8Gi", "storageClassName": name } });
     let none = json!({ "storage": { "size": "8Gi" } });

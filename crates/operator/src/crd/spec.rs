@@ -155,6 +155,10 @@ pub enum ImagePullPolicy {
     "!has(oldSelf.storageClassName) && !has(self.storageClassName) || has(oldSelf.storageClassName) && has(self.storageClassName) && self.storageClassName == oldSelf.storageClassName",
     "storageClassName cannot be changed: a volume keeps the class it was made with"
 ))]
+#[x_kube(validation = (
+    "!has(self.quota) || isQuantity(self.quota) && isQuantity(self.size) && quantity(self.quota).compareTo(quantity(self.size)) <= 0",
+    "quota must not be more than size: the volume would be full before"
+))]
 pub struct Storage {
     /// Size of each volume; it may grow.
     #[serde(default = "default_size")]
@@ -162,6 +166,12 @@ pub struct Storage {
     #[x_kube(validation = ("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))", "size must be a quantity above zero, such as 10Gi"))]
     #[x_kube(validation = ("quantity(self).compareTo(quantity(oldSelf)) >= 0", "size can only grow: a volume cannot be shrunk"))]
     pub size: String,
+    /// Live bytes above which writes are refused; the nodes' default (2Gi) if absent. The files are larger than what is live in them, so
+    /// leave room on the volume. Another quota restarts the pods, one at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = ("self.matches('^[0-9]+([.][0-9]+)?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$') && quantity(self).isGreaterThan(quantity('0'))", "quota must be a quantity above zero, such as 4Gi"))]
+    pub quota: Option<String>,
     /// Class of the volumes; the cluster's default one if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -170,7 +180,7 @@ pub struct Storage {
 
 impl Default for Storage {
     fn default() -> Self {
-        Storage { size: default_size(), storage_class_name: None }
+        Storage { size: default_size(), quota: None, storage_class_name: None }
     }
 }
 
