@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use quorate_kv::KvError;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::{Code, Status};
 
 use crate::answers::{AnswerLimits, ConnectionEnd, HeldAnswer, HeldBody};
 use crate::arriving::{Arriving, ArrivingBody};
+use crate::client_api::ApiError;
 use crate::encoded::with_encoded_body;
 use crate::gate::{Gate, wants_leader};
 use crate::listen::PortLimits;
@@ -192,7 +194,7 @@ impl Future for CountedCall {
         let Some(counters) = self.counters.take() else { return Poll::Ready(Ok(response)) };
         let response = match (Status::from_header_map(response.headers()), counters.kind) {
             (Some(status), _) => {
-                let status = as_grpc_go_says(status);
+                let status = as_etcd_says(status);
                 counters.record_handled(status.code(), began.elapsed());
                 status.into_http()
             }
@@ -219,13 +221,18 @@ impl Drop for CountedCall {
     }
 }
 
-/// tonic calls a message over the size limit `OutOfRange`. etcd's clients know that as a refused revision; their own
-/// stack says `ResourceExhausted`.
-fn as_grpc_go_says(status: Status) -> Status {
-    if status.code() == Code::OutOfRange && status.message().contains("message length too large") {
-        return Status::resource_exhausted(status.message());
+/// What tonic refuses by itself, as etcd's clients know it.
+///
+/// It calls a message over the size limit `OutOfRange`, which they know as a refused revision; their own stack says
+/// `ResourceExhausted`. And it calls one that nests too deep to be decoded `Internal`, which they take for a broken node;
+/// only transactions can nest, and they are refused far earlier.
+fn as_etcd_says(status: Status) -> Status {
+    let says = |text| status.message().contains(text);
+    match status.code() {
+        Code::OutOfRange if says("message length too large") => Status::resource_exhausted(status.message()),
+        Code::Internal if says("recursion limit reached") => ApiError::from(KvError::TooManyOps).into(),
+        _ => status,
     }
-    status
 }
 
 /// The body of a stream of answers. Counts the status at its end, or `Cancelled` if the client left before.

@@ -46,6 +46,8 @@ const NEVER: [(EtcdError, &str); 12] = [
     (EtcdError::DeadlineExceeded, "a client's own library ends its calls in time, and tells the node by a reset"),
 ];
 
+const DOCUMENT: &str = include_str!("../../../../docs/etcd-compatibility.md");
+
 /// What was provoked, and what came instead.
 #[derive(Default)]
 struct Table {
@@ -89,6 +91,8 @@ async fn every_error_of_etcd_is_told_with_its_code_and_text_or_cannot_come_up() 
     let all: BTreeSet<EtcdError> = EtcdError::ALL.iter().copied().collect();
     let missing: Vec<_> = all.iter().filter(|error| !never.contains(error) && !table.told.contains(error)).collect();
     assert!(missing.is_empty(), "neither provoked nor excused: {missing:?}");
+    let untold: Vec<_> = never.iter().filter(|error| !DOCUMENT.contains(&format!("`{}`", error.message()))).collect();
+    assert!(untold.is_empty(), "excused, and docs/etcd-compatibility.md does not say so: {untold:?}");
 }
 
 fn op(request: Op) -> pb::RequestOp {

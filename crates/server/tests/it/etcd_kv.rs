@@ -245,3 +245,27 @@ async fn an_empty_node_says_what_it_waits_for() {
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     served.server.stop().await;
 }
+
+/// Whether it is a bound of transactions or of the decoder that they pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_that_nest_too_deep_are_refused_alike_however_deep() {
+    let served = Served::alone().await;
+    let within = |inner: TxnRequest| TxnRequest {
+        success: vec![RequestOp { request: Some(request_op::Request::RequestTxn(inner)) }],
+        ..TxnRequest::default()
+    };
+    let nested = |depth: usize| (1..depth).fold(TxnRequest::default(), |inner, _| within(inner));
+    served.kv().txn(nested(24)).await.expect("as deep as it may be");
+    for depth in [25, 49, 50, 51, 52, 100, 200] {
+        let refused = served.kv().txn(nested(depth)).await.expect_err("too deep");
+        let told = (refused.code(), refused.message());
+        assert_eq!(told, (Code::InvalidArgument, "etcdserver: too many operations in txn request"), "{depth}");
+    }
+    for depth in [25, 40, 50, 1000] {
+        let body = format!("{}{}", "{\"success\":[{\"request_txn\":".repeat(depth - 1), "{}");
+        let body = format!("{body}{}", "}]}".repeat(depth - 1));
+        let refused = served.http("POST", "/v3/kv/txn", body.as_bytes()).await;
+        assert_eq!((refused.status, &refused.json()["code"]), (400, &serde_json::json!(3)), "{depth}");
+    }
+    served.server.stop().await;
+}
