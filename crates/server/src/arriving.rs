@@ -20,6 +20,7 @@ use tokio::time::Sleep;
 use tonic::Status;
 
 use crate::framing::Framing;
+use crate::json_framing::JsonFraming;
 
 /// Bytes of requests under way, of all connections of a port.
 #[derive(Debug)]
@@ -53,34 +54,70 @@ pub(crate) struct ArrivingBody<B = Incoming> {
     /// `None` until the rest of what has begun is waited for.
     deadline: Option<Pin<Box<Sleep>>>,
     /// Of a stream.
-    framing: Option<Framing>,
+    messages: Option<Messages>,
+}
+
+/// How the messages of a stream are told apart.
+enum Messages {
+    Grpc(Framing),
+    Json(JsonFraming),
+}
+
+impl Messages {
+    fn take(&mut self, data: &[u8]) {
+        match self {
+            Messages::Grpc(framing) => framing.take(data),
+            Messages::Json(framing) => framing.take(data),
+        }
+    }
+
+    fn whole(&self) -> u64 {
+        match self {
+            Messages::Grpc(framing) => framing.whole(),
+            Messages::Json(framing) => framing.whole(),
+        }
+    }
+
+    fn unfinished(&self) -> usize {
+        match self {
+            Messages::Grpc(framing) => framing.unfinished(),
+            Messages::Json(framing) => framing.unfinished(),
+        }
+    }
 }
 
 impl<B> ArrivingBody<B> {
     /// A request that is to arrive in time.
     pub(crate) fn whole(body: B, arriving: Arc<Arriving>) -> Self {
-        ArrivingBody { body, arriving, counted: 0, deadline: None, framing: None }
+        ArrivingBody { body, arriving, counted: 0, deadline: None, messages: None }
     }
 
     /// A stream of requests, of which there may be another at any time.
     pub(crate) fn stream(body: B, arriving: Arc<Arriving>) -> Self {
         let mut stream = ArrivingBody::whole(body, arriving);
-        stream.framing = Some(Framing::default());
+        stream.messages = Some(Messages::Grpc(Framing::default()));
+        stream
+    }
+
+    /// The same in JSON.
+    pub(crate) fn json_stream(body: B, arriving: Arc<Arriving>) -> Self {
+        let mut stream = ArrivingBody::whole(body, arriving);
+        stream.messages = Some(Messages::Json(JsonFraming::default()));
         stream
     }
 
     /// Counts what has come; false if that is too much.
     fn count(&mut self, data: &[u8]) -> bool {
-        let held = match &mut self.framing {
+        let held = match &mut self.messages {
             None => self.counted + data.len(),
-            Some(framing) => {
-                let before = framing.whole();
-                framing.take(data);
+            Some(messages) => {
+                let before = messages.whole();
+                messages.take(data);
                 // Each message has its own time.
-                if framing.whole() > before {
+                if messages.whole() > before {
                     self.deadline = None;
                 }
-                framing.unfinished()
+                messages.unfinished()
             }
         };
         let fits = held <= self.counted || self.arriving.add(held - self.counted);
@@ -93,7 +130,7 @@ impl<B> ArrivingBody<B> {
 
     /// Whether something has begun that has not ended.
     fn is_under_way(&self) -> bool {
-        self.framing.as_ref().is_none_or(|framing| framing.unfinished() > 0)
+        self.messages.as_ref().is_none_or(|messages| messages.unfinished() > 0)
     }
 }
 
@@ -215,14 +252,22 @@ mod tests {
         let mut waiting = std::pin::pin!(next(&mut stream));
         assert!(std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
 
+        let json = |text: &'static str| Stuck(Some(Bytes::from_static(text.as_bytes())));
+        let mut quiet = ArrivingBody::json_stream(json("{}\n"), Arc::clone(&arriving));
+        next(&mut quiet).await.expect("a message of no field");
+        let mut waiting_too = std::pin::pin!(next(&mut quiet));
+        assert!(std::future::poll_fn(|cx| Poll::Ready(waiting_too.as_mut().poll(cx).is_pending())).await);
+
         for mut stuck in [
             ArrivingBody::whole(stuck(1), Arc::clone(&arriving)),
             ArrivingBody::stream(stuck(1), Arc::clone(&arriving)),
+            ArrivingBody::json_stream(json("{}{"), Arc::clone(&arriving)),
         ] {
             next(&mut stuck).await.expect("the first byte");
             let error = next(&mut stuck).await.expect_err("given up");
             assert!(error.contains("did not arrive within 1ms"), "{error}");
         }
         assert!(std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
+        assert!(std::future::poll_fn(|cx| Poll::Ready(waiting_too.as_mut().poll(cx).is_pending())).await);
     }
 }

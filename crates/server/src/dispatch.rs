@@ -21,6 +21,7 @@ use crate::arriving::{Arriving, ArrivingBody};
 use crate::client_api::ApiError;
 use crate::encoded::with_encoded_body;
 use crate::gate::{Gate, wants_leader};
+use crate::gateway;
 use crate::listen::PortLimits;
 use crate::metrics::{MethodCounters, MethodKind, Metrics};
 use crate::relay::{Relay, pass_on};
@@ -142,6 +143,9 @@ impl<Kv> Dispatch<Kv> {
             let mut request = request.map(|body| ArrivingBody::stream(body, arriving));
             request.extensions_mut().insert(self.connection.clone());
             return request;
+        }
+        if gateway::takes_stream(&request) {
+            return request.map(|body| ArrivingBody::json_stream(body, arriving));
         }
         request.map(|body| ArrivingBody::whole(body, arriving))
     }

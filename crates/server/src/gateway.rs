@@ -7,6 +7,7 @@
 mod call;
 mod json;
 mod paths;
+mod requests;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use prost_reflect::{DescriptorPool, MethodDescriptor};
 use tonic::{Code, Status};
 
 use self::call::{Answers, call};
+use self::requests::{Requests, requests};
 use crate::gate::Gate;
 use crate::inside::Inside;
 
@@ -43,6 +45,11 @@ pub(crate) fn router(inside: Inside, gate: Arc<Gate>, max_message_bytes: usize) 
     Router::new().route("/v3/{*path}", paths.clone()).route("/v3beta/{*path}", paths).with_state(gateway)
 }
 
+/// Whether the messages of this request may come one by one, with answers in between.
+pub(crate) fn takes_stream<B: axum::body::HttpBody>(request: &axum::http::Request<B>) -> bool {
+    requests::come_one_by_one(paths::takes_stream(request.uri().path()), request.body())
+}
+
 async fn serve(State(gateway): State<Gateway>, request: Request) -> Response {
     let mut response = match answer(&gateway, request).await {
         Ok(response) => response,
@@ -62,19 +69,15 @@ async fn serve(State(gateway): State<Gateway>, request: Request) -> Response {
 }
 
 async fn answer(gateway: &Gateway, request: Request) -> Result<Response, Status> {
-    let path = request.uri().path();
-    let path = path.strip_prefix("/v3beta/").or_else(|| path.strip_prefix("/v3/")).unwrap_or(path);
+    let path = paths::below(request.uri().path());
     let method = match *request.method() {
         Method::OPTIONS => return Ok(Response::new(Body::empty())),
         Method::POST => paths::method(&gateway.pool, path).ok_or_else(|| Status::not_found("Not Found"))?,
         _ => return Err(Status::unimplemented("Method Not Allowed")),
     };
     let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, gateway.max_body_bytes)
-        .await
-        .map_err(|error| Status::invalid_argument(format!("the request cannot be read: {error}")))?;
-    let messages = json::decode(&method, &body).map_err(Status::invalid_argument)?;
-    let begun = begin(gateway, &method, messages, &parts.headers).await;
+    let requests = requests(&method, body, gateway.max_body_bytes).await?;
+    let begun = begin(gateway, &method, requests, &parts.headers).await;
     if method.is_server_streaming() {
         return Ok(match begun {
             Ok((first, answers)) => Response::new(stream(method, first, answers)),
@@ -93,10 +96,10 @@ async fn answer(gateway: &Gateway, request: Request) -> Result<Response, Status>
 async fn begin(
     gateway: &Gateway,
     method: &MethodDescriptor,
-    messages: Vec<bytes::Bytes>,
+    requests: Requests,
     headers: &HeaderMap,
 ) -> Result<(Option<bytes::Bytes>, Answers), Status> {
-    let mut answers = call(gateway.inside.clone(), &gateway.gate, method, messages, headers).await?;
+    let mut answers = call(gateway.inside.clone(), &gateway.gate, method, requests, headers).await?;
     let first = answers.next().await?;
     Ok((first, answers))
 }

@@ -20,6 +20,7 @@ mod gateway;
 mod grpc;
 mod http;
 mod inside;
+mod json_framing;
 mod keep_alives;
 mod leaving;
 pub mod listen;

@@ -6,13 +6,14 @@ use std::pin::Pin;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hyper::body::Body as _;
 use prost_reflect::MethodDescriptor;
-use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::codegen::http::{HeaderMap, HeaderName, Request, header};
 use tonic::{Code, Status};
 
+use super::requests::Requests;
 use crate::gate::Gate;
 use crate::inside::Inside;
 use crate::metrics::MethodKind;
@@ -22,7 +23,7 @@ const FRAME_HEADER: usize = 5;
 /// Headers of this form are metadata of the call, as for etcd's gateway.
 const METADATA: &str = "grpc-metadata-";
 
-/// Sends `messages` to `method`.
+/// Sends `requests` to `method`.
 ///
 /// # Errors
 /// The status of a call that is refused at once.
@@ -30,22 +31,17 @@ pub(super) async fn call(
     mut inside: Inside,
     gate: &Gate,
     method: &MethodDescriptor,
-    messages: Vec<Bytes>,
+    requests: Requests,
     headers: &HeaderMap,
 ) -> Result<Answers, Status> {
     let metadata = metadata(headers);
     let is_stream = method.is_client_streaming() || method.is_server_streaming();
     gate.admit(&metadata, if is_stream { MethodKind::Stream } else { MethodKind::Unary })?;
-    let (frames, receiver) = mpsc::channel::<Result<Bytes, Status>>(messages.len().max(1));
-    for message in messages {
-        frames.try_send(Ok(frame(&message))).expect("there is room for every message");
-    }
-    let body = Body::new(axum::body::Body::from_stream(ReceiverStream::new(receiver)));
+    let frames = ReceiverStream::new(requests).map(|message| message.map(|message| frame(&message)));
+    let body = Body::new(axum::body::Body::from_stream(frames));
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let mut request = Request::post(path).body(body).expect("a name of a method is a path");
     *request.headers_mut() = metadata;
-    // All has been asked: the answers of a watch go on without.
-    drop(frames);
     let response = inside.call(request).await.unwrap_or_else(|never| match never {});
     if let Some(status) = Status::from_header_map(response.headers())
         && status.code() != Code::Ok

@@ -86,6 +86,19 @@ const PATHS: [(&str, &[(&str, &str)]); 8] = [
     ("v3lockpb.Lock", &[("lock/lock", "Lock"), ("lock/unlock", "Unlock")]),
 ];
 
+/// Those of them whose method takes a stream of messages.
+const STREAMS: [&str; 2] = ["watch", "lease/keepalive"];
+
+/// The part of a path below `/v3/` or its older spelling.
+pub(super) fn below(path: &str) -> &str {
+    path.strip_prefix("/v3beta/").or_else(|| path.strip_prefix("/v3/")).unwrap_or(path)
+}
+
+/// Whether the method behind a whole path takes a stream of messages.
+pub(super) fn takes_stream(path: &str) -> bool {
+    STREAMS.contains(&below(path))
+}
+
 /// The method behind a path below `/v3/`.
 pub(super) fn method(pool: &DescriptorPool, path: &str) -> Option<MethodDescriptor> {
     let all = PATHS.iter().flat_map(|(service, paths)| paths.iter().map(move |(path, name)| (service, path, name)));
@@ -112,5 +125,16 @@ mod tests {
             }
         }
         assert_eq!(without, BTreeSet::from(["etcdserverpb.KV.RangeStream".to_owned()]));
+    }
+
+    #[test]
+    fn methods_that_take_a_stream_are_known_by_their_paths() {
+        let pool = DescriptorPool::decode(quorate_proto::FILE_DESCRIPTOR_SET).expect("descriptors");
+        for (path, _) in PATHS.iter().flat_map(|(_, paths)| *paths) {
+            let is_stream = method(&pool, path).expect("a method").is_client_streaming();
+            for root in ["/v3/", "/v3beta/"] {
+                assert_eq!(takes_stream(&format!("{root}{path}")), is_stream, "{path}");
+            }
+        }
     }
 }

@@ -129,16 +129,21 @@ async fn take(
     flight: mpsc::Sender<InFlight>,
     answers: mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
 ) {
-    let mut ended = false;
-    while !ended {
+    loop {
         let first = tokio::select! {
             request = requests.message() => request,
             // Nobody reads the answers any more.
             () = answers.closed() => return,
         };
-        let Ok(Some(pb::LeaseKeepAliveRequest { id })) = first else { return };
-        let mut ids = vec![id];
-        ended = !take_arrived(&mut requests, &mut ids).await;
+        let mut ids = match first {
+            Ok(Some(pb::LeaseKeepAliveRequest { id })) => vec![id],
+            Ok(None) => return,
+            Err(unreadable) => {
+                let _ = flight.send(InFlight::Refusal(unreadable)).await;
+                return;
+            }
+        };
+        let arrived = take_arrived(&mut requests, &mut ids).await;
         let QueuedKeepAlives { queued, refused } = api.keep_alive(&headers, ids).await;
         if let Some((ids, renewed)) = queued
             && flight.send(InFlight::Renewals { ids, renewed }).await.is_err()
@@ -149,20 +154,39 @@ async fn take(
             let _ = flight.send(InFlight::Refusal(refused.into())).await;
             return;
         }
+        match arrived {
+            Arrived::Goes => {}
+            Arrived::Ended => return,
+            Arrived::Unreadable(status) => {
+                let _ = flight.send(InFlight::Refusal(status)).await;
+                return;
+            }
+        }
     }
 }
 
-/// Takes what has arrived already: it shares one place in the queue, and one answer. `false` once the client has ended.
-async fn take_arrived(requests: &mut Streaming<pb::LeaseKeepAliveRequest>, ids: &mut Vec<i64>) -> bool {
+/// What comes after the keepalives that have arrived.
+enum Arrived {
+    /// Others, at any time.
+    Goes,
+    /// None: the client has ended.
+    Ended,
+    /// What is no keepalive, or the connection has broken.
+    Unreadable(Status),
+}
+
+/// Takes what has arrived already: it shares one place in the queue, and one answer.
+async fn take_arrived(requests: &mut Streaming<pb::LeaseKeepAliveRequest>, ids: &mut Vec<i64>) -> Arrived {
     poll_fn(|context| {
         while ids.len() < MAX_TOGETHER {
             match Pin::new(&mut *requests).poll_next(context) {
                 Poll::Ready(Some(Ok(request))) => ids.push(request.id),
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(false),
+                Poll::Ready(Some(Err(status))) => return Poll::Ready(Arrived::Unreadable(status)),
+                Poll::Ready(None) => return Poll::Ready(Arrived::Ended),
                 Poll::Pending => break,
             }
         }
-        Poll::Ready(true)
+        Poll::Ready(Arrived::Goes)
     })
     .await
 }

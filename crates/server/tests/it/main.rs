@@ -22,6 +22,7 @@ mod etcd_watch;
 mod etcd_watch_rules;
 mod gateway;
 mod gateway_paths;
+mod gateway_streams;
 mod http_api;
 mod identity;
 mod limits;
