@@ -88,7 +88,8 @@ async fn strike(cluster: &mut Cluster, fault: &str, endpoint: &str) {
 
 /// Runs a table of commands of etcdctl against a new cluster.
 pub async fn run_etcdctl(etcdctl: &Path) -> Tally {
-    let cluster = Cluster::start(3, &[]).await;
+    // So that a watch is told within the session that nothing happened.
+    let cluster = Cluster::start(3, &["--watch-progress-notify-interval", "1s"]).await;
     let tally = etcdctl::run(etcdctl, &cluster).await;
     if tally.failed > 0 {
         println!("{}", cluster.logs());

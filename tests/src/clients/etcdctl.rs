@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use super::Tally;
 use crate::cluster::Cluster;
@@ -99,6 +99,10 @@ const CLUSTER: &[Case] = &[
     fails("move-leader 1 --endpoints={leader}", &["etcdserver: bad leader transferee"]),
     case("move-leader {follower} --endpoints={leader}", &["Leadership transferred from ", " to {follower}\n"]),
     case("snapshot save {folder}/snapshot.db --endpoints={leader}", &["Snapshot saved at {folder}/snapshot.db\n"]),
+    exact("downgrade validate 3.6.0", &["Downgrade validate success, cluster version 3.7\n"]),
+    fails("downgrade validate 3.5.0", &["etcdserver: invalid downgrade target version"]),
+    fails("downgrade enable 3.6.0", &["etcdserver: not capable"]),
+    exact("downgrade cancel", &["Downgrade cancel success, cluster version 3.7\n"]),
     case("version", &["etcdctl version: 3.7.3\nAPI version: 3.7\n"]),
 ];
 
@@ -115,13 +119,17 @@ const USERS: &[Case] = &[
     ),
     exact("user grant-role u r", &["Role r is granted to user u\n"]),
     exact("user get u", &["User: u\nRoles: r\n"]),
-    exact("user list", &["root\nu\n"]),
+    exact("user add nopw --no-password", &["User nopw created\n"]),
+    exact("user grant-role nopw r", &["Role r is granted to user nopw\n"]),
+    exact("user list", &["nopw\nroot\nu\n"]),
     exact("role list", &["r\n"]),
     // Makes the role of root by itself once that is refused.
     case("auth enable", &["etcdserver: root user does not have root role", "Authentication Enabled\n"]),
     case("auth status --user=root:pw", &["Authentication Status: true\nAuthRevision: "]),
     fails("get a", &["etcdserver: user name is empty"]),
     fails("get a --user=u:wrong", &["etcdserver: authentication failed, invalid user ID or password"]),
+    fails("get a --user=nopw:pw", &["etcdserver: authentication failed, invalid user ID or password"]),
+    exact("user delete nopw --user=root:pw", &["User nopw deleted\n"]),
     exact("get a --user=u:pw", &["a\n2\n"]),
     fails("put a 3 --user=u:pw", &["etcdserver: permission denied"]),
     exact("put dir/a 3 --user=u:pw", &["OK\n"]),
@@ -151,6 +159,7 @@ pub(super) async fn run(program: &Path, cluster: &Cluster) -> Tally {
         kept: vec![
             ("leader", cluster.endpoints()[leader].clone()),
             ("follower", format!("{member:x}")),
+            ("follower-url", cluster.endpoints()[follower].clone()),
             ("folder", folder_path),
         ],
         tally: Tally::default(),
@@ -161,6 +170,14 @@ pub(super) async fn run(program: &Path, cluster: &Cluster) -> Tally {
     session.endless("watch w --prefix --rev=4", "put wa 1", &["PUT", "wa", "1"]);
     session.endless("elect name me", "put wa 2", &["name/*", "me"]);
     session.endless("elect other --listen", "put other/1 somebody", &["other/1", "somebody"]);
+    session.endless("watch p --progress-notify --rev=4", "put p 1", &["PUT", "p", "1", "progress notify: *"]);
+    session.interactive();
+    session.check(&Case { keeps: Some((1, "lease")), ..case("lease grant 3", &[" granted with TTL(3s)\n"]) });
+    let renewed = "lease {lease} keepalived with TTL(3)";
+    session.endless("lease keep-alive {lease}", "lease list", &[renewed, renewed, renewed]);
+    session.mirror();
+    // Ten thousand keys of a KiB each.
+    session.check(&case("check datascale --load=s --auto-compact", &["PASS: Approximate system memory used"]));
     // Small load, one minute. Whether a machine is fast enough is not asked here, but that no write fails is.
     let performance = session.typed("check perf --load=s").output().expect("etcdctl runs");
     let told = printed(&performance);
@@ -183,7 +200,8 @@ impl Session<'_> {
 
     fn typed(&self, typed: &str) -> Command {
         let mut command = Command::new(self.program);
-        command.arg("--command-timeout=30s").args(self.filled_in(typed).split(' '));
+        // A login is given up after the time for dialling, and a hash is slow work for a debug build.
+        command.args(["--command-timeout=30s", "--dial-timeout=30s"]).args(self.filled_in(typed).split(' '));
         // What is typed would be added to it, and some commands take one endpoint alone.
         if !typed.contains("--endpoints=") {
             command.args(["--endpoints", &self.endpoints]);
@@ -224,30 +242,87 @@ impl Session<'_> {
 
     /// A command that waits for what happens: prints these lines once another command has run, and is ended then.
     fn endless(&mut self, typed: &str, then: &str, lines: &[&str]) {
-        let child = self.typed(typed).spawn().expect("etcdctl starts");
-        let mut child = Ended(child);
+        let mut command = Running::start(self.typed(typed));
         let other = self.typed(then).output().expect("etcdctl runs");
-        let mut seen = Vec::new();
-        for line in BufReader::new(child.0.stdout.take().expect("piped")).lines().take(lines.len()) {
-            seen.push(line.expect("text"));
+        let told = self.tells(&mut command, lines);
+        let held = if other.status.success() { told } else { Err(printed(&other)) };
+        self.tally.fact(&format!("etcdctl {typed}"), held);
+    }
+
+    /// A watch that is told what to watch, and asked how far it is, while it runs.
+    fn interactive(&mut self) {
+        let mut command = Running::start(self.typed("watch --interactive"));
+        let mut told = Ok(());
+        for (number, (input, then, lines)) in [
+            ("watch i --prefix --rev=4\n", Some("put i 1"), &["PUT", "i", "1"][..]),
+            ("watch j -- echo ran\nprogress\n", None, &["progress notify: *", "progress notify: *"]),
+            ("", Some("put j 2"), &["PUT", "j", "2", "ran"]),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            command.input.write_all(input.as_bytes()).expect("it reads");
+            let done = then.is_none_or(|then| self.typed(then).status().is_ok_and(|status| status.success()));
+            let held = if done { self.tells(&mut command, lines) } else { Err(format!("{then:?} failed")) };
+            told = told.and(held.map_err(|why| format!("part {number}: {why}")));
         }
-        let fits = |(seen, wanted): (&String, &&str)| match wanted.strip_suffix('*') {
-            Some(start) => seen.starts_with(start),
-            None => seen == wanted,
-        };
-        let held = other.status.success() && seen.len() == lines.len() && seen.iter().zip(lines).all(fits);
-        self.tally.fact(&format!("etcdctl {typed}"), if held { Ok(()) } else { Err(format!("{seen:?}")) });
+        self.tally.fact("etcdctl watch --interactive", told);
+    }
+
+    /// A mirror that is told what was there and what comes, here of one prefix below another.
+    fn mirror(&mut self) {
+        self.check(&exact("put from/old 1", &["OK\n"]));
+        let _mirror = Running::start(self.typed("make-mirror {follower-url} --prefix=from/ --dest-prefix=to/"));
+        let lines = ["PUT", "to/old", "1", "PUT", "to/new", "2", "DELETE", "to/old", ""];
+        let mut copies = Running::start(self.typed("watch to/ --prefix --rev=4"));
+        let mut told = Ok(());
+        // One after the other: what was there is read at one moment, and what is gone by then was never there.
+        for (then, lines) in
+            [(None, &lines[..3]), (Some("put from/new 2"), &lines[3..6]), (Some("del from/old"), &lines[6..])]
+        {
+            let done = then.is_none_or(|then| self.typed(then).status().is_ok_and(|status| status.success()));
+            let held = if done { self.tells(&mut copies, lines) } else { Err(format!("{then:?} failed")) };
+            told = told.and(held);
+        }
+        self.tally.fact("etcdctl make-mirror", told);
+    }
+
+    /// Whether a command prints these lines next; a `*` stands for any end of one.
+    fn tells(&self, command: &mut Running, lines: &[&str]) -> Result<(), String> {
+        for wanted in lines.iter().map(|line| self.filled_in(line)) {
+            let mut line = String::new();
+            command.output.read_line(&mut line).map_err(|error| error.to_string())?;
+            let line = line.trim_end_matches('\n');
+            let fits = wanted.strip_suffix('*').map_or(line == wanted, |start| line.starts_with(start));
+            if !fits {
+                return Err(format!("{line:?} instead of {wanted:?}"));
+            }
+        }
+        Ok(())
     }
 }
 
-/// A program that ends with this.
-struct Ended(Child);
+/// A command that goes on, and ends with this.
+struct Running {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
 
-impl Drop for Ended {
+impl Running {
+    fn start(mut command: Command) -> Running {
+        let mut process = command.stderr(Stdio::inherit()).spawn().expect("etcdctl starts");
+        let input = process.stdin.take().expect("piped");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        Running { process, input, output }
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         // An error means it has ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
