@@ -268,18 +268,25 @@ impl WatchThread {
         match job {
             WatchJob::Open { stream, queue, needs_leader } => hub.open(stream, queue, needs_leader),
             WatchJob::Create { stream, create } => {
-                // Nothing was published while nobody watched.
-                hub.begin_at(self.view.revision(), self.view.compact_revision());
+                self.begin(hub);
                 let jitter = self.progress_jitter();
                 hub.create(stream, create, self.clock.now(), jitter);
             }
-            WatchJob::Refuse { stream, reason } => hub.refuse(stream, reason),
+            WatchJob::Refuse { stream, reason } => {
+                self.begin(hub);
+                hub.refuse(stream, reason);
+            }
             WatchJob::Cancel { stream, id } => hub.cancel(stream, id),
             WatchJob::Progress { stream } => hub.progress(stream),
             WatchJob::Close { stream } => hub.close(stream),
             WatchJob::EndAll => hub.end_all(),
             WatchJob::Publish { .. } | WatchJob::Room => unreachable!("the turn sees to these itself"),
         }
+    }
+
+    /// Nothing was published while nobody watched.
+    fn begin(&self, hub: &mut Hub<Queue>) {
+        hub.begin_at(self.view.revision(), self.view.compact_revision());
     }
 
     fn progress_jitter(&mut self) -> Duration {

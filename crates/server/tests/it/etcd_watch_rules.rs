@@ -69,6 +69,20 @@ async fn a_watch_that_cannot_be_is_refused_in_its_turn_and_the_stream_goes_on() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_tells_the_revision_of_the_moment_where_nobody_watches() {
+    let (served, root) = Served::with_root().await;
+    for revision in 2..5 {
+        served.kv_as(&root).put(put("k", "v")).await.expect("root may");
+        let mut watcher = Watcher::open(served.channel()).await;
+        watcher.ask(watch("k", 0));
+        let answer = watcher.next().await;
+        refused(&answer, "rpc error: code = InvalidArgument desc = etcdserver: user name is empty");
+        assert_eq!(answer.header.expect("a header").revision, revision);
+    }
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revision_is_split_into_fragments_for_those_who_ask_and_for_nobody_else() {
     const KEYS: usize = 20;
     let served = Served::alone().await;
