@@ -1,6 +1,7 @@
 //! What is asked: one request, by whom and at which node.
 
 use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::watch_request::RequestUnion;
 use quorate_proto::v3electionpb::{LeaderRequest, ProclaimRequest, ResignRequest};
 use quorate_proto::v3lockpb::{LockRequest, UnlockRequest};
@@ -47,6 +48,8 @@ pub enum Call {
     LeaseLeases(pb::LeaseLeasesRequest),
     /// `Watch.Watch`: everything until the watch has been told of all that is, then a cancel
     Watch(pb::WatchCreateRequest),
+    /// The same of a client that closes its half of the stream at once; what ends it is that the client goes away
+    HalfClosedWatch(pb::WatchCreateRequest),
     /// A request on one of the streams that stay open: what all watches there were told since the last one. A creation
     /// opens the stream; nothing asks only what they were told
     Watching(usize, Option<RequestUnion>),
@@ -136,6 +139,7 @@ impl Call {
         match self {
             Call::Range(range) => !range.serializable,
             Call::RangeStream(range) => !range.serializable,
+            Call::Alarm(request) => request.action() == AlarmAction::Get,
             Call::Put(_) | Call::LargePut(_) | Call::DeleteRange(_) | Call::Compact(_) => true,
             _ => false,
         }

@@ -122,24 +122,27 @@ headed! { pb::StatusResponse: settled |told| {
         *number = u64::from(*number != 0);
     }
 } }
-headed! { pb::WatchResponse: settled |told| {
-    // How many revisions share an answer, and how far the store was when it was sent, is a matter of the moment.
-    told.header = None;
-} }
+headed! { pb::WatchResponse }
+
+/// Takes away what differs from run to run, and gives the header's revision.
+pub(super) fn settle(message: &mut impl Comparable) -> Option<i64> {
+    let revision = message.header().map(|header| {
+        // Whether they are told is the same for both; what they are is not.
+        header.cluster_id = u64::from(header.cluster_id != 0);
+        header.member_id = u64::from(header.member_id != 0);
+        header.raft_term = u64::from(header.raft_term != 0);
+        header.revision
+    });
+    message.settle();
+    revision
+}
 
 /// An answer or a refusal in words.
 pub(super) fn words<M: Comparable>(answer: Result<Response<M>, Status>) -> Answer {
     match answer {
         Ok(response) => {
             let mut message = response.into_inner();
-            let revision = message.header().map(|header| {
-                // Whether they are told is the same for both; what they are is not.
-                header.cluster_id = u64::from(header.cluster_id != 0);
-                header.member_id = u64::from(header.member_id != 0);
-                header.raft_term = u64::from(header.raft_term != 0);
-                header.revision
-            });
-            message.settle();
+            let revision = settle(&mut message);
             Answer::Message { revision, text: format!("{message:#?}") }
         }
         Err(status) => refusal(status),
@@ -156,7 +159,9 @@ pub(super) fn told(answer: http::Answer) -> Answer {
     let mut revision = None;
     let body = match serde_json::from_str::<Value>(&answer.body) {
         Ok(mut body) => {
-            if let Some(header) = body.get_mut("header").and_then(Value::as_object_mut) {
+            // On a stream, a line is the result.
+            let of = if body["result"].is_object() { &mut body["result"] } else { &mut body };
+            if let Some(header) = of.get_mut("header").and_then(Value::as_object_mut) {
                 revision = header.get("revision").and_then(Value::as_str).and_then(|text| text.parse().ok());
                 header.retain(|name, _| name == "revision");
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 
 use super::random::Random;
 use super::{Action, Answer, Call};
@@ -24,6 +25,8 @@ pub(super) struct Generator {
     with: With,
     /// Create revisions of who became leader, by the number of the call.
     pub(super) candidates: BTreeMap<usize, i64>,
+    /// The alarm that stands.
+    pub(super) alarm: Option<i32>,
 }
 
 /// What is asked for in an episode beside everything else.
@@ -44,7 +47,14 @@ impl Generator {
             1 => With::Lines,
             _ => With::Compactions,
         };
-        Generator { random: Random::new(seed), revision: 1, compacted: -1, with, candidates: BTreeMap::new() }
+        Generator {
+            random: Random::new(seed),
+            revision: 1,
+            compacted: -1,
+            with,
+            candidates: BTreeMap::new(),
+            alarm: None,
+        }
     }
 
     /// Takes note of what a request has changed.
@@ -54,16 +64,25 @@ impl Generator {
         if let Call::Compact(request) = &action.call {
             self.compacted = request.revision;
         }
+        if let Call::Alarm(request) = &action.call {
+            match request.action() {
+                AlarmAction::Activate if request.alarm != 0 => self.alarm = Some(request.alarm),
+                AlarmAction::Deactivate if self.alarm == Some(request.alarm) => self.alarm = None,
+                _ => {}
+            }
+        }
         self.learn_of_candidates(&action.call, answer);
     }
 
     pub(super) fn next(&mut self) -> Action {
         let node = usize::try_from(self.random.below(3)).expect("a small number");
-        let call = match (self.random.below(20), self.with) {
-            (0..=9, _) => self.keys(),
-            (10..=13, With::Users) => self.users(),
-            (10..=13, With::Lines) => self.line(),
-            (14..=15, _) => self.live_watch(),
+        let call = match (self.random.below(20), self.alarm, self.with) {
+            // So that an alarm hinders what follows for a while, and not all that does.
+            (0, Some(alarm), _) => change_alarm(AlarmAction::Deactivate, alarm),
+            (0..=9, ..) => self.keys(),
+            (10..=13, _, With::Users) => self.users(),
+            (10..=13, _, With::Lines) => self.line(),
+            (14..=15, ..) => self.live_watch(),
             _ => self.service(),
         };
         let user = if self.with == With::Users { self.somebody() } else { None };
@@ -267,4 +286,9 @@ fn fill_in(txn: &mut pb::TxnRequest) {
             _ => {}
         }
     }
+}
+
+/// Of the one member that both sides take for another.
+pub(super) fn change_alarm(action: AlarmAction, alarm: i32) -> Call {
+    Call::Alarm(pb::AlarmRequest { action: action.into(), member_id: 1, alarm })
 }

@@ -77,7 +77,9 @@ fn intervals(call: &Call) -> Vec<Interval<'_>> {
     match call {
         Call::Range(range) | Call::RangeStream(range) => vec![(&range.key, &range.range_end)],
         Call::DeleteRange(delete) => vec![(&delete.key, &delete.range_end)],
-        Call::Watch(watch) | Call::Watching(_, Some(RequestUnion::CreateRequest(watch))) => {
+        Call::Watch(watch)
+        | Call::HalfClosedWatch(watch)
+        | Call::Watching(_, Some(RequestUnion::CreateRequest(watch))) => {
             vec![(&watch.key, &watch.range_end)]
         }
         Call::Txn(txn) => intervals_of_txn(txn),

@@ -9,7 +9,7 @@ use quorate_proto::v3electionpb::{LeaderKey, LeaderRequest, ProclaimRequest, Res
 use quorate_proto::v3lockpb::{LockRequest, UnlockRequest};
 
 use super::Call;
-use super::generate::Generator;
+use super::generate::{Generator, change_alarm};
 
 pub(super) const LEASES: [i64; 5] = [77, 78, 79, 80, -5];
 const USERS: [&str; 3] = ["root", "u", "w"];
@@ -56,7 +56,9 @@ impl Generator {
     pub(super) fn service(&mut self) -> Call {
         match self.random.below(20) {
             0..=6 => self.leases(),
-            7..=9 => Call::Watch(self.watch()),
+            7..=8 => Call::Watch(self.watch()),
+            9 if self.random.chance(30) => Call::HalfClosedWatch(self.watch()),
+            9 => Call::Watch(self.watch()),
             10..=11 => self.members(),
             12..=13 => self.maintenance(),
             14..=15 => self.locks(),
@@ -121,9 +123,11 @@ impl Generator {
     fn maintenance(&mut self) -> Call {
         match self.random.below(7) {
             0 => {
-                let action = *self.random.pick(&[AlarmAction::Get, AlarmAction::Deactivate]);
+                let action = *self.random.pick(&[AlarmAction::Get, AlarmAction::Activate, AlarmAction::Deactivate]);
+                // One at a time: it is taken back by who raised it.
+                let action = if self.alarm.is_some() { AlarmAction::Get } else { action };
                 let alarm = i32::try_from(self.random.below(3)).expect("a small number");
-                Call::Alarm(pb::AlarmRequest { action: action.into(), member_id: 1, alarm })
+                change_alarm(action, alarm)
             }
             1 => Call::Status(pb::StatusRequest {}),
             2 => Call::Defragment(pb::DefragmentRequest {}),
@@ -193,6 +197,7 @@ impl Generator {
                     r#"{{"compare":[{{"key":"{key}","target":"VERSION","result":"GREATER","version":0}}],"success":[{{"requestRange":{{"key":"{key}"}}}}],"failure":[{{"requestPut":{{"key":"{key}","value":"eQ=="}}}}]}}"#
                 ),
             ),
+            6 if self.random.chance(50) => Call::Json("/v3/lease/keepalive", format!(r#"{{"ID":"{}"}}"#, self.lease())),
             6 => Call::Json("/v3/lease/timetolive", format!(r#"{{"ID":"{}","keys":true}}"#, self.lease())),
             _ => {
                 let path = *self.random.pick(&JSON_PATHS);

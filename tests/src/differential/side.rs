@@ -89,6 +89,7 @@ impl Side {
             }
             Call::Get(path) => told(http::request(address, "GET", path, None, "").await),
             Call::Watch(create) => as_answer(watching::once(signed(), create, self.revision).await),
+            Call::HalfClosedWatch(create) => as_answer(watching::half_closed(signed(), create, self.revision).await),
             Call::Watching(number, union) => self.watch_on(signed(), number, union).await,
             Call::WatchingEnds(number) => {
                 self.watching.remove(&number);
@@ -247,6 +248,7 @@ async fn unary(to: Signed, call: Call) -> Answer {
         | Call::Json(..)
         | Call::Get(_)
         | Call::Watch(_)
+        | Call::HalfClosedWatch(_)
         | Call::Watching(..)
         | Call::WatchingEnds(_)
         | Call::Stay(..)

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::answer::Comparable as _;
+use super::answer::settle;
 use super::side::Signed;
 
 /// How long a stream may be silent before it is asked again how far it is: etcd brings old watches up to date ten times a
@@ -42,7 +42,8 @@ struct Watch {
 /// An open stream.
 #[derive(Debug)]
 pub(super) struct Watching {
-    requests: mpsc::Sender<pb::WatchRequest>,
+    /// `None` once this half of the stream is closed.
+    requests: Option<mpsc::Sender<pb::WatchRequest>>,
     answers: Streaming<pb::WatchResponse>,
     watches: BTreeMap<i64, Watch>,
     /// What each was told since this was asked for last.
@@ -52,17 +53,25 @@ pub(super) struct Watching {
 impl Watching {
     /// Opens a stream with its first watch, and gives what that was told up to the revision `now`.
     pub(super) async fn open(to: Signed, create: pb::WatchCreateRequest, now: i64) -> Result<(Self, String), Status> {
-        let (requests, receiver) = mpsc::channel(4);
-        let first = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create.clone())) };
-        requests.try_send(first).expect("there is room");
-        // Values are large now and then, and what shares an answer is up to the server.
-        let mut client = WatchClient::new(to).max_decoding_message_size(usize::MAX);
-        let answers = client.watch(ReceiverStream::new(receiver)).await?.into_inner();
-        let mut stream = Watching { requests, answers, watches: BTreeMap::new(), told: BTreeMap::new() };
-        stream.created(&create).await?;
+        let mut stream = Watching::begin(to, &create, false).await?;
         stream.catch_up(now).await?;
         let told = stream.take();
         Ok((stream, told))
+    }
+
+    /// Opens a stream with its first watch, which is the last one if its half is `closed`.
+    async fn begin(to: Signed, create: &pb::WatchCreateRequest, closed: bool) -> Result<Self, Status> {
+        let (requests, receiver) = mpsc::channel(4);
+        let first = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create.clone())) };
+        requests.try_send(first).expect("there is room");
+        let requests = (!closed).then_some(requests);
+        // Values are large now and then, and what shares an answer is up to the server.
+        let mut client = WatchClient::new(to).max_decoding_message_size(usize::MAX);
+        let answers = client.watch(ReceiverStream::new(receiver)).await?.into_inner();
+        let (watches, told) = (BTreeMap::new(), BTreeMap::new());
+        let mut stream = Watching { requests, answers, watches, told };
+        stream.created(create).await?;
+        Ok(stream)
     }
 
     /// Sends a request and gives what all watches were told since the last one, up to the revision `now`.
@@ -105,8 +114,10 @@ impl Watching {
     }
 
     async fn send(&self, union: RequestUnion) {
-        // An error means that the stream has ended, which its answers show.
-        let _ = self.requests.send(pb::WatchRequest { request_union: Some(union) }).await;
+        if let Some(requests) = &self.requests {
+            // An error means that the stream has ended, which its answers show.
+            let _ = requests.send(pb::WatchRequest { request_union: Some(union) }).await;
+        }
     }
 
     /// Waits for the answer to a creation.
@@ -148,7 +159,8 @@ impl Watching {
         let told = self.told.entry(id).or_default();
         if answer.created || answer.canceled {
             let is_compacted = answer.compact_revision > 0;
-            answer.settle();
+            // Both come to be at the revision of the moment, which is the same for both as long as nothing else goes on.
+            settle(&mut answer);
             let _ = writeln!(told, "{answer:?}");
             self.watches.remove(&id);
             if is_compacted {
@@ -203,4 +215,14 @@ pub(super) async fn once(to: Signed, create: pb::WatchCreateRequest, now: i64) -
     let Some(id) = stream.watches.keys().next().copied() else { return Ok(told) };
     let cancel = RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: id });
     Ok(told + &stream.request(cancel, now).await?)
+}
+
+/// One watch whose client asks nothing else and closes its half of the stream: it tells how far it is by itself.
+pub(super) async fn half_closed(to: Signed, create: pb::WatchCreateRequest, now: i64) -> Result<String, Status> {
+    let create = pb::WatchCreateRequest { progress_notify: true, ..create };
+    let mut stream = Watching::begin(to, &create, true).await?;
+    while stream.watches.values().any(|watch| watch.last < now) {
+        stream.hear().await?;
+    }
+    Ok(stream.take())
 }
