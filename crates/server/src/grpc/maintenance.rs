@@ -108,7 +108,8 @@ impl Maintenance for MaintenanceService {
         if leader == 0 {
             errors.push(NodeError::NoLeader.to_string());
         }
-        if status.no_space {
+        // Its own disk is full; of the quota the alarm tells.
+        if status.no_space && !status.alarms.is_raised(AlarmKind::NoSpace) {
             errors.push(NodeError::NoSpace.to_string());
         }
         errors.extend(shown_alarms(&status).into_iter().map(|alarm| {

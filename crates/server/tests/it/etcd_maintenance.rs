@@ -175,8 +175,7 @@ async fn alarms_are_raised_listed_and_cleared_and_refuse_meanwhile() {
         [(member_id, AlarmType::Nospace)]
     );
     let status = maintenance.status(StatusRequest {}).await.expect("answered").into_inner();
-    let said = format!("memberID:{member_id} alarm:NOSPACE");
-    assert!(status.errors.contains(&said), "{:?}", status.errors);
+    assert_eq!(status.errors, [format!("memberID:{member_id} alarm:NOSPACE")]);
     let metrics = served.http("GET", "/metrics", b"").await.text();
     assert!(metrics.contains("etcd_debugging_server_alarms{alarm_type=\"NOSPACE\""), "{metrics}");
     let other = maintenance.alarm(request(AlarmAction::Deactivate, AlarmType::Corrupt)).await.expect("nothing there");
