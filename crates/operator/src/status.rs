@@ -324,8 +324,15 @@ mod tests {
                 "{finding:?}"
             );
         }
-        let refused = told(&lost(None), &idle(Finding::RecoveryRefused(Refusal::NobodyAnswers)), 0);
-        assert!(says(&refused, "Ready").1.contains(Refusal::NobodyAnswers.text()));
+        let refused = |quorum_may_run, refusal| {
+            let mut seen = lost(None);
+            seen.observed.quorum_may_run = quorum_may_run;
+            let (reason, message) = says(&told(&seen, &idle(Finding::RecoveryRefused(refusal)), 0), "Ready");
+            assert!(message.contains(refusal.text()), "{message}");
+            reason
+        };
+        assert_eq!(refused(false, Refusal::NobodyAnswers), "QuorumLost");
+        assert_eq!(refused(true, Refusal::OtherCluster), "NoLeader", "the annotation of an earlier recovery");
     }
 
     #[test]
@@ -456,6 +463,17 @@ mod tests {
         seen.kubernetes.pods.remove(&Ordinal(2));
         let (_, degraded) = says(&told(&seen, &idle(Finding::MembersDown), 0), "Degraded");
         assert_eq!(degraded, "1 of 3 members do not take part: example-2 (has no pod)");
+    }
+
+    #[test]
+    fn a_pod_that_is_not_made_is_named_with_where_the_reason_is() {
+        let mut seen = sighting(0, None);
+        seen.observed.pods = [(Ordinal(0), PodState::default()), (Ordinal(2), PodState::default())].into();
+        let (_, message) = says(&told(&seen, &idle(Finding::WaitingForPods), 0), "Ready");
+        assert!(message.contains("not made yet: example-1; "), "{message}");
+        assert!(message.ends_with("kubectl describe statefulset example --namespace default"), "{message}");
+        seen.observed.pods.insert(Ordinal(1), PodState::default());
+        assert_eq!(says(&told(&seen, &idle(Finding::WaitingForPods), 0), "Ready").1, "pods are coming up");
     }
 
     #[test]

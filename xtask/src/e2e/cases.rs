@@ -55,6 +55,7 @@ pub(super) const ALL: &[Case] = &[
     more("a_member_on_a_lost_node_is_replaced", failures::a_member_on_a_lost_node_is_replaced),
     more("a_member_on_a_deleted_node_is_replaced", failures::a_member_on_a_deleted_node_is_replaced),
     more("damaged_data_is_replaced", failures::damaged_data_is_replaced),
+    more("a_deleted_admin_token_is_made_again", failures::a_deleted_admin_token_is_made_again),
     more("a_drain_takes_one_pod_at_a_time", failures::a_drain_takes_one_pod_at_a_time),
     more("a_drained_node_keeps_the_quorum", failures::a_drained_node_keeps_the_quorum),
     more("a_cluster_of_the_same_name_takes_up_its_data", lifecycle::a_cluster_of_the_same_name_takes_up_its_data),

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::crd::{MemberRole, QuorateCluster, QuorateClusterStatus};
 use crate::names::{Names, PEER_PORT, RECOVER_ANNOTATION, ROLL_ANNOTATION};
 use crate::observe::{OUT_OF_SERVICE, Sighting};
-use crate::plan::{ClusterView, Finding, Plan, Work};
+use crate::plan::{ClusterView, Finding, Ordinal, Plan, Work};
 
 /// One condition before it has a time.
 struct Verdict {
@@ -96,6 +96,11 @@ fn available(sighting: &Sighting, view: Option<&ClusterView>, finding: &Finding)
             let text = format!("nothing is changed until one does. Only if it is gone for good: {command}");
             (false, "QuorumLost", lost(&text))
         }
+        // An annotation that was left behind, or set too soon, makes no quorum lost.
+        (None, Finding::RecoveryRefused(refusal)) if sighting.observed.quorum_may_run => {
+            let refused = format!("the recovery that is asked for is refused: {}", refusal.text());
+            (false, "NoLeader", format!("{}; {refused}", leaderless(cluster)))
+        }
         (None, Finding::RecoveryRefused(refusal)) => {
             (false, "QuorumLost", lost(&format!("the recovery that was asked for is refused: {}", refusal.text())))
         }
@@ -146,6 +151,25 @@ fn troubles(sighting: &Sighting) -> String {
     pods.filter_map(|(ordinal, pod)| Some(format!("; {}: {}", names.pod(*ordinal), pod.trouble.as_ref()?))).collect()
 }
 
+/// Pods that the set was told of and has not made, as the end of a sentence: what keeps it from that is known to it alone, a quota
+/// of the namespace for example.
+fn missing_pods(sighting: &Sighting) -> String {
+    let Names { cluster, namespace } = Names::of(&sighting.cluster);
+    let set = sighting.observed.set.as_ref().filter(|set| set.settled);
+    let missing = (0..set.map_or(0, |set| set.replicas)).map(Ordinal);
+    let missing: Vec<String> = missing
+        .filter(|ordinal| !sighting.observed.pods.contains_key(ordinal))
+        .map(|ordinal| format!("{cluster}-{}", ordinal.0))
+        .collect();
+    match missing.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; not made yet: {}; the events of its set say why: kubectl describe statefulset {cluster} --namespace {namespace}",
+            missing.join(", ")
+        ),
+    }
+}
+
 fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
     if let (Finding::Working(work), Some(said)) = (finding, refusal(sighting, finding)) {
         let message = format!("{}, which the API server refuses: {said}", work.text());
@@ -153,7 +177,10 @@ fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
     }
     let (holds, reason, message) = match finding {
         Finding::Working(work) => (true, work.reason(), work.text()),
-        Finding::WaitingForPods => (true, "WaitingForPods", "pods are coming up"),
+        Finding::WaitingForPods => {
+            let message = format!("pods are coming up{}{}", troubles(sighting), missing_pods(sighting));
+            return Verdict { kind: "Progressing", holds: true, reason: "WaitingForPods", message };
+        }
         Finding::Deleting => (true, "Deleting", "the cluster is being deleted"),
         Finding::RollAwaitsApproval => {
             let command = annotate_command(&sighting.cluster, ROLL_ANNOTATION, &waiting_revision(sighting));

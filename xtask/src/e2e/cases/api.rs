@@ -25,6 +25,9 @@ pub(super) fn the_api_server_keeps_every_rule(scene: &Scene<'_>) -> Result<(), F
     let made: &[(&str, Value, &str)] = &[
         ("new", json!({ "replicas": 4 }), "replicas must be 3 or 5"),
         ("new", json!({ "storage": { "size": "much" } }), "size must be a quantity"),
+        ("new", json!({ "storage": { "size": "1Gi", "quota": "2Gi" } }), "quota must not be more than size"),
+        ("new", json!({ "storage": { "quota": "much" } }), "quota must be a quantity"),
+        ("new", json!({ "version": "1.0.0+build" }), "version must be the tag of an image"),
         ("new", timing, "at least five times heartbeatIntervalMilliseconds"),
         ("new", label("labels", "app.kubernetes.io/name"), "belong to the operator"),
         ("new", label("labels", "quorate.io/role"), "belong to the operator"),
@@ -59,7 +62,7 @@ pub(super) fn the_api_server_keeps_every_rule(scene: &Scene<'_>) -> Result<(), F
     }
     // What the rules leave is accepted, so that no rule above refuses everything.
     scene.patch(&json!({
-        "storage": { "size": "3Gi" }, "volumeRetention": "Delete",
+        "storage": { "size": "3Gi", "quota": "1.5Gi" }, "volumeRetention": "Delete",
         "raft": { "heartbeatIntervalMilliseconds": 100, "electionTimeoutMilliseconds": 500 },
         "additionalMetadata": { "labels": { "team": "a" }, "annotations": { "team": "a" } },
     }))?;

@@ -259,6 +259,31 @@ pub(super) fn a_quorum_that_is_away_is_left_alone(scene: &Scene<'_>) -> Result<(
     ensure(get(scene.service()?, "kept")? == "yes", || "data was lost".to_owned())
 }
 
+/// The members run on without it; what shows that they know the new token is a resize, which asks the leader and starts pods.
+pub(super) fn a_deleted_admin_token_is_made_again(scene: &Scene<'_>) -> Result<(), Failure> {
+    scene.install(&CALM)?;
+    let (pods, before) = (scene.pods()?, token(scene)?);
+    let writer = Writer::start(scene.service()?, "token");
+    scene.run(&["delete", "secret", "db-admin"])?;
+    scene.await_fact("there is another token", || {
+        let now = token(scene)?;
+        Ok(now.is_string() && now != before)
+    })?;
+    scene.patch(&json!({ "replicas": 5 }))?;
+    scene.await_ready(5)?;
+    let tally = writer.finish()?;
+    eprintln!("  {} writes, longest gap {} ms", tally.acknowledged, tally.longest_gap.as_millis());
+    let now = scene.pods()?;
+    ensure(pods.iter().all(|pod| now.contains(pod)), || format!("pods were restarted: {pods:?} {now:?}"))
+}
+
+/// Of the cluster's Secret; null while there is none.
+fn token(scene: &Scene<'_>) -> Result<Value, Failure> {
+    let secrets = scene.get(&["secrets"])?["items"].as_array().cloned().unwrap_or_default();
+    let ours = secrets.into_iter().find(|secret| secret["metadata"]["name"] == "db-admin");
+    Ok(ours.map_or(Value::Null, |secret| secret["data"]["token"].clone()))
+}
+
 pub(super) fn a_pod_that_moves_stays_the_same_member(scene: &Scene<'_>) -> Result<(), Failure> {
     scene.install(&[])?;
     let before = scene.member_ids()?;
