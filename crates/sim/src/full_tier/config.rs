@@ -31,6 +31,12 @@ pub(super) fn node_config(plan: &Plan, host: HostId, incarnation: Incarnation, v
     config
 }
 
+/// Bytes of one frame of an image: often so few that writes go on between one and the next.
+pub(super) fn image_frame_bytes(plan: &Plan) -> usize {
+    let mut random = Random::new(plan.seed ^ 0x0049_4d41_4745_5321);
+    *random.pick(&[300, 4_096, 1 << 20]).expect("choices")
+}
+
 fn small_limits(random: &mut Random) -> Limits {
     let defaults = Limits::default();
     let mut small = |usual: usize, least: u64, most: u64| {
@@ -38,11 +44,18 @@ fn small_limits(random: &mut Random) -> Limits {
     };
     Limits {
         max_pending_writes: small(defaults.max_pending_writes, 1, 20),
-        max_pending_write_bytes: small(defaults.max_pending_write_bytes, 5_000, 20_000),
+        max_pending_write_bytes: small(defaults.max_pending_write_bytes, 1, 20_000),
+        unpaced_writes: small(defaults.unpaced_writes, 1, 20),
         max_unapplied_proposals: small(defaults.max_unapplied_proposals, 1, 20),
-        max_unapplied_proposal_bytes: small(defaults.max_unapplied_proposal_bytes, 5_000, 20_000),
+        max_unapplied_proposal_bytes: small(defaults.max_unapplied_proposal_bytes, 1, 20_000),
+        max_apply_backlog_entries: small(defaults.max_apply_backlog_entries as usize, 1, 50) as u64,
+        max_apply_backlog_bytes: small(defaults.max_apply_backlog_bytes, 0, 5_000),
         max_waiting_reads: small(defaults.max_waiting_reads, 1, 10),
+        max_read_rounds: small(defaults.max_read_rounds, 1, 2),
+        max_admin_requests: small(defaults.max_admin_requests, 1, 3),
         max_forward_bytes: small(defaults.max_forward_bytes, 1, 1_000),
-        ..defaults
+        max_forward_span: small(defaults.max_forward_span as usize, 1, 50) as u64,
+        max_held_messages: small(defaults.max_held_messages, 1, 20),
+        max_snapshot_streams: small(defaults.max_snapshot_streams, 1, 2),
     }
 }

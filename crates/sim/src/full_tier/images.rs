@@ -7,6 +7,7 @@ use quorate_node::Input;
 use quorate_raft::{LogIndex, NodeId, Term};
 use quorate_store::{ReceivedSnapshot, SnapshotError};
 
+use super::config::image_frame_bytes;
 use super::{CLUSTER, Event, FullTier, Packet, Process, Sending, StateJob};
 use crate::context::{Context, Event as WorldEvent};
 use crate::coverage::{Handler, Reached, Struck};
@@ -19,7 +20,7 @@ impl Process {
         self.images += 1;
         let number = self.images;
         let source = match self.state.snapshot() {
-            Ok(source) => source,
+            Ok(source) => source.in_frames_of(image_frame_bytes(&context.plan)),
             Err(SnapshotError::Read(error)) => return Err(self.read_failed(context, error)),
             Err(error) => panic!("no image of a member's state: {error}"),
         };
@@ -46,7 +47,9 @@ impl Process {
                 Err(error) => return Err(self.read_failed(context, error)),
             };
             sending.chunks.push(chunk);
-            let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
+            // Small frames are many: all of them have to be read before the image is given up.
+            let share = context.plan.timeout_us() * image_frame_bytes(&context.plan) as u64 / 100_000;
+            let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us.min(share));
             context.later(delay, Event::ImageChunk { to, number });
             return Ok(());
         }

@@ -12,9 +12,10 @@ use quorate_wire::snapshot::{Header, ImageEncoder, RECORDS_TARGET_BYTES};
 use crate::error::{ReadError, SnapshotError};
 use crate::state::{PinnedState, RawKey, RowReader, StateView};
 
-/// An image being read; iterates over its bytes in chunks of about a mebibyte.
+/// An image being read; iterates over its bytes in chunks of about a mebibyte, if nothing else is asked for.
 pub struct SnapshotSource {
     state: PinnedState,
+    frame_bytes: usize,
     stage: Stage,
 }
 
@@ -49,7 +50,13 @@ impl SnapshotSource {
         );
         let (encoder, first) = ImageEncoder::start(&header);
         let table_rows = RowReader::new(&now)?.all()?;
-        Ok(Self { state, stage: Stage::Header(encoder, first, table_rows) })
+        Ok(Self { state, frame_bytes: RECORDS_TARGET_BYTES, stage: Stage::Header(encoder, first, table_rows) })
+    }
+
+    /// The same in frames of about so many bytes; one that has not been read from yet.
+    #[must_use]
+    pub fn in_frames_of(self, frame_bytes: usize) -> Self {
+        Self { frame_bytes, ..self }
     }
 
     /// The log position the image stands for.
@@ -82,12 +89,12 @@ impl Iterator for SnapshotSource {
                 self.next()
             }
             Stage::Rows(mut encoder, mut rows) => {
-                let rest = rows.split_off(fitting(&rows));
+                let rest = rows.split_off(fitting(&rows, self.frame_bytes));
                 let chunk = encoder.rows(&rows);
                 self.stage = Stage::Rows(encoder, rest);
                 Some(Ok(chunk))
             }
-            Stage::Records(mut encoder, from) => match self.state.gather(from, self.revision(), RECORDS_TARGET_BYTES) {
+            Stage::Records(mut encoder, from) => match self.state.gather(from, self.revision(), self.frame_bytes) {
                 Err(error) => Some(Err(error)),
                 Ok(records) => match records.last() {
                     None => Some(Ok(encoder.finish())),
@@ -104,12 +111,12 @@ impl Iterator for SnapshotSource {
     }
 }
 
-/// How many of the rows, one at least, make up a frame.
-fn fitting(rows: &[Row]) -> usize {
+/// How many of the rows, one at least, make up a frame of about so many bytes.
+fn fitting(rows: &[Row], frame_bytes: usize) -> usize {
     let mut bytes = 0;
     let full = rows.iter().position(|row| {
         bytes += row.key.len() + row.value.len();
-        bytes > RECORDS_TARGET_BYTES
+        bytes > frame_bytes
     });
     full.unwrap_or(rows.len()).max(1)
 }
