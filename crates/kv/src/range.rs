@@ -127,10 +127,13 @@ impl RangePlan {
     }
 
     fn walk(&mut self, space: &KeySpace, max_keys: usize) {
-        let RangePlan { request, records, count, .. } = self;
+        let RangePlan { request, records, count, current, .. } = self;
         let kept = if request.count_only { 0 } else { kept_while_walking(request) };
         let interval = Interval::new(&request.key, &request.range_end);
-        let walked = space.index.walk(interval, self.position.key(), self.at.0, max_keys, |_, live| {
+        let walked = space.index.walk(interval, self.position.key(), self.at.0, max_keys, |key, live| {
+            if mutant!(DeletedSinceLeftOut) && space.index.find(key, current.0).is_none() {
+                return true;
+            }
             *count += i64::from(records.len() < kept || !mutant!(CountStopsAtLimit));
             if records.len() < kept && mod_revision_is_wanted(request, live.at.revision) {
                 records.push(live.at);

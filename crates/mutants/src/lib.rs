@@ -134,6 +134,7 @@ mutants! {
     RevokedRightLives: 0, Replica, "What is taken from a role stays with its users.";
     LoginUnchecked: 0, Replica, "A login counts though its password was changed meanwhile.";
     OldRangeOfToday: 0, Replica, "A range at an old revision, the second page of a list for example, reads the newest one.";
+    DeletedSinceLeftOut: 0, Replica, "The pages of a list at an old revision leave out what was deleted since the first of them.";
     NestedSeesWrites: 0, Replica, "The conditions of a nested transaction see what was written before it in the same one.";
 }
 
