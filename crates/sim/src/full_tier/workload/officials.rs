@@ -122,6 +122,7 @@ impl Officials {
             1 => Some(AuthCommand::UserGrantRole { user: ROOT.into(), role: ROOT.into() }),
             2 => Some(AuthCommand::UserAdd { name: "ann".into(), password }),
             3 => Some(AuthCommand::RoleAdd { name: "front".into() }),
+            4 => Some(AuthCommand::Enable),
             _ => None,
         }
     }
@@ -131,10 +132,41 @@ impl Officials {
         // What this node holds for its password, as a rule; else one that never was.
         let known = state.user(&user).map_or(0, |it| it.password_revision);
         let password_revision = if random.chance(100_000) { known + 1 } else { known };
+        self.log_in(user, password_revision)
+    }
+
+    /// Somebody changes a password, and whoever was shown the old one logs in by it right behind.
+    fn late_login(&mut self, random: &mut Random, state: &AuthState) -> Vec<(u64, ClientOp)> {
+        let name = user(random);
+        let Some(password_revision) = state.user(&name).map(|it| it.password_revision) else { return Vec::new() };
+        let password = PasswordHash(Bytes::from_static(b"another"));
+        let change = AuthCommand::UserChangePassword { name: name.clone(), password };
+        let change = ClientOp::Write { actor: Actor::Node, command: Command::Auth(change) };
+        let mut moves = self.call(Call::Change, change);
+        moves.extend(self.log_in(name, password_revision));
+        moves
+    }
+
+    fn log_in(&mut self, user: String, password_revision: u64) -> Vec<(u64, ClientOp)> {
         let token = Bytes::from(self.next.to_le_bytes().to_vec());
         let login = AuthCommand::Login { user: user.clone(), password_revision, token };
         let op = ClientOp::Write { actor: Actor::Anonymous, command: Command::Auth(login) };
         self.call(Call::Login { user, password_revision }, op)
+    }
+
+    /// One move of one of them, by what a node of this state knows.
+    fn make_move(&mut self, random: &mut Random, state: &AuthState) -> Vec<(u64, ClientOp)> {
+        match random.below(12) {
+            0 => {
+                let command = Command::Auth(self.change(random));
+                let actor = if random.chance(800_000) { Actor::Node } else { self.actor(random, state) };
+                self.call(Call::Change, ClientOp::Write { actor, command })
+            }
+            1 | 2 => self.login(random, state),
+            3 => self.late_login(random, state),
+            4..=8 => self.write(random, state),
+            _ => self.read(random, state),
+        }
     }
 
     /// Who asks at a node of this state: whom it knows by a session, somebody without, or one judged by an older state.
@@ -229,16 +261,8 @@ impl Workload for Officials {
         }
         let states: Vec<Arc<AuthState>> = self.states.values().cloned().collect();
         let Some(state) = random.pick(&states).cloned() else { return Vec::new() };
-        match random.below(10) {
-            0 => {
-                let command = Command::Auth(self.change(random));
-                let actor = if random.chance(800_000) { Actor::Node } else { self.actor(random, &state) };
-                self.call(Call::Change, ClientOp::Write { actor, command })
-            }
-            1 => self.login(random, &state),
-            2..=6 => self.write(random, &state),
-            _ => self.read(random, &state),
-        }
+        // Rights have to exist, and to be changed, before there is something to get wrong: a turn is several moves.
+        (0..random.between(1, 3)).flat_map(|_| self.make_move(random, &state)).collect()
     }
 
     fn answered(&mut self, call: u64, _now: Instant, answer: &Answer, view: &StateView, coverage: &mut Coverage) {

@@ -144,14 +144,7 @@ impl Trees {
         (txn, depth <= DEEPEST)
     }
 
-    fn call(&mut self, txn: TxnRequest) -> Vec<(u64, ClientOp)> {
-        self.next += 1;
-        vec![(self.next, ClientOp::Write { actor: Actor::Node, command: Command::Txn(txn) })]
-    }
-}
-
-impl Workload for Trees {
-    fn draw(&mut self, random: &mut Random, _now: Instant) -> Vec<(u64, ClientOp)> {
+    fn make_move(&mut self, random: &mut Random) -> Vec<(u64, ClientOp)> {
         let revision = self.revision;
         let (txn, let_in) = match random.below(16) {
             0 => self.wide(random),
@@ -168,6 +161,18 @@ impl Workload for Trees {
         let Command::Txn(txn) = command else { unreachable!("made above") };
         assert!(judged.is_ok() == let_in, "limits: {txn:?} is judged {judged:?}, and is to be let in: {let_in}");
         if let_in { self.call(txn) } else { Vec::new() }
+    }
+
+    fn call(&mut self, txn: TxnRequest) -> Vec<(u64, ClientOp)> {
+        self.next += 1;
+        vec![(self.next, ClientOp::Write { actor: Actor::Node, command: Command::Txn(txn) })]
+    }
+}
+
+impl Workload for Trees {
+    fn draw(&mut self, random: &mut Random, _now: Instant) -> Vec<(u64, ClientOp)> {
+        // Many change a key twice, which the door refuses: a turn is several.
+        (0..random.between(1, 4)).flat_map(|_| self.make_move(random)).collect()
     }
 
     fn answered(&mut self, call: u64, _now: Instant, answer: &Answer, _view: &StateView, coverage: &mut Coverage) {
