@@ -51,3 +51,29 @@ impl Streams {
         self.active.get(&to).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_images_are_under_way_than_the_limit_and_one_for_each_receiver() {
+        let mut streams = Streams::default();
+        for to in [1, 2, 1, 3, 4] {
+            streams.want(NodeId(to));
+        }
+        let begin = |streams: &mut Streams| streams.begin(LogIndex(9), 2);
+        assert_eq!([begin(&mut streams), begin(&mut streams)], [Some(NodeId(1)), Some(NodeId(2))]);
+        assert_eq!(begin(&mut streams), None, "two are the limit");
+        // The first receiver wants another one already, and has to wait for its end.
+        streams.want(NodeId(1));
+        streams.ended(NodeId(2));
+        assert_eq!(begin(&mut streams), Some(NodeId(3)));
+        streams.ended(NodeId(3));
+        assert_eq!(begin(&mut streams), Some(NodeId(4)));
+        streams.ended(NodeId(4));
+        assert_eq!(begin(&mut streams), None, "the second image for a receiver that still takes the first");
+        streams.ended(NodeId(1));
+        assert_eq!(begin(&mut streams), Some(NodeId(1)));
+    }
+}
