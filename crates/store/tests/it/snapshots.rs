@@ -32,14 +32,16 @@ fn an_image_is_of_one_moment_though_writes_and_compaction_go_on() {
     let mut at_start = Reference::new(9);
     at_start.advance(300);
 
-    let mut source = sender.state.snapshot().expect("a member");
-    let mut chunks = vec![source.next().expect("a header").expect("sound")];
+    // Header, rows and the first of many frames of records.
+    let mut source = sender.state.snapshot().expect("a member").in_frames_of(300);
+    let mut chunks: Vec<_> = source.by_ref().take(8).map(|chunk| chunk.expect("sound")).collect();
     sender.state.apply(&entries(9, 301..=420)).expect("no fault");
     let revision = sender.state.view().revision().0;
     sender.state.apply(&[compaction(421, revision - 1)]).expect("no fault");
     while sender.state.compact_step(1000).expect("no fault") {}
     chunks.extend(source.by_ref().map(|chunk| chunk.expect("sound")));
     assert_eq!(source.meta().index, LogIndex(300));
+    assert!(chunks.len() > 30, "{} frames", chunks.len());
 
     let mut receiver = member(&FaultyDisk::new());
     let mut sink = receiver.state.receive_snapshot(CLUSTER).expect("no fault");
