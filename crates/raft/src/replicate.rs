@@ -129,7 +129,10 @@ fn note_match(progress: &mut Progress, up_to: LogIndex, base: LogIndex) {
         // News may come late from an earlier append; it is true all the same, for it speaks of a disk.
         Feed::Probe { .. } if news || probed => progress.replicate(),
         Feed::Probe { .. } if mutant!(ProbeNeverAgain) => {}
-        Feed::Probe { .. } => progress.probe_again(),
+        // Answers to what was streamed before come by the window. Each that brought another probe would be followed by the
+        // answer to that, so as many as there once were would go round for ever, and each copy the network makes with them.
+        Feed::Probe { sent: Some(_), .. } => {}
+        Feed::Probe { sent: None, .. } => progress.probe_again(),
         Feed::Snapshot { .. } if up_to >= base && news => progress.replicate(),
         Feed::Snapshot { .. } | Feed::Replicate { .. } => {}
     }
