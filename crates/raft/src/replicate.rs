@@ -34,11 +34,17 @@ impl Raft {
     }
 
     /// Sends every follower what it lacks and has room for, and the commit index to those that wait for nothing else.
+    ///
+    /// Whoever does not vote gets nothing of a term before a quorum holds something of it. If this leader were gone before,
+    /// one that holds a configuration with that vote, which is not committed, could neither win it nor be outvoted.
     pub(crate) fn replicate(&mut self) {
         let leased = self.lease_valid(self.now);
+        let settled = self.own_term_committed();
+        let membership = &self.log.membership().1;
         let Role::Leader(leader) = &mut self.role else { return };
         let round = leader.rounds.current;
-        for (to, progress) in &mut leader.progress {
+        let fed = leader.progress.iter_mut().filter(|(id, _)| settled || membership.is_voter(**id));
+        for (to, progress) in fed {
             let sender =
                 Sender { from: self.id, to: *to, term: self.term, round, leased, config: &self.config, log: &self.log };
             sender.feed(progress, self.now, &mut self.effects);
