@@ -201,11 +201,10 @@ impl ClientApi {
         }
         quorate_kv::validate(&command, &self.limits)?;
         // Judged again where it is applied; what is refused here makes no entry.
-        if let Some(view) = self.replica.view() {
-            view.admit(&command)?;
-            if matches!(command, Command::LeaseGrant(_)) && view.lease_count() >= self.writes.max_leases {
-                return Err(KvError::TooManyLeases.into());
-            }
+        if self.judge(&command).is_err() {
+            // Elsewhere the alarm may be cleared, or the lease revoked, and answered so.
+            self.confirm().await?;
+            self.judge(&command)?;
         }
         let _pending = PendingWrite::begin(&self.metrics);
         for _ in 1..MAX_ROUNDS {
@@ -219,6 +218,16 @@ impl ClientApi {
             permit = self.access.check(headers, Action::Write(&command)).await?;
         }
         self.submit(&permit, command).await
+    }
+
+    /// Whether a write can be taken, by what this node has applied.
+    fn judge(&self, command: &Command) -> Result<(), KvError> {
+        let Some(view) = self.replica.view() else { return Ok(()) };
+        view.admit(command)?;
+        if matches!(command, Command::LeaseGrant(_)) && view.lease_count() >= self.writes.max_leases {
+            return Err(KvError::TooManyLeases);
+        }
+        Ok(())
     }
 
     async fn submit(&self, permit: &Permit, command: Command) -> Result<Outcome, ApiError> {

@@ -218,6 +218,35 @@ async fn an_alarm_is_listed_by_every_node_as_soon_as_it_is_raised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_taken_by_every_node_as_soon_as_an_alarm_is_cleared() {
+    let nodes = Served::together(3).await;
+    let request = |action: AlarmAction, alarm: AlarmType| AlarmRequest {
+        action: action.into(),
+        member_id: 7,
+        alarm: alarm.into(),
+    };
+    let mut refused = Vec::new();
+    for round in 0..30 {
+        let alarm = if round % 2 == 0 { AlarmType::Nospace } else { AlarmType::Corrupt };
+        let mut maintenance = MaintenanceClient::new(nodes[round % 3].channel());
+        maintenance.alarm(request(AlarmAction::Activate, alarm)).await.expect("raised");
+        for node in &nodes {
+            node.kv().put(crate::served::put("a", "1")).await.expect_err("the alarm stands, for all");
+        }
+        maintenance.alarm(request(AlarmAction::Deactivate, alarm)).await.expect("cleared");
+        for (number, node) in nodes.iter().enumerate() {
+            if let Err(status) = node.kv().put(crate::served::put("a", "1")).await {
+                refused.push(format!("round {round}, cleared at {}, put at {number}: {status}", round % 3));
+            }
+        }
+    }
+    assert!(refused.is_empty(), "{refused:#?}");
+    for node in &nodes {
+        node.server.replica().clone().halt().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_leader_alarms_are_not_listed_and_each_node_shows_those_it_knows() {
     let nodes = Served::together(2).await;
     let raise = AlarmRequest { action: AlarmAction::Activate.into(), member_id: 7, alarm: AlarmType::Nospace.into() };
