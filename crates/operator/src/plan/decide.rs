@@ -192,6 +192,10 @@ fn without_quorum(observed: &Observed, cluster_id: ClusterId, target: u32) -> Pl
     // A first Init may have reached some nodes only. Nodes that accepted it say which cluster they are of; repeating it is
     // success there. A node that is a member of a running cluster never reports to be empty and known at once.
     let never_ran = reports.values().all(|r| matches!(r.state, NodeState::Uninitialised | NodeState::Joining));
+    if !observed.latched.formed && !never_ran && observed.quorum_may_run && observed.wanted.recovery.is_none() {
+        // Its first leader is about to be elected, which is nothing to warn of.
+        return Plan::wait(Finding::Working(Work::FormingCluster));
+    }
     if observed.latched.formed || !never_ran {
         return Plan::wait(recovery::without_remedy(observed));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::World;
-use crate::plan::{ClusterId, Finding, NodeId, Ordinal, Plan, Recovery, RecoveryRequest, Step, Survivor, plan};
+use crate::plan::{ClusterId, Finding, NodeId, Ordinal, Plan, Recovery, RecoveryRequest, Step, Survivor, Work, plan};
 
 impl World {
     /// A cluster of `replicas` that runs as wanted.
@@ -273,6 +273,17 @@ fn a_growth_that_is_refused_hides_nothing_that_waits_for_a_human() {
     assert_eq!(plan(&observed).finding, Finding::QuorumLost);
     world.wanted.roll_unsupervised = true;
     world.goes_on(|plan| plan.step == Some(Step::GrowVolumes));
+}
+
+#[test]
+fn the_first_election_is_nothing_to_warn_of() {
+    let mut world = World::new(7);
+    world.goes_on_until(|world| world.has_quorum());
+    let mut observed = world.observe();
+    (observed.cluster, observed.latched.formed) = (None, false);
+    assert_eq!(plan(&observed), Plan { step: None, finding: Finding::Working(Work::FormingCluster) });
+    observed.latched.formed = true;
+    assert_eq!(plan(&observed).finding, Finding::NoLeader);
 }
 
 #[test]
