@@ -18,6 +18,9 @@ pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option
         _ if is_of_the_caller(quorate) && !is_of_the_caller(etcd) && is_of_the_request(etcd) => {
             Some("who asks is looked at before what is asked")
         }
+        _ if is_of_the_caller(quorate) && is_of_an_alarm(etcd) => {
+            Some("who asks is looked at before an alarm is, and learns nothing of it")
+        }
         Call::Txn(txn) if touches_nothing(txn) && etcd.code().is_none() && is_of_the_caller(quorate) => {
             Some("nobody without a name is served, whatever is asked")
         }
@@ -29,6 +32,9 @@ pub(super) fn reason(action: &Action, etcd: &Answer, quorate: &Answer) -> Option
         }
         Call::Stay(..) | Call::SoFar(_) if quorate.to_string().ends_with("election: not leader") => {
             Some("a candidate whose lease has ended in the line is not told that it leads")
+        }
+        Call::LeaseGrant(_) if is_of_an_alarm(etcd) && quorate.to_string().ends_with("too large lease TTL") => {
+            Some("a lease of too long a time is refused for that before an alarm is looked at")
         }
         Call::MoveLeader(_) if quorate.to_string().ends_with("not leader") => {
             Some("a follower was asked, and the etcd beside it has none")
@@ -52,6 +58,10 @@ fn is_of_the_caller(answer: &Answer) -> bool {
     ["user name is empty", "invalid auth token", "permission denied", "revision of auth store is old"]
         .iter()
         .any(|refusal| text.contains(&format!("etcdserver: {refusal}")))
+}
+
+fn is_of_an_alarm(answer: &Answer) -> bool {
+    ["corrupt cluster", "database space exceeded"].iter().any(|refusal| answer.to_string().contains(refusal))
 }
 
 fn is_denied(answer: &Answer) -> bool {
