@@ -40,17 +40,6 @@ pub enum ActError {
     Random(#[from] getrandom::Error),
 }
 
-/// What acting needs.
-#[derive(Clone, Copy)]
-pub struct Hands<'a, A> {
-    /// The API server.
-    pub client: &'a Client,
-    /// The nodes.
-    pub admin: &'a A,
-    /// What is fixed for all clusters.
-    pub defaults: &'a Defaults,
-}
-
 impl ActError {
     /// What the API server said to a step that it will not take however often it is asked, until somebody changes something. Not so
     /// a conflict, and what passes by itself.
@@ -62,6 +51,17 @@ impl ActError {
             _ => None,
         }
     }
+}
+
+/// What acting needs.
+#[derive(Clone, Copy)]
+pub struct Hands<'a, A> {
+    /// The API server.
+    pub client: &'a Client,
+    /// The nodes.
+    pub admin: &'a A,
+    /// What is fixed for all clusters.
+    pub defaults: &'a Defaults,
 }
 
 impl<A: Admin> Hands<'_, A> {

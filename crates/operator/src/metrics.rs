@@ -131,7 +131,7 @@ impl Metrics {
     /// A condition that is not there does not hold.
     fn show_conditions(&self, names: &Names, status: &QuorateClusterStatus) {
         for kind in CONDITIONS {
-            let holds = status.conditions.iter().any(|c| c.type_ == kind && c.status == "True");
+            let holds = status.condition(kind).is_some_and(|condition| condition.status == "True");
             self.conditions.with_label_values(&[&names.namespace, &names.cluster, kind]).set(i64::from(holds));
         }
     }

@@ -97,6 +97,13 @@ pub struct ApprovedRoll {
     pub revision: String,
 }
 
+impl QuorateClusterStatus {
+    /// The condition of this type, if it is there.
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == kind)
+    }
+}
+
 /// One member of the committed configuration.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

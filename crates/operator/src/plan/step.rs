@@ -120,6 +120,27 @@ pub enum Finding {
     Deleting,
 }
 
+impl Finding {
+    /// In CamelCase, as conditions and events want it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Finding::Working(work) => work.reason(),
+            Finding::Reconciled => "Reconciled",
+            Finding::MembersDown => "MembersDown",
+            Finding::WaitingForPods => "WaitingForPods",
+            Finding::Paused => "Paused",
+            Finding::TooFewTakePart => "TooFewTakePart",
+            Finding::QuorumLost => "QuorumLost",
+            Finding::NoLeader => "NoLeader",
+            Finding::RecoveryRefused(_) => "RecoveryRefused",
+            Finding::RecoveryFailed => "RecoveryFailed",
+            Finding::ClusterIdMismatch => "ClusterIDMismatch",
+            Finding::RollAwaitsApproval => "RollAwaitsApproval",
+            Finding::Deleting => "Deleting",
+        }
+    }
+}
+
 /// Why a recovery does not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {

@@ -154,13 +154,12 @@ fn troubles(sighting: &Sighting) -> String {
 /// Pods that the set was told of and has not made, as the end of a sentence: what keeps it from that is known to it alone, a quota
 /// of the namespace for example.
 fn missing_pods(sighting: &Sighting) -> String {
-    let Names { cluster, namespace } = Names::of(&sighting.cluster);
+    let names = Names::of(&sighting.cluster);
     let set = sighting.observed.set.as_ref().filter(|set| set.settled);
     let missing = (0..set.map_or(0, |set| set.replicas)).map(Ordinal);
-    let missing: Vec<String> = missing
-        .filter(|ordinal| !sighting.observed.pods.contains_key(ordinal))
-        .map(|ordinal| format!("{cluster}-{}", ordinal.0))
-        .collect();
+    let missing = missing.filter(|ordinal| !sighting.observed.pods.contains_key(ordinal));
+    let missing: Vec<String> = missing.map(|ordinal| names.pod(ordinal)).collect();
+    let Names { cluster, namespace } = names;
     match missing.is_empty() {
         true => String::new(),
         false => format!(
@@ -171,43 +170,35 @@ fn missing_pods(sighting: &Sighting) -> String {
 }
 
 fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
-    if let (Finding::Working(work), Some(said)) = (finding, refusal(sighting, finding)) {
-        let message = format!("{}, which the API server refuses: {said}", work.text());
-        return Verdict { kind: "Progressing", holds: true, reason: work.reason(), message };
-    }
-    let (holds, reason, message) = match finding {
-        Finding::Working(work) => (true, work.reason(), work.text()),
-        Finding::WaitingForPods => {
-            let message = format!("pods are coming up{}{}", troubles(sighting), missing_pods(sighting));
-            return Verdict { kind: "Progressing", holds: true, reason: "WaitingForPods", message };
-        }
-        Finding::Deleting => (true, "Deleting", "the cluster is being deleted"),
+    let and_troubles = |text: &str| text.to_string() + &troubles(sighting);
+    let (holds, message) = match finding {
+        Finding::Working(work) => match refusal(sighting, finding) {
+            Some(said) => (true, format!("{}, which the API server refuses: {said}", work.text())),
+            None => (true, and_troubles(work.text())),
+        },
+        Finding::WaitingForPods => (true, and_troubles("pods are coming up") + &missing_pods(sighting)),
+        Finding::Deleting => (true, and_troubles("the cluster is being deleted")),
         Finding::RollAwaitsApproval => {
             let command = annotate_command(&sighting.cluster, ROLL_ANNOTATION, &waiting_revision(sighting));
-            let message = format!("pods run an older template; to have them restarted: {command}");
-            return Verdict { kind: "Progressing", holds: true, reason: "RollAwaitsApproval", message };
+            (true, format!("pods run an older template; to have them restarted: {command}"))
         }
         Finding::TooFewTakePart => {
-            (true, "TooFewTakePart", "the next step waits for members that do not take part: it would cost the quorum")
+            let text = "the next step waits for members that do not take part: it would cost the quorum";
+            (true, and_troubles(text))
         }
-        Finding::Reconciled => (false, "Reconciled", "everything is as specified"),
-        Finding::MembersDown => (false, "MembersDown", "nothing is to be done until the missing members come back"),
-        Finding::Paused => (false, "Paused", "spec.paused is set"),
-        Finding::QuorumLost => (false, "QuorumLost", "nothing is changed while the quorum is away"),
-        Finding::NoLeader => (false, "NoLeader", "nothing is changed while no member leads"),
-        Finding::RecoveryRefused(refusal) => (false, "RecoveryRefused", refusal.text()),
-        Finding::RecoveryFailed => (
-            false,
-            "RecoveryFailed",
-            "its job says why; name another survivor in the annotation, or remove it to have the pods back",
-        ),
-        Finding::ClusterIdMismatch => {
-            let message = undecided_volumes(sighting);
-            return Verdict { kind: "Progressing", holds: false, reason: "ClusterIDMismatch", message };
+        Finding::Reconciled => (false, "everything is as specified".to_string()),
+        Finding::MembersDown => (false, "nothing is to be done until the missing members come back".to_string()),
+        Finding::Paused => (false, "spec.paused is set".to_string()),
+        Finding::QuorumLost => (false, "nothing is changed while the quorum is away".to_string()),
+        Finding::NoLeader => (false, "nothing is changed while no member leads".to_string()),
+        Finding::RecoveryRefused(refusal) => (false, refusal.text().to_string()),
+        Finding::RecoveryFailed => {
+            let text = "its job says why; name another survivor in the annotation, or remove it to have the pods back";
+            (false, text.to_string())
         }
+        Finding::ClusterIdMismatch => (false, undecided_volumes(sighting)),
     };
-    let troubles = if holds { troubles(sighting) } else { String::new() };
-    Verdict { kind: "Progressing", holds, reason, message: format!("{message}{troubles}") }
+    Verdict { kind: "Progressing", holds, reason: finding.reason(), message }
 }
 
 /// Whose data is on which volume, of those that are not known to be this cluster's. Before a cluster is chosen these are all that hold
@@ -313,7 +304,7 @@ fn last_progress(
         return None;
     }
     let moved = before.is_none_or(|before| {
-        let told = before.conditions.iter().find(|old| old.type_ == "Progressing");
+        let told = before.condition("Progressing");
         standing(before) != standing(after) || told.is_none_or(|told| told.reason != progressing.reason)
     });
     let known = before.and_then(|before| before.last_progress_time.clone());
