@@ -317,16 +317,18 @@ pub(super) fn install_operator(kubectl: &Kubectl) -> Result<(), Failure> {
 
 /// Status of a condition; empty if there is none.
 pub(super) fn condition(status: &Value, kind: &str) -> String {
-    let all = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let found = all.iter().find(|condition| condition["type"] == kind);
-    found.and_then(|condition| condition["status"].as_str()).unwrap_or_default().to_owned()
+    of_condition(status, kind, "status")
 }
 
 /// What a condition says to people.
 pub(super) fn message(status: &Value, kind: &str) -> String {
+    of_condition(status, kind, "message")
+}
+
+fn of_condition(status: &Value, kind: &str, field: &str) -> String {
     let all = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let found = all.iter().find(|condition| condition["type"] == kind);
-    found.and_then(|condition| condition["message"].as_str()).unwrap_or_default().to_owned()
+    found.and_then(|condition| condition[field].as_str()).unwrap_or_default().to_owned()
 }
 
 /// A test's assertion.
