@@ -192,7 +192,7 @@ fn start(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failu
 fn test(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failure> {
     let suite = Suite::new(tools, args.datastore, binaries);
     let begin = Instant::now();
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let (mut passed, mut skipped, mut failed) = (0, 0, Vec::new());
     for case in cases::ALL {
         if !args.choose(case) {
             skipped += 1;
@@ -210,9 +210,10 @@ fn test(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failur
                 eprintln!("test {} skipped: {reason}", case.name);
             }
             Err(failure) => {
-                failed += 1;
-                eprintln!("test {} FAILED after {} s: {failure}", case.name, start.elapsed().as_secs());
+                let said = format!("test {} FAILED after {} s: {failure}", case.name, start.elapsed().as_secs());
+                eprintln!("{said}");
                 suite.print_state(case);
+                failed.push(said);
                 if args.fail_fast {
                     break;
                 }
@@ -220,14 +221,16 @@ fn test(args: &E2eArgs, tools: &Toolchain, binaries: &Path) -> Result<(), Failur
         }
     }
     let minutes = begin.elapsed().as_secs_f64() / 60.0;
-    println!("{passed} passed, {failed} failed, {skipped} skipped in {minutes:.1} min");
+    // Once more below all that was shown of them: whoever reads the end of a log reads why.
+    failed.iter().for_each(|said| eprintln!("{said}"));
+    println!("{passed} passed, {} failed, {skipped} skipped in {minutes:.1} min", failed.len());
     let core = !args.all && args.only.is_empty();
     if core && begin.elapsed() > CORE_BUDGET {
         // Said and not held against the change: the machine may be busy with other things.
         let budget = CORE_BUDGET.as_secs() / 60;
         eprintln!("xtask: the core set took {minutes:.1} min; it is meant to take at most {budget} on two idle cores");
     }
-    if failed > 0 {
+    if !failed.is_empty() {
         return Err(Failure::Broken("end-to-end tests failed".to_owned()));
     }
     Ok(())

@@ -14,6 +14,8 @@ use crate::failure::Failure;
 
 const POLL: Duration = Duration::from_millis(100);
 const LINES_SHOWN: usize = 40;
+/// Of each: an audit log has lines of a thousand, and what happened is said at their beginning.
+const CHARACTERS_SHOWN: usize = 500;
 const PATIENCE_TO_END: Duration = Duration::from_secs(15);
 
 /// Starts `binary` in the background. Its output is added to `logs/NAME.log`.
@@ -46,7 +48,9 @@ pub(super) fn print_logs() {
         let log = fs::read_to_string(entry.path()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         eprintln!("---- {}", entry.path().display());
-        lines[lines.len().saturating_sub(LINES_SHOWN)..].iter().for_each(|line| eprintln!("{line}"));
+        for line in &lines[lines.len().saturating_sub(LINES_SHOWN)..] {
+            eprintln!("{}", line.chars().take(CHARACTERS_SHOWN).collect::<String>());
+        }
     }
 }
 

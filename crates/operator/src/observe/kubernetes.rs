@@ -1,10 +1,11 @@
 //! Reads of the API server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
@@ -114,6 +115,7 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
     }
     read_monitor(client, cluster, &names, &mut view).await?;
     read_pods(client, cluster, set.as_ref(), &pods.items, &mut view).await?;
+    read_endpoints(client, &names, &mut view).await?;
     for claim in &claims.items {
         let Some(ordinal) = names.ordinal_of_claim(&claim.name_any()) else { continue };
         let mut volume = volume_view(cluster, claim);
@@ -197,6 +199,21 @@ async fn read_pods(
     Ok(())
 }
 
+/// Whether the client Service still leads to pods that are to leave it. While no pod leaves there is nothing to ask.
+async fn read_endpoints(client: &Client, names: &Names, view: &mut KubernetesView) -> Result<(), kube::Error> {
+    if view.pods.values().all(|pod| pod.state.serving) {
+        return Ok(());
+    }
+    let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={}", names.cluster));
+    let slices = api::<EndpointSlice>(client, names).list(&of_service).await?;
+    let endpoints = slices.items.iter().flat_map(|slice| &slice.endpoints);
+    let listed: BTreeSet<&str> = endpoints.filter_map(|of| of.target_ref.as_ref()?.uid.as_deref()).collect();
+    for pod in view.pods.values_mut() {
+        pod.state.leaves_service = !pod.state.serving && listed.contains(pod.uid.as_str());
+    }
+    Ok(())
+}
+
 fn api<K>(client: &Client, names: &Names) -> Api<K>
 where
     K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
@@ -267,6 +284,7 @@ fn pod_view(pod: &Pod, newest_revision: Option<&str>, node: Option<NodeView>) ->
             outdated: newest_revision.is_some() && revision != newest_revision,
             terminating,
             serving: labels.get(SERVING_LABEL).is_some_and(|value| value == "true"),
+            leaves_service: false,
             node_lost: !is_ready(pod) && node.as_ref().is_some_and(|node| node.gone),
             cordoned: node.as_ref().is_some_and(|node| node.cordoned),
         },
@@ -358,6 +376,49 @@ mod tests {
         volume_view(&cluster, &serde_json::from_value(json!({ "metadata": metadata })).expect("a claim"))
     }
 
+    /// An API server on which `db` has these pods, claims and endpoints, and nothing else.
+    fn api_server(pod: Value, claim: Value, slices: Value) -> Client {
+        let service = service_fn(move |request: Request<Body>| {
+            let lists = [
+                ("pods", "Pod", json!([pod])),
+                ("persistentvolumeclaims", "PersistentVolumeClaim", json!([claim])),
+                ("endpointslices", "EndpointSlice", slices.clone()),
+            ];
+            async move {
+                let asked = request.uri().path().rsplit('/').next().filter(|_| request.uri().query().is_some());
+                let found = lists.into_iter().find(|(plural, _, _)| Some(*plural) == asked);
+                let (code, answer) = match found {
+                    Some((_, kind, items)) => {
+                        let metadata = json!({});
+                        (
+                            200,
+                            json!({ "apiVersion": "v1", "kind": format!("{kind}List"), "metadata": metadata, "items": items }),
+                        )
+                    }
+                    None => {
+                        let status = json!({
+                            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                            "code": 404, "reason": "NotFound", "message": "",
+                        });
+                        (404, status)
+                    }
+                };
+                let answer = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, std::convert::Infallible>(answer.expect("a response"))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    async fn read_from(client: Client) -> KubernetesView {
+        let cluster: QuorateCluster = serde_json::from_value(json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+            "metadata": { "name": "db", "namespace": "default" }, "spec": {},
+        }))
+        .expect("the spec is well-formed");
+        read(&client, &cluster).await.expect("read")
+    }
+
     #[tokio::test]
     async fn a_volume_that_was_deleted_under_its_claim_is_lost_once_its_pod_does_not_run() {
         let stranded = async |state: Value, phase: &str| {
@@ -372,41 +433,27 @@ mod tests {
             let claim = json!({
                 "metadata": { "name": "data-db-1" }, "spec": { "volumeName": "pv" }, "status": { "phase": phase },
             });
-            // Everything else is not there.
-            let service = service_fn(move |request: Request<Body>| {
-                let (pod, claim) = (pod.clone(), claim.clone());
-                async move {
-                    let (path, listed) = (request.uri().path(), request.uri().query().is_some());
-                    let list = |kind: &str, items: Value| json!({ "apiVersion": "v1", "kind": kind, "metadata": {}, "items": items });
-                    let (code, answer) = match path.rsplit('/').next() {
-                        Some("pods") if listed => (200, list("PodList", json!([pod]))),
-                        Some("persistentvolumeclaims") if listed => {
-                            (200, list("PersistentVolumeClaimList", json!([claim])))
-                        }
-                        _ => {
-                            let status = json!({
-                                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                                "code": 404, "reason": "NotFound", "message": "",
-                            });
-                            (404, status)
-                        }
-                    };
-                    let answer = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
-                    Ok::<_, std::convert::Infallible>(answer.expect("a response"))
-                }
-            });
-            let cluster: QuorateCluster = serde_json::from_value(json!({
-                "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
-                "metadata": { "name": "db", "namespace": "default" }, "spec": {},
-            }))
-            .expect("the spec is well-formed");
-            let view = read(&Client::new(service, "default"), &cluster).await.expect("read");
+            let view = read_from(api_server(pod, claim, json!([]))).await;
             view.volumes[&Ordinal(1)].state.stranded
         };
         let waiting = json!({ "waiting": { "reason": "ContainerCreating" } });
         assert!(stranded(waiting.clone(), "Lost").await);
         assert!(!stranded(waiting, "Bound").await);
         assert!(!stranded(json!({ "running": {} }), "Lost").await, "it still has it");
+    }
+
+    #[tokio::test]
+    async fn a_pod_leaves_the_service_until_no_endpoint_is_its_own() {
+        let leaves = async |serving: &str, uid: &str| {
+            let pod = json!({ "metadata": { "name": "db-3", "uid": "u-3", "labels": { SERVING_LABEL: serving } } });
+            let endpoint = |uid: &str| json!({ "addresses": ["10.0.0.3"], "targetRef": { "uid": uid } });
+            let slice = |endpoints: Value| json!({ "addressType": "IPv4", "metadata": {}, "endpoints": endpoints });
+            let slices = json!([slice(json!([endpoint("u-0")])), slice(json!([endpoint(uid)]))]);
+            read_from(api_server(pod, json!({ "metadata": {} }), slices)).await.pods[&Ordinal(3)].state.leaves_service
+        };
+        assert!(leaves("false", "u-3").await);
+        assert!(!leaves("false", "u-2").await, "of a pod that had its name before");
+        assert!(!leaves("true", "u-3").await, "it is to stay there");
     }
 
     #[test]

@@ -122,8 +122,10 @@ pub struct PodState {
     pub outdated: bool,
     /// It is being deleted.
     pub terminating: bool,
-    /// The client Service sends clients to it.
+    /// It is labelled as one that the client Service sends clients to.
     pub serving: bool,
+    /// It is not, and is among the endpoints of that Service still.
+    pub leaves_service: bool,
     /// Its Kubernetes node is gone for good: a human deleted the Node object or tainted it as out of service.
     pub node_lost: bool,
     /// Its Kubernetes node takes no new pods: it is about to be emptied.

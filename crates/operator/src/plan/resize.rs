@@ -85,6 +85,9 @@ pub(super) fn scale_down(observed: &Observed, cluster: &ClusterView, target: u32
     if let Some((ordinal, _)) = observed.pods.iter().find(|(ordinal, pod)| ordinal.0 >= target && pod.serving) {
         return Some(Plan::act(Work::ScalingDown, Step::SetServing { ordinal: *ordinal, serving: false }));
     }
+    if observed.pods.iter().any(|(ordinal, pod)| ordinal.0 >= target && pod.leaves_service) {
+        return Some(Plan::wait(Finding::Working(Work::ScalingDown)));
+    }
     if leaving.contains(&cluster.leader)
         && let Some(step) = transfer(observed, cluster, staying.iter().copied())
     {

@@ -62,6 +62,8 @@ struct Pod {
     running: bool,
     template: u32,
     serving: bool,
+    /// It is among the endpoints of the client Service.
+    listed: bool,
     node_lost: bool,
     terminating: bool,
     /// It runs, and neither the operator nor its kubelet's master reaches it.
@@ -273,6 +275,7 @@ impl World {
             outdated: pod.template != self.applied_template,
             terminating: pod.terminating,
             serving: pod.serving,
+            leaves_service: pod.listed && !pod.serving,
             node_lost: pod.node_lost,
             cordoned: false,
         };

@@ -33,6 +33,7 @@ impl World {
                 let gives_up = voters.iter().all(|voter| matches!(voter, Voter::Existing(_)));
                 let joint = self.change.as_ref().is_some_and(|change| change.joint.is_some());
                 assert!(self.change.is_none() || gives_up && !joint, "a second change is asked for in {observed:?}");
+                assert!(then.no_client_is_sent_off(voters), "{step:?} drops who still gets clients in {observed:?}");
                 assert!(then.is_live(voters), "{step:?} names voters that are no quorum in {observed:?}");
             }
             Step::RestartPod(ordinal) | Step::ResetNode(ordinal) => {
@@ -69,6 +70,15 @@ impl World {
             Step::LatchNewClusterId => assert_eq!(self.initialised, 0, "a second cluster would be made"),
             _ => {}
         }
+    }
+
+    /// Of the voters that a smaller configuration drops, none is among the endpoints of the client Service.
+    fn no_client_is_sent_off(&self, voters: &[Voter]) -> bool {
+        let mut dropped = self.voters();
+        let shrinks = voters.len() < dropped.len();
+        dropped.retain(|id| !voters.contains(&Voter::Existing(*id)));
+        let listed = |id: &NodeId| self.pods.get(&self.members[id].ordinal).is_some_and(|pod| pod.listed);
+        !shrinks || !dropped.iter().any(listed)
     }
 
     pub(super) fn is_as_wanted(&self) -> bool {

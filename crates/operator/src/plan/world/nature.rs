@@ -10,6 +10,7 @@ impl World {
         self.unsettled = self.unsettled && self.random.one_in(2);
         self.end_pods();
         self.start_pods();
+        self.list_endpoints();
         self.run_job();
         for id in self.members.keys().copied().collect::<Vec<_>>() {
             if self.is_up(id) && self.random.one_in(3) {
@@ -56,6 +57,7 @@ impl World {
                 running: false,
                 template,
                 serving: true,
+                listed: false,
                 node_lost: false,
                 terminating: false,
                 cut_off: false,
@@ -66,6 +68,15 @@ impl World {
             let volume = &self.volumes[&ordinal];
             if !pod.running && can_start && !volume.stranded && !volume.terminating {
                 self.start_node(ordinal);
+            }
+        }
+    }
+
+    /// The endpoints of the client Service follow the labels of the pods after a while.
+    fn list_endpoints(&mut self) {
+        for pod in self.pods.values_mut() {
+            if self.random.one_in(2) {
+                pod.listed = pod.serving && pod.running;
             }
         }
     }
