@@ -6,6 +6,7 @@ use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_tests::cluster::{Cluster, wait_for};
 use quorate_tests::history::{Event, Operation};
 use quorate_tests::load::{Load, LoadConfig, Report, put, read};
+use quorate_tests::node::get;
 
 const KEYS: usize = 5;
 
@@ -144,4 +145,19 @@ async fn a_graceful_stop_hands_leadership_over_and_ends_with_success() {
     cluster.nodes[leader].restart();
     wait_for_writes(&cluster, leader, 10).await;
     assert_holds(&cluster, load.finish().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_about_to_stop_says_so_and_serves_whoever_still_comes() {
+    let mut cluster = Cluster::start(1, &["--shutdown-delay=1h"]).await;
+    let metrics = cluster.nodes[0].config.metrics;
+    put_at_last(&cluster, 0, "before", "1").await;
+    cluster.nodes[0].begin_stop();
+    wait_for("the probe to say it", || async {
+        get(metrics, "/readyz").await.filter(|answer| answer.contains("[-]shutdown failed: this node is about to stop"))
+    })
+    .await;
+    put_at_last(&cluster, 0, "after", "2").await;
+    assert!(cluster.nodes[0].is_running(), "{}", cluster.nodes[0].log_tail());
+    assert!(cluster.nodes[0].hurry(), "{}", cluster.nodes[0].log_tail());
 }

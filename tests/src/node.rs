@@ -292,6 +292,18 @@ impl Node {
         child.wait().expect("a child can be waited for").success()
     }
 
+    /// SIGTERM, and does not wait.
+    pub fn begin_stop(&self) {
+        self.signal("TERM");
+    }
+
+    /// SIGINT, as by Ctrl-C, waits for the end, and says whether the process called it a success.
+    pub fn hurry(&mut self) -> bool {
+        self.signal("INT");
+        let mut child = self.child.take().expect("a node that is hurried was started");
+        child.wait().expect("a child can be waited for").success()
+    }
+
     /// SIGSTOP: the process keeps its sockets and does nothing. Back once each of its threads stands still, which on a busy
     /// machine takes longer than the signal.
     pub fn pause(&self) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use quorate_server::NodeState;
+use quorate_server::duration::parse_duration;
 use quorate_server::runtime::ReplicaConfig;
 use quorate_server::server::{Server, ServerConfig};
 
@@ -41,6 +42,10 @@ pub(crate) struct ServerArgs {
     /// aside at the start: another cluster was recovered from a node of it.
     #[arg(long, value_name = "FILE")]
     retired_clusters_file: Option<PathBuf>,
+    /// How long a node that is told to stop goes on serving, while `/readyz` says that it is about to stop: time for load
+    /// balancers to hear of it, so that they send nobody to a port that is closed. A Ctrl-C ends the waiting.
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    shutdown_delay: String,
     #[command(flatten)]
     flags: NodeFlags,
 }
@@ -51,6 +56,9 @@ pub(crate) struct ServerArgs {
 /// [`Failure`].
 pub(crate) async fn run(args: ServerArgs) -> Result<(), Failure> {
     args.flags.check()?;
+    let shutdown_delay = parse_duration(&args.shutdown_delay).ok_or_else(|| {
+        Failure::new(format_args!("--shutdown-delay {} is no duration such as 5s", args.shutdown_delay))
+    })?;
     let mut signals = StopSignals::catch()?;
     let server = Server::start(config(&args)?).await.map_err(Failure::new)?;
     announce(&server, &args);
@@ -60,6 +68,11 @@ pub(crate) async fn run(args: ServerArgs) -> Result<(), Failure> {
             return Err(Failure::new(format_args!("the node ended itself: {reason}"))
                 .advise("look at the disk, then start the node again: it reads back what is really there"));
         }
+    }
+    if !shutdown_delay.is_zero() {
+        tracing::info!("stopping in {}: no more clients are to be sent here", args.shutdown_delay);
+        server.withdraw().await;
+        signals.sleep(shutdown_delay).await;
     }
     tracing::info!("stopping: leadership is handed over first");
     signals.unless_hurried(server.stop()).await?;

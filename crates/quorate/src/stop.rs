@@ -1,5 +1,7 @@
 //! The signals that end a node politely.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Failure;
@@ -26,6 +28,14 @@ impl StopSignals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Waits this long, or until a Ctrl-C.
+    pub(crate) async fn sleep(&mut self, delay: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 

@@ -8,6 +8,7 @@ mod leases;
 mod watches;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
@@ -123,6 +124,7 @@ pub(crate) struct ClientApi {
     streams: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     keep_alives: Arc<KeepAlives>,
+    withdrawn: AtomicBool,
 }
 
 impl ClientApi {
@@ -145,8 +147,19 @@ impl ClientApi {
             streams: Arc::new(Semaphore::new(answer_limits.max_streams)),
             downloads: Arc::new(Semaphore::new(answer_limits.max_downloads)),
             keep_alives: Arc::default(),
+            withdrawn: AtomicBool::new(false),
             answer_limits,
         }
+    }
+
+    /// Tells whoever sends clients here to send no more. Those that come are served.
+    pub(crate) fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this node is about to stop.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Relaxed)
     }
 
     /// The replica behind it.

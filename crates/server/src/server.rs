@@ -58,6 +58,7 @@ pub struct Server {
     /// Automatic compaction, and the farewell of a removed node.
     helpers: JoinSet<()>,
     health: HealthReporter,
+    api: Arc<ClientApi>,
 }
 
 impl Server {
@@ -105,7 +106,7 @@ impl Server {
             helpers.spawn(auto_compaction::run(replica.clone(), auto));
         }
         helpers.spawn(take_leave_when_removed(replica.clone(), Arc::clone(&orders), relay));
-        Ok(Server { replica, client_address, metrics_address, orders, ports, helpers, health })
+        Ok(Server { replica, client_address, metrics_address, orders, ports, helpers, health, api })
     }
 
     /// The node itself.
@@ -123,9 +124,16 @@ impl Server {
         self.metrics_address
     }
 
+    /// Says by `/readyz` and gRPC's health service that no more clients are to be sent here. Those that come are served: a load
+    /// balancer needs a moment to hear of it.
+    pub async fn withdraw(&self) {
+        self.api.withdraw();
+        self.health.set_service_status("", ServingStatus::NotServing).await;
+    }
+
     /// Takes no new connections, lets requests in flight end, hands leadership over, makes everything durable.
     pub async fn stop(mut self) {
-        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.withdraw().await;
         self.helpers.shutdown().await;
         // Streams of watches have no end of their own.
         self.replica.end_watches(true);

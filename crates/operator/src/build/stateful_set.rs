@@ -25,7 +25,9 @@ use crate::quantity;
 
 /// User and group of the image.
 const USER: i64 = 65_532;
-/// Longer than a hand-over of leadership and a last checkpoint take.
+/// For which a pod that is told to end serves on: while kube-proxy may send it clients still, its port must be open.
+const SHUTDOWN_DELAY: &str = "5s";
+/// Longer than that, a hand-over of leadership and a last checkpoint take.
 const TERMINATION_GRACE_SECONDS: i64 = 60;
 /// Name of the container of a node.
 pub const CONTAINER: &str = "quorate";
@@ -192,6 +194,7 @@ fn arguments(cluster: &QuorateCluster, names: &Names) -> Vec<String> {
         ("--listen-metrics", format!("0.0.0.0:{METRICS_PORT}")),
         ("--advertise-client", format!("{host}:{CLIENT_PORT}")),
         ("--advertise-peer", format!("{host}:{PEER_PORT}")),
+        ("--shutdown-delay", SHUTDOWN_DELAY.to_string()),
         ("--admin-token-file", format!("{TOKEN_DIR}/{TOKEN_KEY}")),
         ("--retired-clusters-file", format!("{TOKEN_DIR}/{RETIRED_KEY}")),
         ("--heartbeat-interval", spec.raft.heartbeat_interval_milliseconds.to_string()),

@@ -23,6 +23,7 @@ const ALIVE: &str = "serializable_read";
 /// One thing `/readyz` looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Check {
+    Shutdown,
     DataCorruption,
     Member,
     NonLearner,
@@ -30,12 +31,19 @@ enum Check {
     LinearizableRead,
 }
 
-const READY_CHECKS: [Check; 5] =
-    [Check::DataCorruption, Check::Member, Check::NonLearner, Check::SerializableRead, Check::LinearizableRead];
+const READY_CHECKS: [Check; 6] = [
+    Check::Shutdown,
+    Check::DataCorruption,
+    Check::Member,
+    Check::NonLearner,
+    Check::SerializableRead,
+    Check::LinearizableRead,
+];
 
 impl Check {
     fn name(self) -> &'static str {
         match self {
+            Check::Shutdown => "shutdown",
             Check::DataCorruption => "data_corruption",
             Check::Member => "member",
             Check::NonLearner => "non_learner",
@@ -47,6 +55,8 @@ impl Check {
     async fn run(self, api: &ClientApi) -> Result<(), String> {
         let status = api.replica().status();
         match self {
+            Check::Shutdown if api.is_withdrawn() => Err("this node is about to stop".to_string()),
+            Check::Shutdown => Ok(()),
             Check::DataCorruption => match status.state {
                 NodeState::Fenced | NodeState::Damaged => Err(why_not_serving(&status)),
                 _ if has_alarm(&status, AlarmKind::Corrupt) => Err("alarm activated: CORRUPT".to_string()),

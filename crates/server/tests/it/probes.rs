@@ -66,7 +66,7 @@ async fn an_alarm_is_told_in_etcds_words_and_can_be_left_out() {
 async fn each_probe_lists_its_checks_when_asked_and_ends_with_ok() {
     let served = Served::alone().await;
     served.put("a", "1").await;
-    let all = "[+]data_corruption ok\n[+]member ok\n[+]non_learner ok\n[+]serializable_read ok\n\
+    let all = "[+]shutdown ok\n[+]data_corruption ok\n[+]member ok\n[+]non_learner ok\n[+]serializable_read ok\n\
                [+]linearizable_read ok\nok\n";
     assert_eq!(probe(&served, "/readyz?verbose").await, (200, all.to_string()));
     let alive = (200, "[+]serializable_read ok\nok\n".to_string());
