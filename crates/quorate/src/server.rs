@@ -62,17 +62,20 @@ pub(crate) async fn run(args: ServerArgs) -> Result<(), Failure> {
     let mut signals = StopSignals::catch()?;
     let server = Server::start(config(&args)?).await.map_err(Failure::new)?;
     announce(&server, &args);
+    let serving = async {
+        signals.next().await;
+        if !shutdown_delay.is_zero() {
+            tracing::info!("stopping in {}: no more clients are to be sent here", args.shutdown_delay);
+            server.withdraw().await;
+            signals.sleep(shutdown_delay).await;
+        }
+    };
     tokio::select! {
-        () = signals.next() => {}
+        () = serving => {}
         reason = server.replica().failed() => {
             return Err(Failure::new(format_args!("the node ended itself: {reason}"))
                 .advise("look at the disk, then start the node again: it reads back what is really there"));
         }
-    }
-    if !shutdown_delay.is_zero() {
-        tracing::info!("stopping in {}: no more clients are to be sent here", args.shutdown_delay);
-        server.withdraw().await;
-        signals.sleep(shutdown_delay).await;
     }
     tracing::info!("stopping: leadership is handed over first");
     signals.unless_hurried(server.stop()).await?;

@@ -27,8 +27,8 @@ use crate::quantity;
 const USER: i64 = 65_532;
 /// For which a pod that is told to end serves on: while kube-proxy may send it clients still, its port must be open.
 const SHUTDOWN_DELAY: &str = "5s";
-/// Longer than that, a hand-over of leadership and a last checkpoint take.
-const TERMINATION_GRACE_SECONDS: i64 = 60;
+/// Longer than [`SHUTDOWN_DELAY`], requests in flight, a hand-over of leadership and a last checkpoint take together.
+const TERMINATION_GRACE_SECONDS: i64 = 120;
 /// Name of the container of a node.
 pub const CONTAINER: &str = "quorate";
 pub(super) const DATA_DIR: &str = "/data";

@@ -376,13 +376,18 @@ mod tests {
         volume_view(&cluster, &serde_json::from_value(json!({ "metadata": metadata })).expect("a claim"))
     }
 
+    /// Whether the slices of the client Service alone are asked for.
+    fn of_service(request: &Request<Body>) -> bool {
+        request.uri().query().is_some_and(|query| query.contains("labelSelector=kubernetes.io%2Fservice-name%3Ddb"))
+    }
+
     /// An API server on which `db` has these pods, claims and endpoints, and nothing else.
     fn api_server(pod: Value, claim: Value, slices: Value) -> Client {
         let service = service_fn(move |request: Request<Body>| {
             let lists = [
                 ("pods", "Pod", json!([pod])),
                 ("persistentvolumeclaims", "PersistentVolumeClaim", json!([claim])),
-                ("endpointslices", "EndpointSlice", slices.clone()),
+                ("endpointslices", "EndpointSlice", if of_service(&request) { slices.clone() } else { json!([]) }),
             ];
             async move {
                 let asked = request.uri().path().rsplit('/').next().filter(|_| request.uri().query().is_some());

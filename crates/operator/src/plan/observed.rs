@@ -124,7 +124,7 @@ pub struct PodState {
     pub terminating: bool,
     /// It is labelled as one that the client Service sends clients to.
     pub serving: bool,
-    /// It is not, and is among the endpoints of that Service still.
+    /// It is not labelled so, and yet among the endpoints of the client Service.
     pub leaves_service: bool,
     /// Its Kubernetes node is gone for good: a human deleted the Node object or tainted it as out of service.
     pub node_lost: bool,
