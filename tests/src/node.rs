@@ -287,9 +287,12 @@ impl Node {
 
     /// SIGTERM, waits for the end, and says whether the process called it a success.
     pub fn stop(&mut self) -> bool {
-        self.signal("TERM");
-        let mut child = self.child.take().expect("a node that is stopped was started");
-        child.wait().expect("a child can be waited for").success()
+        self.end_by("TERM")
+    }
+
+    /// The same by SIGINT, as by Ctrl-C.
+    pub fn hurry(&mut self) -> bool {
+        self.end_by("INT")
     }
 
     /// SIGTERM, and does not wait.
@@ -297,10 +300,9 @@ impl Node {
         self.signal("TERM");
     }
 
-    /// SIGINT, as by Ctrl-C, waits for the end, and says whether the process called it a success.
-    pub fn hurry(&mut self) -> bool {
-        self.signal("INT");
-        let mut child = self.child.take().expect("a node that is hurried was started");
+    fn end_by(&mut self, signal: &str) -> bool {
+        self.signal(signal);
+        let mut child = self.child.take().expect("a node that is stopped was started");
         child.wait().expect("a child can be waited for").success()
     }
 

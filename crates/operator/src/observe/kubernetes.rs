@@ -394,11 +394,8 @@ mod tests {
                 let found = lists.into_iter().find(|(plural, _, _)| Some(*plural) == asked);
                 let (code, answer) = match found {
                     Some((_, kind, items)) => {
-                        let metadata = json!({});
-                        (
-                            200,
-                            json!({ "apiVersion": "v1", "kind": format!("{kind}List"), "metadata": metadata, "items": items }),
-                        )
+                        let kind = format!("{kind}List");
+                        (200, json!({ "apiVersion": "v1", "kind": kind, "metadata": {}, "items": items }))
                     }
                     None => {
                         let status = json!({
