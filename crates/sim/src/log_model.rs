@@ -7,10 +7,10 @@
 //! Invariants: indexes are consecutive from `base + 1`; each entry carries a hash of the whole log up to it, so two logs
 //! are compared at one index.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use quorate_raft::{Entry, HardState, LogIndex, Membership, Payload, SnapshotMeta, Term, WriteSeq};
+use quorate_raft::{Entry, HardState, LogIndex, Member, Membership, NodeId, Payload, SnapshotMeta, Term, WriteSeq};
 
 use crate::clock::Instant;
 use crate::random::Random;
@@ -25,16 +25,7 @@ impl Chain {
         let mut hash = mix(self.0, entry.term.0);
         match &entry.payload {
             Payload::Noop => hash = mix(hash, 1),
-            Payload::Command(bytes) => {
-                hash = mix(hash, bytes.len() as u64);
-                let (words, rest) = bytes.as_chunks::<8>();
-                for word in words {
-                    hash = mix(hash, u64::from_le_bytes(*word));
-                }
-                for &byte in rest {
-                    hash = mix(hash, u64::from(byte));
-                }
-            }
+            Payload::Command(bytes) => hash = bytes_hash(hash, bytes),
             Payload::Membership(membership) => hash = mix(hash, membership_hash(membership)),
         }
         Chain(hash)
@@ -46,9 +37,31 @@ fn mix(hash: u64, number: u64) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
-/// Hash of everything a membership says.
-pub(crate) fn membership_hash(membership: &Membership) -> u64 {
-    format!("{membership:?}").bytes().fold(3, |hash, byte| mix(hash, u64::from(byte)))
+/// Hash of everything a membership says. The fields are named one by one so that a new one cannot be forgotten.
+fn membership_hash(membership: &Membership) -> u64 {
+    let Membership { voters, outgoing, learners, standing, rising, target, members, removed, cluster_version } =
+        membership;
+    let ids =
+        |hash: u64, ids: &BTreeSet<NodeId>| ids.iter().fold(mix(hash, ids.len() as u64), |hash, id| mix(hash, id.0));
+    let lists = [voters, outgoing, learners, standing, rising, removed].into_iter().chain(target);
+    let lists_hash = lists.fold(mix(3, u64::from(target.is_some())), ids);
+    let described = members.iter().fold(lists_hash, |hash, (id, member)| member_hash(mix(hash, id.0), member));
+    mix(described, u64::from(*cluster_version))
+}
+
+fn member_hash(hash: u64, member: &Member) -> u64 {
+    let Member { incarnation, name, peer_address, client_addresses, max_version } = member;
+    let texts = [name, peer_address].into_iter().chain(client_addresses);
+    let numbered = mix(bytes_hash(hash, &incarnation.0.to_le_bytes()), u64::from(*max_version));
+    texts.fold(numbered, |hash, text| bytes_hash(hash, text.as_bytes()))
+}
+
+/// `hash` with `bytes` and their number after it.
+fn bytes_hash(hash: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let counted = mix(hash, bytes.len() as u64);
+    let hash = words.iter().fold(counted, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    rest.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
 }
 
 /// One log with its hard state.
