@@ -38,7 +38,7 @@ fn mix(hash: u64, number: u64) -> u64 {
 }
 
 /// Hash of everything a membership says. The fields are named one by one so that a new one cannot be forgotten.
-fn membership_hash(membership: &Membership) -> u64 {
+pub(crate) fn membership_hash(membership: &Membership) -> u64 {
     let Membership { voters, outgoing, learners, standing, rising, target, members, removed, cluster_version } =
         membership;
     let ids =

@@ -2,7 +2,7 @@
 
 use quorate_raft::{AppendResult, Body, Effect, Entry, Input, Message};
 
-use crate::log_model::Chain;
+use crate::log_model::{Chain, membership_hash};
 use crate::trace::Trace;
 
 /// Records an input.
@@ -35,6 +35,10 @@ pub(super) fn effect(trace: &mut Trace, effect: &Effect) {
         }
         Effect::Apply { entries } => trace.record(&[23, content(entries)]),
         Effect::ReadReady { read, index } => trace.record(&[24, read.0, index.0]),
+        Effect::Proposed { request, first, term } => trace.record(&[25, request.0, first.0, term.0]),
+        Effect::MembershipChanged { index, membership, committed } => {
+            trace.record(&[26, index.0, membership_hash(membership), u64::from(*committed)]);
+        }
         other => trace.bytes(format!("{other:?}").as_bytes()),
     }
 }
