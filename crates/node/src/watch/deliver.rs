@@ -218,7 +218,7 @@ impl<O: Outlet> Hub<O> {
                     self.figures.events_told += put_all(outlet, &ids, &packed, current);
                     for watch in ids.iter() {
                         if through == self.revision {
-                            self.caught_up(stream, *watch);
+                            self.caught_up(stream, *watch, !packed.is_empty());
                         } else {
                             self.fall_behind(stream, *watch, through + i64::from(!mutant!(EventsTwice)));
                         }

@@ -356,10 +356,11 @@ impl<O: Outlet> Hub<O> {
         }
     }
 
-    /// A watch that was behind has been told everything up to the published revision.
-    pub(super) fn caught_up(&mut self, id: StreamId, watch: i64) {
+    /// A watch that was behind has been told everything up to the published revision. Where there was nothing to tell
+    /// (`!told`), it hears of that with the next progress: etcd's clients expect one within an interval.
+    pub(super) fn caught_up(&mut self, id: StreamId, watch: i64, told: bool) {
         self.leave(id, watch);
-        self.enter(id, watch, Standing::Synced, true);
+        self.enter(id, watch, Standing::Synced, told);
     }
 
     /// Watches that begin at `reached` or earlier are told of changes from now on.

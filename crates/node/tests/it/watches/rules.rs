@@ -287,6 +287,20 @@ fn progress_comes_by_itself_to_those_who_want_it_and_were_told_nothing() {
 }
 
 #[test]
+fn the_first_progress_comes_in_time_to_a_watch_whose_past_held_nothing_for_it() {
+    let mut world = World::new();
+    world.put("a", "1");
+    world.open(1);
+    for key in ["a", "b"] {
+        world.create(1, WatchCreate { progress_notify: true, ..watch(key, 1) });
+    }
+    world.catch_up();
+    assert_eq!(world.told(1), ["created 0 @2", "created 1 @2", "0 @2: put a=1 @2"]);
+    world.hub.tick(Time(10_000_000), Duration::ZERO);
+    assert_eq!(world.told(1), ["progress 1 @2"], "the other one was told something");
+}
+
+#[test]
 fn only_streams_that_want_a_leader_end_for_want_of_one() {
     let mut world = World::new();
     world.open(1);
