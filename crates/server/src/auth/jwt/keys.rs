@@ -10,6 +10,13 @@ use ring::{hmac, rsa};
 
 use super::{JwtOption, Scheme, Signer, TokenOptionError, Verifier};
 
+// Tags of DER.
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+const SEQUENCE: u8 = 0x30;
+/// The version in a certificate, `[0]`.
+const VERSION: u8 = 0xa0;
+
 /// What an option's files give; no signer without the private key.
 pub(super) fn load(option: &JwtOption, scheme: &Scheme) -> Result<(Option<Signer>, Verifier), TokenOptionError> {
     if let Scheme::Hmac(algorithm) = scheme {
@@ -73,13 +80,13 @@ fn private_key(option: &JwtOption, path: &Path, scheme: &Scheme) -> Result<(Sign
 /// The key in the form ring takes: without the envelope that names its algorithm.
 fn public_key(option: &JwtOption, path: &Path) -> Result<Vec<u8>, TokenOptionError> {
     let (label, der) = read_pem(option, path)?;
-    match label.as_str() {
-        "RSA PUBLIC KEY" => Ok(der),
-        "PUBLIC KEY" => {
-            subject_public_key(&der).ok_or_else(|| unusable(option, path, "it is cut or not what it says it is"))
-        }
-        other => Err(unusable(option, path, format!("it is {other}, not PUBLIC KEY"))),
-    }
+    let key = match label.as_str() {
+        "RSA PUBLIC KEY" => return Ok(der),
+        "PUBLIC KEY" => subject_public_key(&der),
+        "CERTIFICATE" => certified_key(&der),
+        other => return Err(unusable(option, path, format!("it is {other}, not PUBLIC KEY or CERTIFICATE"))),
+    };
+    key.ok_or_else(|| unusable(option, path, "it is cut or not what it says it is"))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TokenOptionError> {
@@ -91,14 +98,14 @@ fn unusable(option: &JwtOption, path: &Path, reason: impl ToString) -> TokenOpti
     TokenOptionError::Key { path: path.to_owned(), method: option.method.clone(), reason: reason.to_string() }
 }
 
-/// Label and content of the first block that is a key: openssl writes parameters before some.
+/// Label and content of the first block that is or holds a key: openssl writes parameters before some.
 fn read_pem(option: &JwtOption, path: &Path) -> Result<(String, Vec<u8>), TokenOptionError> {
     let text = String::from_utf8(read(path)?).map_err(|_| unusable(option, path, "it is not PEM"))?;
     let mut rest = text.as_str();
     while let Some((_, from_label)) = rest.split_once("-----BEGIN ") {
         let Some((label, body)) = from_label.split_once("-----") else { break };
         let Some((body, after)) = body.split_once("-----END ") else { break };
-        if label.ends_with("KEY") {
+        if label.ends_with("KEY") || label == "CERTIFICATE" {
             let body: String = body.chars().filter(|character| !character.is_whitespace()).collect();
             let der = STANDARD.decode(body).map_err(|error| unusable(option, path, error))?;
             return Ok((label.to_owned(), der));
@@ -108,10 +115,24 @@ fn read_pem(option: &JwtOption, path: &Path) -> Result<(String, Vec<u8>), TokenO
     Err(unusable(option, path, "it holds no PEM block of a key"))
 }
 
+/// The key that a certificate is about (RFC 5280, 4.1). Nobody's signature on it is looked at, as etcd looks at none: the
+/// file is the operator's.
+fn certified_key(der: &[u8]) -> Option<Vec<u8>> {
+    let (certificate, rest) = element(der, SEQUENCE)?;
+    let (fields, _) = element(certificate, SEQUENCE)?;
+    // The version is left out where it is the first.
+    let fields = element(fields, VERSION).map_or(fields, |(_, after)| after);
+    let (_, mut fields) = element(fields, INTEGER)?;
+    for _of in ["algorithm", "issuer", "validity", "subject"] {
+        (_, fields) = element(fields, SEQUENCE)?;
+    }
+    let (_, after) = element(fields, SEQUENCE)?;
+    let info = &fields[..fields.len() - after.len()];
+    if rest.is_empty() { subject_public_key(info) } else { None }
+}
+
 /// The bits within a SubjectPublicKeyInfo (RFC 5280, 4.1): a sequence of the algorithm and a bit string.
 fn subject_public_key(der: &[u8]) -> Option<Vec<u8>> {
-    const SEQUENCE: u8 = 0x30;
-    const BIT_STRING: u8 = 0x03;
     let (info, rest) = element(der, SEQUENCE)?;
     let (_, bits) = element(info, SEQUENCE)?;
     let (bits, after) = element(bits, BIT_STRING)?;

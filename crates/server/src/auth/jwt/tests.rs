@@ -32,16 +32,27 @@ fn hs256(secret: &str) -> Jwt {
     Jwt::new(&option("HS256", Some(&file(secret.as_bytes())), None)).expect("a secret")
 }
 
-/// A SubjectPublicKeyInfo around a key; short enough for one byte of length.
-fn subject_info(algorithm: &[u8], key: &[u8]) -> Vec<u8> {
-    let mut bits = vec![0x03, key.len() as u8 + 1, 0];
-    bits.extend_from_slice(key);
-    let mut info = vec![0x30, algorithm.len() as u8];
-    info.extend_from_slice(algorithm);
-    info.extend_from_slice(&bits);
-    let mut out = vec![0x30, info.len() as u8];
-    out.extend_from_slice(&info);
+/// An element of DER around `parts`; short enough for one byte of length.
+fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let mut out = vec![tag, u8::try_from(content.len()).expect("short")];
+    assert!(out[1] < 0x80, "longer than one byte of length can say");
+    out.extend_from_slice(&content);
     out
+}
+
+/// A SubjectPublicKeyInfo around a key of Ed25519.
+fn subject_info(key: &[u8]) -> Vec<u8> {
+    let algorithm = element(0x30, &[&[0x06, 0x03, 0x2b, 0x65, 0x70]]);
+    element(0x30, &[&algorithm, &element(0x03, &[&[0], key])])
+}
+
+/// A certificate of nobody's about the key of `info`, with what stands before it in one.
+fn certificate(version: &[u8], info: &[u8]) -> Vec<u8> {
+    let sequence = element(0x30, &[]);
+    let serial = element(0x02, &[&[1]]);
+    let fields = element(0x30, &[version, &serial, &sequence, &sequence, &sequence, &sequence, info]);
+    element(0x30, &[&fields, &sequence, &element(0x03, &[&[0]])])
 }
 
 #[track_caller]
@@ -67,7 +78,7 @@ fn the_private_key_gives_tokens_and_the_public_one_only_takes_them() {
     let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random).expect("a key");
     let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("a key");
     let private = pem("PRIVATE KEY", pkcs8.as_ref());
-    let public = pem("PUBLIC KEY", &subject_info(&[0x06, 0x03, 0x2b, 0x65, 0x70], key.public_key().as_ref()));
+    let public = pem("PUBLIC KEY", &subject_info(key.public_key().as_ref()));
     let giving = Jwt::new(&option("EdDSA", Some(&private), Some(&public))).expect("a pair");
     let taking = Jwt::new(&option("EdDSA", None, Some(&public))).expect("a public key");
     check_there_and_back(&giving, &taking);
@@ -76,6 +87,23 @@ fn the_private_key_gives_tokens_and_the_public_one_only_takes_them() {
     let other = Ed25519KeyPair::generate_pkcs8(&random).expect("a key");
     let mismatch = Jwt::new(&option("EdDSA", Some(&pem("PRIVATE KEY", other.as_ref())), Some(&public)));
     assert!(matches!(mismatch, Err(TokenOptionError::KeyMismatch)));
+}
+
+#[test]
+fn a_certificate_gives_its_public_key() {
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key");
+    let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("a key");
+    let giving = Jwt::new(&option("EdDSA", Some(&pem("PRIVATE KEY", pkcs8.as_ref())), None)).expect("a key");
+    let info = subject_info(key.public_key().as_ref());
+    for version in [element(0xa0, &[&element(0x02, &[&[2]])]), Vec::new()] {
+        let whole = certificate(&version, &info);
+        let taking = Jwt::new(&option("EdDSA", None, Some(&pem("CERTIFICATE", &whole)))).expect("a certificate");
+        check_there_and_back(&giving, &taking);
+        for cut in 0..whole.len() {
+            let refused = Jwt::new(&option("EdDSA", None, Some(&pem("CERTIFICATE", &whole[..cut]))));
+            assert!(matches!(refused, Err(TokenOptionError::Key { .. })), "the first {cut} bytes");
+        }
+    }
 }
 
 #[test]
