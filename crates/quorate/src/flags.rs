@@ -19,6 +19,7 @@ use crate::memory::default_answer_bytes;
 const LEAST_HEARTBEATS: u64 = 5;
 /// Idle watches are told the revision no more often than this, as etcd has it.
 const LEAST_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+const DEFAULT_PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 /// The quota of a node that names none.
 const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
 
@@ -62,7 +63,7 @@ pub(crate) struct NodeFlags {
     /// History that is kept: a number of hours or a duration, or a number of revisions; 0 keeps all of it.
     #[arg(long, value_name = "RETENTION", default_value = "0")]
     auto_compaction_retention: String,
-    /// How often idle watches are told the revision.
+    /// How often idle watches are told the revision; 0s for ten minutes.
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     watch_progress_notify_interval: String,
     /// File with the token that calls of the admin service need; it may be replaced at any time.
@@ -99,7 +100,7 @@ impl NodeFlags {
         if self.max_request_bytes == 0 {
             return Err(Failure::new("--max-request-bytes is 0"));
         }
-        if quorate_server::duration::parse_duration(&self.watch_progress_notify_interval).is_none() {
+        if self.progress_interval().is_none() {
             return Err(Failure::new(format_args!(
                 "--watch-progress-notify-interval {} is no duration such as 10m",
                 self.watch_progress_notify_interval
@@ -122,12 +123,17 @@ impl NodeFlags {
         config.keep_log_entries = self.snapshot_catchup_entries;
         config.max_request_bytes = self.max_request_bytes;
         config.max_leases = self.max_leases;
-        let progress = quorate_server::duration::parse_duration(&self.watch_progress_notify_interval);
-        config.watch_progress_interval = progress.expect("checked at the start").max(LEAST_PROGRESS_INTERVAL);
+        config.watch_progress_interval = self.progress_interval().expect("checked at the start");
         config.quota_bytes = match self.quota_backend_bytes {
             0 => DEFAULT_QUOTA_BYTES,
             bytes => u64::try_from(bytes).unwrap_or(0),
         };
+    }
+
+    /// None if it is no duration. 0 asks for the default, as with etcd: told every 100 ms, each idle watch would cost something.
+    fn progress_interval(&self) -> Option<Duration> {
+        let typed = quorate_server::duration::parse_duration(&self.watch_progress_notify_interval)?;
+        Some(if typed.is_zero() { DEFAULT_PROGRESS_INTERVAL } else { typed.max(LEAST_PROGRESS_INTERVAL) })
     }
 
     /// Limits of the ports of one of `nodes` nodes in this process.
@@ -168,4 +174,35 @@ pub(crate) fn listen(address: &str, flag: &str) -> Result<TcpListener, Failure> 
         Failure::new(format_args!("cannot listen at {bare}: {error}"))
             .advise(format_args!("end what uses the port, or choose another one with {flag}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        flags: NodeFlags,
+    }
+
+    #[track_caller]
+    fn check_progress(typed: &[&str], expected: Option<Duration>) {
+        let arguments = typed.iter().map(|value| format!("--watch-progress-notify-interval={value}"));
+        let only = Only::try_parse_from(std::iter::once("server".to_owned()).chain(arguments)).expect("arguments");
+        assert_eq!(only.flags.progress_interval(), expected, "{typed:?}");
+        assert_eq!(only.flags.check().is_ok(), expected.is_some(), "{typed:?}");
+    }
+
+    #[test]
+    fn idle_watches_are_told_every_ten_minutes_unless_a_time_is_given() {
+        let ten_minutes = Some(Duration::from_secs(600));
+        check_progress(&[], ten_minutes);
+        check_progress(&["0s"], ten_minutes);
+        check_progress(&["5s"], Some(Duration::from_secs(5)));
+        check_progress(&["1ms"], Some(LEAST_PROGRESS_INTERVAL));
+        check_progress(&["often"], None);
+    }
 }
