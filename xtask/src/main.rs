@@ -14,6 +14,7 @@ mod failure;
 mod fuzz;
 mod gates;
 mod image;
+mod kubernetes;
 mod manifests;
 mod process;
 mod soak;
@@ -54,6 +55,8 @@ enum Command {
     Differential(differential::DifferentialArgs),
     /// Put client libraries of four languages and etcdctl to work on three nodes; last line `N passed, M failed, K skipped`
     Clients(clients::ClientsArgs),
+    /// Run the tests of Kubernetes' own storage layer on Quorate; last line `N passed, M failed, K skipped`
+    Kubernetes(kubernetes::KubernetesArgs),
     /// Install the charts on a real Kubernetes on this machine and put them to the test
     E2e(e2e::E2eArgs),
     /// Build the image with node and operator, and write it as an archive
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Tools => tools::build(),
         Command::Differential(args) => differential::run(&args),
         Command::Clients(args) => clients::run(&args),
+        Command::Kubernetes(args) => kubernetes::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Alerts => alerts::test(),
