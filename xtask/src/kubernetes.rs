@@ -87,8 +87,8 @@ fn prepare(version: &str, etcd: bool) -> Result<PathBuf, Failure> {
         fs::remove_file(&to).map_err(Failure::file(&to))?;
         fs::copy(&from, &to).map_err(Failure::file(from))?;
     }
-    for file in ["go.mod", "go.sum", "packages.go"] {
-        let from = pins.join(file);
+    for (from, file) in [(&pins, "go.mod"), (&pins, "go.sum"), (&sources, "packages.go")] {
+        let from = from.join(file);
         fs::copy(&from, folder.join(file)).map_err(Failure::file(from))?;
     }
     let replace = format!("-replace={MODULE}=./apiserver");
@@ -224,7 +224,7 @@ impl Report {
     /// Counts what has no parts. A whole that failed though all its parts passed is a failure of its own.
     fn tally(&self) -> Tally {
         let mut with_parts: BTreeSet<(&str, &str)> = BTreeSet::new();
-        let mut with_failed_parts = with_parts.clone();
+        let mut with_failed_parts: BTreeSet<(&str, &str)> = BTreeSet::new();
         for ((package, test), end) in &self.ended {
             for whole in wholes(test) {
                 with_parts.insert((package, whole));

@@ -1,6 +1,7 @@
 //go:build tools
 
-// Package kubernetes names what is tested, so that go.sum knows what that needs.
+// Package kubernetes names what is tested, so that go.sum knows what that needs. It is one of each version's module: copy it beside
+// the go.mod before `go mod tidy`.
 package kubernetes
 
 import (
