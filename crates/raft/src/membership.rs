@@ -122,9 +122,10 @@ impl Membership {
         // By the definition rather than by sorting: halves are a few nodes, this runs with every answer, and a vector that
         // somebody forgets to sort commits what the leader alone holds (openraft#1802).
         let half_value = |half: &BTreeSet<NodeId>| {
-            let majority_reached =
-                |value: &T| half.iter().filter(|id| reached(**id) >= *value).count() >= quorum_size(half.len());
-            half.iter().map(|id| reached(*id)).filter(majority_reached).max().unwrap_or_default()
+            let values: Vec<T> = half.iter().map(|id| reached(*id)).collect();
+            let is_reached =
+                |value: &T| values.iter().filter(|other| *other >= value).count() >= quorum_size(half.len());
+            values.iter().copied().filter(is_reached).max().unwrap_or_default()
         };
         if mutant!(QuorumOfUnsorted) {
             return self.voters.iter().map(|id| reached(*id)).nth(self.voters.len() / 2).unwrap_or_default();
