@@ -1,7 +1,7 @@
-//! Inputs made of others: bytes changed, cut, doubled, mixed, and, where the input is a protobuf message, fields changed,
-//! doubled, dropped or nested with their lengths kept right, which a change of bytes nearly never achieves.
+//! Protobuf messages changed into others: a field changed, doubled, dropped, renumbered, nested or taken from elsewhere, with all
+//! lengths kept right, which a change of bytes nearly never achieves.
 //!
-//! Never knows what an input means.
+//! Never knows what a message means, nor how bytes are best changed: that is libFuzzer's.
 
 use crate::random::Random;
 
@@ -10,11 +10,13 @@ const EDGES: [u64; 12] =
     [0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, 1 << 63, u64::MAX];
 /// A field within a field, this deep.
 const MOST_DEPTH: usize = 4;
+/// Fields get numbers up to this.
+const MOST_NUMBER: usize = 20;
 
 /// See the module documentation.
-pub(crate) struct Mutator<'a> {
+pub struct Mutator<'a> {
     random: &'a mut Random,
-    most_bytes: usize,
+    change_bytes: &'a mut dyn FnMut(&mut Vec<u8>),
 }
 
 /// One field of a protobuf message.
@@ -33,59 +35,38 @@ enum Value {
 }
 
 impl<'a> Mutator<'a> {
-    pub(crate) fn new(random: &'a mut Random, most_bytes: usize) -> Self {
-        Mutator { random, most_bytes }
+    /// `change_bytes` is what changes a string or anything else that is no message.
+    pub fn new(random: &'a mut Random, change_bytes: &'a mut dyn FnMut(&mut Vec<u8>)) -> Self {
+        Mutator { random, change_bytes }
     }
 
-    /// A new input from those in `kept`.
-    pub(crate) fn mutate(&mut self, kept: &[Vec<u8>]) -> Vec<u8> {
-        if kept.is_empty() {
-            return self.random.bytes(64);
-        }
-        let mut input = kept[self.random.below(kept.len())].clone();
-        for _ in 0..=self.random.below(4) {
-            let other = &kept[self.random.below(kept.len())];
-            input =
-                if self.random.once_in(2) { self.change_fields(&input, other, 0) } else { self.change(input, other) };
-        }
-        input.truncate(self.most_bytes);
-        input
+    /// `input` with one field changed; nothing if there is no message in it.
+    pub fn change(&mut self, input: &[u8]) -> Option<Vec<u8>> {
+        let (head, mut fields) = self.find_message(input)?;
+        self.change_fields(&mut fields, 0);
+        Some([head, &encode(&fields)].concat())
     }
 
-    fn change(&mut self, mut input: Vec<u8>, other: &[u8]) -> Vec<u8> {
-        let at = self.random.below(input.len() + 1);
-        let rest = input.len() - at;
-        match self.random.below(7) {
-            0 if rest > 0 => input[at] ^= 1 << self.random.below(8),
-            1 if rest > 0 => input[at] = self.random.byte(),
-            2 => input.truncate(at),
-            3 => {
-                let gone = self.random.below(rest + 1);
-                input.drain(at..at + gone);
-            }
-            4 => {
-                let doubled = input[at..at + self.random.below(rest + 1)].to_vec();
-                input.splice(at..at, doubled);
-            }
-            5 => {
-                let from = self.random.below(other.len() + 1);
-                input.truncate(at);
-                input.extend_from_slice(&other[from..]);
-            }
-            _ => {
-                let edge = EDGES[self.random.below(EDGES.len())].to_le_bytes();
-                let width = 1 << self.random.below(4);
-                let end = (at + width).min(input.len());
-                input.splice(at..end, edge[..width].iter().copied());
-            }
-        }
-        input
+    /// `input` with a field of `other`; nothing if either has no message in it.
+    pub fn cross(&mut self, input: &[u8], other: &[u8]) -> Option<Vec<u8>> {
+        let (head, mut fields) = self.find_message(input)?;
+        let (_, theirs) = self.find_message(other)?;
+        let at = self.random.below(fields.len() + 1);
+        fields.insert(at, theirs[self.random.below(theirs.len())].clone());
+        Some([head, &encode(&fields)].concat())
     }
 
-    fn change_fields(&mut self, input: &[u8], other: &[u8], depth: usize) -> Vec<u8> {
-        let Some(mut fields) = parse(input).filter(|fields| !fields.is_empty()) else {
-            return self.change(input.to_vec(), other);
-        };
+    /// The message, with at least one field, and what stands before it: many targets read a byte first.
+    fn find_message<'b>(&mut self, input: &'b [u8]) -> Option<(&'b [u8], Vec<Field>)> {
+        let first = self.random.below(2);
+        [first, 1 - first].into_iter().find_map(|at| {
+            let (head, message) = input.split_at_checked(at)?;
+            let fields = parse(message).filter(|fields| !fields.is_empty())?;
+            Some((head, fields))
+        })
+    }
+
+    fn change_fields(&mut self, fields: &mut Vec<Field>, depth: usize) {
         let at = self.random.below(fields.len());
         match self.random.below(6) {
             0 => {
@@ -95,23 +76,17 @@ impl<'a> Mutator<'a> {
                 let field = fields[at].clone();
                 fields.insert(self.random.below(fields.len() + 1), field);
             }
-            2 => fields[at].number = 1 + self.random.below(20) as u64,
+            2 => fields[at].number = 1 + self.random.below(MOST_NUMBER) as u64,
             3 => {
-                if let Some(theirs) = parse(other).filter(|theirs| !theirs.is_empty()) {
-                    fields.insert(at, theirs[self.random.below(theirs.len())].clone());
-                }
-            }
-            4 if depth < MOST_DEPTH => {
                 // The whole message as a field of itself: nesting.
-                let whole = Field { number: fields[at].number, value: Value::Bytes(input.to_vec()) };
+                let whole = Field { number: fields[at].number, value: Value::Bytes(encode(fields)) };
                 fields.push(whole);
             }
-            _ => self.change_value(&mut fields[at].value, other, depth),
+            _ => self.change_value(&mut fields[at].value, depth),
         }
-        encode(&fields)
     }
 
-    fn change_value(&mut self, value: &mut Value, other: &[u8], depth: usize) {
+    fn change_value(&mut self, value: &mut Value, depth: usize) {
         match value {
             Value::Varint(number) => {
                 *number = if self.random.once_in(2) {
@@ -120,8 +95,13 @@ impl<'a> Mutator<'a> {
                     number.wrapping_add(self.random.next() % 5).wrapping_sub(2)
                 };
             }
-            Value::Bytes(bytes) if depth < MOST_DEPTH => *bytes = self.change_fields(bytes, other, depth + 1),
-            Value::Bytes(bytes) => *bytes = self.change(std::mem::take(bytes), other),
+            Value::Bytes(bytes) => match parse(bytes) {
+                Some(mut fields) if !fields.is_empty() && depth < MOST_DEPTH => {
+                    self.change_fields(&mut fields, depth + 1);
+                    *bytes = encode(&fields);
+                }
+                _ => (self.change_bytes)(bytes),
+            },
             Value::Fixed64(bytes) => bytes[self.random.below(8)] = self.random.byte(),
             Value::Fixed32(bytes) => bytes[self.random.below(4)] = self.random.byte(),
         }
@@ -205,14 +185,32 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_makes_the_same_inputs_and_none_is_too_long() {
-        let kept = vec![vec![0x0a, 0x01, b'k', 0x12, 0x01, b'v'], vec![0xff; 100]];
+    fn a_change_is_a_message_behind_the_same_byte_and_a_function_of_the_seed() {
+        // No message begins at 0xff, one at the byte after it.
+        let input = [0xff, 0x0a, 0x03, b'k', b'e', b'y', 0x12, 0x02, 0x08, 0x05];
+        let other = [0x1a, 0x01, b'v'];
         let make = |seed| {
             let mut random = Random::new(seed);
-            (0..500).map(|_| Mutator::new(&mut random, 128).mutate(&kept)).collect::<Vec<_>>()
+            let mut double = |bytes: &mut Vec<u8>| bytes.extend_from_within(..);
+            let mut mutator = Mutator::new(&mut random, &mut double);
+            (0..200).flat_map(|_| [mutator.change(&input), mutator.cross(&input, &other)]).collect::<Vec<_>>()
         };
         assert_eq!(make(3), make(3));
         assert_ne!(make(3), make(4));
-        assert!(make(5).iter().all(|input| input.len() <= 128));
+        for changed in make(5) {
+            let changed = changed.expect("there is a message");
+            assert_eq!(changed[0], 0xff);
+            assert!(parse(&changed[1..]).is_some(), "{changed:02x?} is no message");
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_left_alone() {
+        let mut random = Random::new(1);
+        let mut nothing = |_: &mut Vec<u8>| {};
+        let mut mutator = Mutator::new(&mut random, &mut nothing);
+        assert_eq!(mutator.change(&[]), None);
+        assert_eq!(mutator.change(&[0xff, 0xff, 0xff]), None);
+        assert_eq!(mutator.cross(&[0x08, 0x01], &[0xff]), None);
     }
 }

@@ -40,6 +40,7 @@ static GUARDED: Mutex<Option<Arc<Node>>> = Mutex::new(None);
 /// See the module documentation.
 pub(crate) struct Node {
     runtime: Runtime,
+    #[cfg_attr(not(test), expect(dead_code, reason = "held, because a server that is dropped stops"))]
     server: Mutex<Option<Server>>,
     connection: Mutex<Option<SendRequest<Bytes>>>,
     address: std::net::SocketAddr,
@@ -90,7 +91,8 @@ fn no_password() -> Option<UserAddOptions> {
     Some(UserAddOptions { no_password: true })
 }
 
-/// Stops the nodes there are, and removes their files.
+/// Stops the nodes there are, and removes their files. The fuzzer ends without: its caller removes them.
+#[cfg(test)]
 pub(crate) fn end() {
     for node in [&NODE, &GUARDED] {
         let Some(node) = lock(node).take() else { continue };

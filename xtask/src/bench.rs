@@ -10,7 +10,6 @@ mod http;
 mod load;
 mod measure;
 mod table;
-mod usage;
 
 use std::fs;
 use std::path::PathBuf;

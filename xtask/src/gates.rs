@@ -15,7 +15,7 @@ use crate::process::{cargo, run};
 /// Seeds of the slices of simulation that `ci` runs, the same each time: enough of them to meet everything that can be met.
 const CI_SEEDS: [(&str, &str); 2] = [("core", "1..300"), ("full", "1..70")];
 /// Time of each fuzz target in `ci`; two run at a time.
-const CI_FUZZ_SECONDS: f64 = 120.0;
+const CI_FUZZ_SECONDS: u64 = 120;
 /// How long it runs seeds that nobody ran before; the simulator prints where they begin.
 const CI_SECONDS: &str = "60";
 
@@ -30,10 +30,12 @@ pub(crate) struct SimArgs {
 /// The operator by itself: it is no default member, since its dependencies are most of a cold build, and built together with the
 /// others they would be built with other features than each alone has.
 const OPERATOR: [&str; 2] = ["--package", "quorate-operator"];
+/// The program that fuzzes is part of no other build.
+const OTHERS: [&str; 2] = ["--features", "quorate-fuzz/libfuzzer"];
 
 pub(crate) fn check() -> Result<(), Failure> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
-    for packages in [&[][..], &OPERATOR] {
+    for packages in [OTHERS, OPERATOR] {
         run(cargo().args(["clippy", "--quiet", "--all-targets"]).args(packages).args(["--", "-D", "warnings"]))?;
         let mut docs = cargo();
         // These pages are for the builders, who see private items: links to them are no mistake.

@@ -19,6 +19,7 @@ mod manifests;
 mod process;
 mod soak;
 mod tools;
+mod usage;
 
 use std::process::ExitCode;
 

@@ -9,9 +9,9 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use super::http;
-use super::usage::{Usage, private_bytes};
 use crate::failure::Failure;
 use crate::process;
+use crate::usage::{Usage, private_bytes};
 
 const NODES: usize = 3;
 /// A cluster that does not serve by then is broken; also covers a restart on a million keys.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cluster::Cluster;
-use super::usage::Usage;
 use crate::failure::Failure;
+use crate::usage::Usage;
 
 /// How often memory is looked at.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);

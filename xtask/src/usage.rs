@@ -10,24 +10,24 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Sums over a cluster are sums of these.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// User and system time.
-    pub(super) cpu_seconds: f64,
+    pub(crate) cpu_seconds: f64,
     /// Bytes that went, or will go, to the disk.
-    pub(super) written_bytes: f64,
+    pub(crate) written_bytes: f64,
     /// Largest resident size so far.
-    pub(super) peak_bytes: f64,
+    pub(crate) peak_bytes: f64,
 }
 
 /// Memory that a process holds for itself now, without files it has mapped: etcd maps its whole database, which the kernel
 /// may take back.
-pub(super) fn private_bytes(pid: u32) -> Result<f64, Failure> {
+pub(crate) fn private_bytes(pid: u32) -> Result<f64, Failure> {
     let kibibytes = field(&read(pid, "status")?, "RssAnon:");
     kibibytes.map(|kibibytes| kibibytes * 1024.0).ok_or_else(|| malformed(pid, "status"))
 }
 
 impl Usage {
-    pub(super) fn of(pid: u32) -> Result<Usage, Failure> {
+    pub(crate) fn of(pid: u32) -> Result<Usage, Failure> {
         let stat = read(pid, "stat")?;
         let io = read(pid, "io")?;
         let status = read(pid, "status")?;
