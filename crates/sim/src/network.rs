@@ -238,8 +238,10 @@ impl Network {
         }
     }
 
-    /// Ends every fault: whole links, short delays, no loss.
-    pub(crate) fn heal(&mut self, now: Instant) {
+    /// Ends every fault: whole links, short delays, no loss. Returns when the last message that is on its way arrives: until then
+    /// nodes may still hear of those who are dead.
+    pub(crate) fn heal(&mut self, now: Instant) -> Instant {
+        let last_arrival = self.links.iter().map(|link| link.last_arrival).max().unwrap_or(now).max(now);
         for link in &mut self.links {
             *link = Link {
                 clogged_until: now,
@@ -258,6 +260,7 @@ impl Network {
             replay: 0,
             bandwidth: 0,
         };
+        last_arrival
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) enum Phase {
     Safety,
     /// Healed at this time; waiting for all to agree.
     Converge {
-        /// When faults ended.
+        /// When faults ended, and what was on its way had arrived.
         since: Instant,
         /// A leader was seen.
         led: bool,
@@ -120,7 +120,7 @@ impl<T: Tier> World<T> {
         self.context.faulty = false;
         // The rollout is finished: an old release could not join a cluster that has left its version behind.
         self.context.versions.fill(T::NEWEST_VERSION);
-        self.context.network.heal(now);
+        let quiet_from = self.context.network.heal(now);
         let mut order: Vec<HostId> = (0..self.hosts.len()).map(HostId).collect();
         self.random.shuffle(&mut order);
         for host in order {
@@ -158,7 +158,7 @@ impl<T: Tier> World<T> {
             self.context.queue.at(now, Event::Start { host });
         }
         self.election_rounds = self.highest_term();
-        self.phase = Phase::Converge { since: now, led: false, progress: (0, now) };
+        self.phase = Phase::Converge { since: quiet_from, led: false, progress: (0, quiet_from) };
     }
 
     fn highest_term(&self) -> u64 {
