@@ -247,8 +247,10 @@ impl Process {
                     // What is to be written behind it is under way no sooner than it is done.
                     let behind = std::mem::take(&mut self.log_jobs);
                     context.survive(Handler::InstallStep)?;
+                    self.in_doubt = 1;
                     let reset = self.log.reset_to(&meta);
                     self.healthy(context, Handler::LogReset, reset)?;
+                    self.in_doubt = 0;
                     self.log_jobs = behind;
                     context.sync_one();
                     reports.push(Input::SnapshotInstalled { seq, state });

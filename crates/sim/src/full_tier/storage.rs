@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use quorate_node::{AppliedState, Barred, Lifecycle};
-use quorate_raft::{Incarnation, LogIndex, Membership};
+use quorate_raft::{Incarnation, LogIndex, Membership, SnapshotMeta};
 use quorate_store::testing::rot_log_record;
 use quorate_store::{LogOptions, LogStore, NodeMark, OpenError, OpenedStores, StateOptions, StateStore, StoreOptions};
 use quorate_wire::Identity;
@@ -184,9 +184,9 @@ fn adopt_log(context: &mut Context<FullTier>, disk: &mut Disk, log: &LogStore, s
     let real =
         LogImage::read(recovered.hard_state, recovered.base, base_chain, recovered.base_membership.clone(), entries);
     let position = state.position();
-    let reset = recovered.base == (position.index, position.term) && real.last() == position.index;
     let durable = context.log().durable().clone();
-    let agrees = agree(&real, &durable) || disk.torn.as_ref().is_some_and(|torn| agree(&real, torn)) || reset;
+    let models = [Some(&durable), disk.torn.as_ref()];
+    let agrees = models.into_iter().flatten().any(|model| agree(&real, model) || starts_over(&real, model, &position));
     if !agrees && disk.doubtful {
         // An older commit passes for the newest where that one has decayed: nobody but the disk's owner can tell, and the node
         // counts as lost already.
@@ -220,6 +220,21 @@ fn agree(real: &LogImage, model: &LogImage) -> bool {
         && (a.term, a.vote) == (b.term, b.vote)
         && a.commit >= b.commit
         && real.base.0 <= model.base.0
+}
+
+/// The log begins anew where the state stands: an image took its place, or the state was checkpointed before the log was written.
+/// Of a log that holds the entry there nothing may go, and what was promised stays in any case.
+fn starts_over(real: &LogImage, model: &LogImage, position: &SnapshotMeta) -> bool {
+    let (a, b) = (real.hard_state, model.hard_state);
+    let at = position.index;
+    let held = at <= model.base.0 || model.at(at).is_some_and(|(term, _)| term == position.term);
+    // Nobody has voted in a term that came with the state.
+    let vote = b.vote.filter(|_| b.term >= position.term);
+    !held
+        && real.base == (at, position.term)
+        && real.last() == at
+        && (a.term, a.vote) == (b.term.max(position.term), vote)
+        && a.commit >= b.commit
 }
 
 /// Where a state store stands, as the replica counts it.
