@@ -25,8 +25,6 @@ impl Process {
             Err(error) => panic!("no image of a member's state: {error}"),
         };
         self.sending.insert(to, Sending { number, term, source: Some(source), chunks: Vec::new() });
-        let timeout = context.plan.timeout_us();
-        context.later(timeout * 4, Event::ImageTimedOut { to, number });
         context.later(1, Event::ImageChunk { to, number });
         Ok(())
     }
@@ -47,13 +45,16 @@ impl Process {
                 Err(error) => return Err(self.read_failed(context, error)),
             };
             sending.chunks.push(chunk);
-            // Small frames are many: all of them have to be read before the image is given up.
+            // Small frames are many, and shall not take for ever.
             let share = context.plan.timeout_us() * image_frame_bytes(&context.plan) as u64 / 100_000;
             let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us.min(share));
             context.later(delay, Event::ImageChunk { to, number });
             return Ok(());
         }
         sending.source = None;
+        // From here on: an image of many frames may take longer to read than anybody waits for an answer.
+        let timeout = context.plan.timeout_us();
+        context.later(timeout * 4, Event::ImageTimedOut { to, number });
         let mut chunks = std::mem::take(&mut sending.chunks);
         let term = sending.term;
         if context.faulty && context.random.chance(50_000) {
