@@ -62,6 +62,8 @@ pub(crate) struct Disk {
     files: FaultyDisk,
     /// The log as it is if the write that was under way when the power went is on the disk after all.
     torn: Option<LogImage>,
+    /// Syncs that failed, and the power went right after: nothing was written upon what they left.
+    syncs_without_harm: u64,
     /// What is on it may have decayed, or may never have reached it.
     doubtful: bool,
     /// A record of its log fails its checksum, in a page that does not.
@@ -79,6 +81,8 @@ pub(crate) struct Process {
     files: FaultyDisk,
     /// Failures of the disk before this life.
     failures_before: u64,
+    /// The syncs among them.
+    failed_syncs_before: u64,
     /// Its disk is doubtful: reads may fail.
     doubtful: bool,
     /// Whether its state is that of the log.
@@ -224,6 +228,7 @@ impl Tier for FullTier {
             incarnation,
             files,
             torn: None,
+            syncs_without_harm: 0,
             doubtful: false,
             rotten: false,
             strayed: false,

@@ -122,6 +122,8 @@ reached! {
     KilledAfterSwitch => "killed between image and log",
     /// A process refused to start on its disk.
     StartRefused => "start refused with a diagnosis",
+    /// A start was refused on a disk that is not known to be damaged: a sync had failed, and the process after it built on that.
+    RefusedAfterSync => "start refused after a failed sync alone",
     /// A store came back older than it was, because what was newer had decayed.
     DecayUnnoticed => "decayed store came back older",
     /// A disk had no room.
@@ -448,7 +450,7 @@ impl Reached {
             | Reached::ReadForbidden
             | Reached::WatchedInstall => tier == TierChoice::Full,
             // Possible, and too rare to be asked for.
-            Reached::DecayUnnoticed => false,
+            Reached::DecayUnnoticed | Reached::RefusedAfterSync => false,
             // Better never; the summary has its own word on it.
             Reached::HistoryUndecided => false,
             _ => true,

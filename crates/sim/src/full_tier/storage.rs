@@ -46,7 +46,7 @@ pub(super) fn bootstrap(disk: &Disk, membership: &Membership) {
 
 /// Opens the stores of a starting process; none if the power goes meanwhile.
 pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<Process> {
-    let failures_before = disk.files.failures();
+    let (failures_before, failed_syncs_before) = (disk.files.failures(), disk.files.failed_syncs());
     let files: Arc<dyn quorate_store::Disk> = Arc::new(disk.files.clone());
     if context.faulty && context.random.chance(50_000) {
         // A crash in recovery.
@@ -82,9 +82,11 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
                 context.coverage.struck(Struck::Full, Handler::Open);
                 return None;
             }
-            // What a sync failed to write was read from memory until the power went.
-            let harmed = disk.doubtful || failures_before > 0;
-            assert!(harmed, "I-16: node {} cannot start: {error}", disk.node);
+            let harmed = is_harmed_by_sync(disk);
+            assert!(disk.doubtful || harmed, "I-16: node {} cannot start: {error}", disk.node);
+            if !disk.doubtful {
+                context.coverage.hit(Reached::RefusedAfterSync);
+            }
             disk.refused = true;
             return None;
         }
@@ -100,7 +102,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         let_go(disk, (log, state));
         return None;
     }
-    if !adopt_log(context, disk, &log, &state) {
+    if !adopt_log(context, disk, (&log, &state), failures_before) {
         let_go(disk, (log, state));
         return None;
     }
@@ -116,6 +118,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
     Some(Process {
         files: disk.files.clone(),
         failures_before,
+        failed_syncs_before,
         doubtful: disk.doubtful,
         course: if disk.diverged { Course::Strayed(Vec::new()) } else { Course::True },
         full: false,
@@ -137,6 +140,11 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         pending: BTreeMap::new(),
         watching: Watching::new(&context.plan),
     })
+}
+
+/// What a sync failed to write was read from memory until the power went, and more was written upon it.
+fn is_harmed_by_sync(disk: &Disk) -> bool {
+    disk.files.failed_syncs() > disk.syncs_without_harm
 }
 
 /// Closes stores. Those of rotten files are dropped as a panic drops them, in which case redb puts nothing in order: a commit
@@ -161,12 +169,18 @@ pub(super) fn barred(mark: &NodeMark) -> Option<Barred> {
 }
 
 /// I-16: the opened log is the one that was durable, or that with the one write under way; the model goes on from it.
-fn adopt_log(context: &mut Context<FullTier>, disk: &mut Disk, log: &LogStore, state: &StateStore) -> bool {
+fn adopt_log(
+    context: &mut Context<FullTier>,
+    disk: &mut Disk,
+    (log, state): (&LogStore, &StateStore),
+    failures_before: u64,
+) -> bool {
     let recovered = log.recovered();
     let entries = match log.entries(recovered.base.0.next(), usize::MAX) {
         Ok(entries) => entries,
         Err(error) => {
-            assert!(disk.doubtful || disk.files.failures() > 0, "an opened log cannot be read: {error}");
+            let planned = disk.files.failures() > failures_before || is_harmed_by_sync(disk);
+            assert!(disk.doubtful || planned, "an opened log cannot be read: {error}");
             disk.refused = disk.doubtful;
             return false;
         }
@@ -266,7 +280,7 @@ pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: O
             disk.torn = Some(context.log().after(process.in_doubt));
         }
         // After a failed sync what can be read is not what is on the medium.
-        if disk.files.failures() > process.failures_before && choices.coin() {
+        if disk.files.failed_syncs() > process.failed_syncs_before && choices.coin() {
             disk.doubtful = true;
         } else if disk.files.is_power_cut() || disk.files.decays() > 0 || disk.doubtful {
             // The power went already; and what rotten files do to a write is for redb to say.
@@ -280,6 +294,10 @@ pub(super) fn crash(context: &mut Context<FullTier>, disk: &mut Disk, process: O
         disk.files.kill();
     } else {
         disk.files.crash(&mut |bound| choices.below(bound));
+        if process.as_ref().is_some_and(|process| process.failed_syncs_before == disk.syncs_without_harm) {
+            // What could not be synced is gone before anything was written upon it.
+            disk.syncs_without_harm = disk.files.failed_syncs();
+        }
     }
     let_go(disk, process);
     let log = context.log();

@@ -81,6 +81,8 @@ struct State {
     reads: u64,
     /// Calls that failed by a planned fault, but for power cuts.
     failures: u64,
+    /// The syncs among them.
+    failed_syncs: u64,
     limit_bytes: Option<u64>,
     decays: u64,
 }
@@ -159,6 +161,11 @@ impl FaultyDisk {
     /// Calls that failed because it was planned, power cuts and full disks apart.
     pub fn failures(&self) -> u64 {
         self.lock().failures
+    }
+
+    /// Those of them that were syncs, after which what is read is not what is on the medium. No other failure changes anything.
+    pub fn failed_syncs(&self) -> u64 {
+        self.lock().failed_syncs
     }
 
     /// Times that something was changed behind the process' back.
@@ -284,6 +291,7 @@ impl State {
             Call::Directory => false,
         };
         self.failures += u64::from(due);
+        self.failed_syncs += u64::from(due && call == Call::Sync);
         if due { Err(io::Error::other("input/output error")) } else { Ok(()) }
     }
 
