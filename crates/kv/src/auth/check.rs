@@ -153,6 +153,7 @@ impl Caller<'_> {
             Command::Put(put) => self.may_put(put, leases),
             Command::DeleteRange(delete) => self.may_delete(delete),
             Command::Txn(txn) => self.may_transact(txn, leases),
+            Command::LeaseRevoke { .. } if mutant!(RevokeUnchecked) => Ok(()),
             Command::LeaseRevoke { id } => self.may_with_lease(Right::Write, *id, leases),
             // As in etcd: whoever is known may have a lease, and keep one alive whose id it knows.
             Command::LeaseGrant(_) | Command::LeaseRenew { .. } => Ok(()),
@@ -166,7 +167,7 @@ impl Caller<'_> {
 
     fn may_put(&self, put: &PutRequest, leases: &dyn AttachedKeys) -> Result<(), AuthError> {
         self.may(Right::Write, &put.key, b"")?;
-        if put.lease != 0 {
+        if put.lease != 0 && !mutant!(LeaseOfOthersTaken) {
             self.may_with_lease(Right::Write, put.lease, leases)?;
         }
         if put.prev_kv { self.may(Right::Read, &put.key, b"") } else { Ok(()) }

@@ -304,6 +304,8 @@ reached! {
     ReadAllowed => "read allowed",
     /// A read was forbidden by them.
     ReadForbidden => "read forbidden",
+    /// A lease was not revoked, for want of a right.
+    RevokeForbidden => "revoke of a lease void for want of a right",
 }
 
 /// How often each was met.
@@ -452,6 +454,7 @@ impl Reached {
             // Possible, and too rare to be asked for.
             Reached::DecayUnnoticed | Reached::RefusedAfterSync => false,
             // Better never; the summary has its own word on it.
+            | Reached::RevokeForbidden
             Reached::HistoryUndecided => false,
             _ => true,
         }

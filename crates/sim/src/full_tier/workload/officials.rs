@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quorate_kv::auth::{AuthResponse, NoLeases, PasswordHash, Permission, PermissionKind, ROOT};
 use quorate_kv::{
     Actor, AuthCommand, AuthState, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest,
-    RangeRequest, RequestOp, Response, TxnRequest,
+    KvError, LeaseGrantRequest, RangeRequest, RequestOp, Response, TxnRequest,
 };
 use quorate_node::{Answer, ClientOp, Consistency, ReadOptions};
 use quorate_raft::{LogIndex, NodeId};
@@ -29,6 +29,10 @@ const NUMBERS: u64 = 1 << 56;
 const USERS: [&str; 4] = [ROOT, "ann", "bob", "eve"];
 const ROLES: [&str; 3] = [ROOT, "front", "back"];
 const KEYS: u64 = 6;
+/// Leases have the ids from 1 on, below those of all other workloads.
+const LEASES: u64 = 3;
+/// Longest time to live, in seconds: long enough for rights to change meanwhile.
+const LONGEST_TTL: u64 = 8;
 
 /// What a call without an answer is about.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ enum Call {
     Change,
     Login { user: String, password_revision: u64 },
     Write,
+    Revoke,
     Read { actor: Actor, range: RangeRequest },
 }
 
@@ -190,8 +195,16 @@ impl Officials {
             prev_kv: random.chance(300_000),
             ..PutRequest::default()
         };
+        // As in etcd, whoever is known may have a lease; its keys, all of which go with it, have to be the user's to write.
+        let lease = random.between(1, LEASES) as i64;
+        let put = if random.chance(400_000) { PutRequest { lease, ..put } } else { put };
         let (key, range_end) = interval(random);
-        match random.below(6) {
+        match random.below(9) {
+            6 => Command::LeaseRevoke { id: lease },
+            7 | 8 if random.coin() => {
+                let ttl_seconds = random.between(1, LONGEST_TTL) as i64;
+                Command::LeaseGrant(LeaseGrantRequest { id: lease, ttl_seconds })
+            }
             0 => {
                 // The keys of other workloads, which lie behind, are not deleted.
                 let range_end = if range_end == "\0" { Bytes::new() } else { range_end };
@@ -221,7 +234,8 @@ impl Officials {
         if judged.is_err() && !random.chance(250_000) {
             return Vec::new();
         }
-        self.call(Call::Write, ClientOp::Write { actor, command })
+        let call = if matches!(command, Command::LeaseRevoke { .. }) { Call::Revoke } else { Call::Write };
+        self.call(call, ClientOp::Write { actor, command })
     }
 
     fn read(&mut self, random: &mut Random, state: &AuthState) -> Vec<(u64, ClientOp)> {
@@ -279,7 +293,8 @@ impl Workload for Officials {
             }
             (Call::Login { .. }, Some(Err(_))) => coverage.hit(Reached::LoginRefused),
             (Call::Change, Some(Ok(_))) => coverage.hit(Reached::RightsChanged),
-            (Call::Write, Some(Err(_))) => coverage.hit(Reached::WriteForbidden),
+            (Call::Write, Some(Err(KvError::Auth(_)))) => coverage.hit(Reached::WriteForbidden),
+            (Call::Revoke, Some(Err(KvError::Auth(_)))) => coverage.hit(Reached::RevokeForbidden),
             (Call::Read { actor, range }, None) if matches!(answer, Answer::ReadAt(_)) => {
                 self.judge_read(&actor, &range, view, coverage);
             }
