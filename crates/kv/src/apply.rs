@@ -228,7 +228,9 @@ impl<W: WriteRecords> Writer<'_, W> {
             }
             prev_kv = previous.filter(|_| put.prev_kv);
         }
-        self.space.attach(self.records, &put.key, lease)?;
+        if !mutant!(MovedKeyKeepsLease) || self.space.lease_of(&put.key).is_none() {
+            self.space.attach(self.records, &put.key, lease)?;
+        }
         let lineage = self.space.index.put(&put.key, at);
         let record = Record {
             key: put.key.clone(),

@@ -135,6 +135,7 @@ mutants! {
     LoginUnchecked: 0, Replica, "A login counts though its password was changed meanwhile.";
     OldRangeOfToday: 0, Replica, "A range at an old revision, the second page of a list for example, reads the newest one.";
     DeletedSinceLeftOut: 0, Replica, "The pages of a list at an old revision leave out what was deleted since the first of them.";
+    MovedKeyKeepsLease: 0, Replica, "A key that is put under another lease, or under none, stays with the one it had.";
     RevokeUnchecked: 0, Replica, "A lease is revoked whoever may not write its keys.";
     LeaseOfOthersTaken: 0, Replica, "A key is put under a lease whose other keys its user may not write.";
     NestedSeesWrites: 0, Replica, "The conditions of a nested transaction see what was written before it in the same one.";

@@ -210,6 +210,10 @@ reached! {
     LeaseExpired => "lease ran out",
     /// Many leases ran out at once.
     LeaseStorm => "storm of expiries",
+    /// A put named no lease.
+    LeaseLeft => "key put without a lease of its own",
+    /// A put that keeps a part of a key found none.
+    NothingToKeep => "nothing to keep refused",
     /// An expiry came after a renewal or a second time.
     ExpiryVoid => "expiry without effect",
     /// A contender got a lock.
@@ -300,12 +304,12 @@ reached! {
     LoginRefused => "login refused",
     /// A write was void for want of a right.
     WriteForbidden => "write void for want of a right",
+    /// A lease was not revoked, for want of a right.
+    RevokeForbidden => "revoke of a lease void for want of a right",
     /// A read was allowed by the rights of its state.
     ReadAllowed => "read allowed",
     /// A read was forbidden by them.
     ReadForbidden => "read forbidden",
-    /// A lease was not revoked, for want of a right.
-    RevokeForbidden => "revoke of a lease void for want of a right",
 }
 
 /// How often each was met.
@@ -404,6 +408,8 @@ impl Reached {
             | Reached::LeaseRevoked
             | Reached::LeaseExpired
             | Reached::LeaseStorm
+            | Reached::LeaseLeft
+            | Reached::NothingToKeep
             | Reached::ExpiryVoid
             | Reached::LockTaken
             | Reached::LockAwaited
@@ -448,13 +454,13 @@ impl Reached {
             | Reached::LoggedIn
             | Reached::LoginRefused
             | Reached::WriteForbidden
+            | Reached::RevokeForbidden
             | Reached::ReadAllowed
             | Reached::ReadForbidden
             | Reached::WatchedInstall => tier == TierChoice::Full,
             // Possible, and too rare to be asked for.
             Reached::DecayUnnoticed | Reached::RefusedAfterSync => false,
             // Better never; the summary has its own word on it.
-            | Reached::RevokeForbidden
             Reached::HistoryUndecided => false,
             _ => true,
         }

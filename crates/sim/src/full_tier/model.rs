@@ -164,7 +164,12 @@ impl Model {
     }
 
     fn check_put(&self, put: &PutRequest) -> Result<(), KvError> {
-        if self.leases.is_known(put.lease) { Ok(()) } else { Err(KvError::LeaseNotFound) }
+        if !self.leases.is_known(put.lease) {
+            return Err(KvError::LeaseNotFound);
+        }
+        let keeps = put.ignore_value || put.ignore_lease;
+        let missing = keeps && self.keys.at(&put.key, self.revision).is_none();
+        if missing { Err(KvError::KeyNotFound) } else { Ok(()) }
     }
 
     /// What refuses a transaction, looked for in the branches that would be taken.
@@ -221,11 +226,16 @@ impl Model {
     }
 
     fn put(&mut self, put: &PutRequest) -> PutResponse {
-        assert!(!put.ignore_value && !put.ignore_lease, "no workload keeps a part of a key");
         let revision = self.revision + 1;
-        self.leases.attach(&put.key, put.lease);
-        self.written.insert(value_id(&put.value), (revision, put.value.clone()));
-        let before = self.keys.put(revision, &put.key, &put.value, put.lease);
+        let kept = self.keys.at(&put.key, revision);
+        let lease = if put.ignore_lease { kept.map_or(0, |kv| kv.lease) } else { put.lease };
+        let value =
+            if put.ignore_value { kept.map_or_else(Bytes::new, |kv| kv.value.clone()) } else { put.value.clone() };
+        self.leases.attach(&put.key, lease);
+        if !put.ignore_value {
+            self.written.insert(value_id(&value), (revision, value.clone()));
+        }
+        let before = self.keys.put(revision, &put.key, &value, lease);
         PutResponse { prev_kv: before.filter(|_| put.prev_kv) }
     }
 

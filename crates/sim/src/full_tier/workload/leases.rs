@@ -1,4 +1,5 @@
-//! Leases that are granted, renewed, revoked and left to run out, with keys attached; many at once in storms.
+//! Leases that are granted, renewed, revoked and left to run out, with keys attached, moved to another lease and detached; many
+//! at once in storms.
 //!
 //! Owns I-20, by true time, which no node knows: a lease that was granted or renewed with an answer lives at least its whole
 //! time from the moment the client asked, whoever leads; when it has ended no key of it is left and nothing renews it; and
@@ -51,11 +52,32 @@ struct Known {
 /// What a call without an answer is about.
 #[derive(Debug, Clone)]
 enum Call {
-    Grant { id: i64, generation: u64, at: Instant },
-    Attach { id: i64, was: Was, generation: u64 },
-    Renew { ids: Vec<(i64, u64, Was)>, at: Instant },
-    Revoke { id: i64, was: Was, generation: u64 },
-    Look { id: i64, was: Was, generation: u64 },
+    Grant {
+        id: i64,
+        generation: u64,
+        at: Instant,
+    },
+    Attach {
+        id: i64,
+        was: Was,
+        generation: u64,
+    },
+    /// A put that names no lease: the key is detached, or keeps what it has.
+    Detach,
+    Renew {
+        ids: Vec<(i64, u64, Was)>,
+        at: Instant,
+    },
+    Revoke {
+        id: i64,
+        was: Was,
+        generation: u64,
+    },
+    Look {
+        id: i64,
+        was: Was,
+        generation: u64,
+    },
 }
 
 /// What clients knew of a lease when a call about it was made.
@@ -92,11 +114,10 @@ fn prefix(id: i64) -> String {
     format!("lease/{id:x}/")
 }
 
-/// All keys of a lease.
-fn keys_of(id: i64) -> RangeRequest {
-    let mut end = prefix(id).into_bytes();
-    *end.last_mut().expect("a prefix") += 1;
-    RangeRequest { key: prefix(id).into(), range_end: end.into(), ..RangeRequest::default() }
+/// The keys of all leases of this workload, and those that were detached.
+fn all_keys() -> RangeRequest {
+    let (key, range_end) = (Bytes::from_static(b"lease/"), Bytes::from_static(b"lease0"));
+    RangeRequest { key, range_end, ..RangeRequest::default() }
 }
 
 impl Leases {
@@ -145,6 +166,30 @@ impl Leases {
         let generation = |id| self.known.get(id).map_or(0, |known| known.generation);
         let of = ids.iter().map(|id| (*id, generation(id), self.was(*id))).collect();
         self.call(Call::Renew { ids: of, at: now }, Command::LeaseRenew { ids })
+    }
+
+    /// A key that began with lease `id` is put under it, moved to another lease, detached, or put with a part of it kept.
+    fn put(&mut self, random: &mut Random, id: i64, ids: &[i64]) -> (u64, ClientOp) {
+        let mut put = PutRequest {
+            key: format!("{}{}", prefix(id), random.below(4)).into(),
+            value: value(NUMBERS | (self.next + 1), b""),
+            lease: id,
+            prev_kv: random.chance(100_000),
+            ..PutRequest::default()
+        };
+        match random.below(12) {
+            0 | 1 => put.lease = *random.pick(ids).expect("one was picked"),
+            2 => put.lease = 0,
+            3 => (put.lease, put.ignore_lease) = (0, true),
+            _ => {}
+        }
+        if random.chance(100_000) {
+            (put.value, put.ignore_value) = (Bytes::new(), true);
+        }
+        let id = put.lease;
+        let generation = self.known.get(&id).map_or(0, |known| known.generation);
+        let call = if id == 0 { Call::Detach } else { Call::Attach { id, was: self.was(id), generation } };
+        self.call(call, Command::Put(put))
     }
 
     fn was(&self, id: i64) -> Was {
@@ -204,7 +249,8 @@ impl Leases {
     /// Whether a node holds the lease, and then with the keys that it shows.
     fn look(id: i64, was: Was, view: &StateView) -> bool {
         let held = view.lease(id);
-        let keys = view.range(&keys_of(id)).expect("a healthy disk can be read").expect("a current range").kvs;
+        let mut keys = view.range(&all_keys()).expect("a healthy disk can be read").expect("a current range").kvs;
+        keys.retain(|kv| kv.lease == id);
         let Some(held) = held else {
             assert!(keys.is_empty(), "I-20: lease {id} is gone, and its keys are there: {keys:?}");
             return false;
@@ -259,12 +305,7 @@ impl Workload for Leases {
                 .collect(),
             1 | 2 => vec![self.renew(now, ids)],
             3..=6 => vec![self.renew(now, vec![id])],
-            7..=12 => {
-                let key = format!("{}{}", prefix(id), random.below(4));
-                let number = NUMBERS | (self.next + 1);
-                let put = PutRequest { key: key.into(), value: value(number, b""), lease: id, ..PutRequest::default() };
-                vec![self.call(Call::Attach { id, was, generation }, Command::Put(put))]
-            }
+            7..=12 => vec![self.put(random, id, &ids)],
             13 | 14 => {
                 self.known.get_mut(&id).expect("just picked").revoking = true;
                 vec![self.call(Call::Revoke { id, was, generation }, Command::LeaseRevoke { id })]
@@ -288,8 +329,14 @@ impl Workload for Leases {
                     let was = self.still(id, was, generation);
                     assert!(was != Was::Over, "I-20: lease {id} had ended, and a key was attached to it");
                 }
+                Err(KvError::KeyNotFound) => coverage.hit(Reached::NothingToKeep),
                 Err(_) => self.gone(id, was, generation, now, "a put says"),
             },
+            (Call::Detach, Some(Ok(_))) => coverage.hit(Reached::LeaseLeft),
+            (Call::Detach, Some(Err(refused))) => {
+                assert!(*refused == KvError::KeyNotFound, "I-20: a put without a lease is refused: {refused}");
+                coverage.hit(Reached::NothingToKeep);
+            }
             (Call::Renew { ids, at }, Some(Ok(Response::LeaseRenew { ttls_seconds }))) => {
                 coverage.hit(Reached::LeaseRenewed);
                 if self.renewed(&ids, at, now, ttls_seconds) > 0 {
@@ -333,14 +380,9 @@ impl Workload for Leases {
     }
 
     fn check_durable(&self, views: &[(NodeId, StateView)]) {
-        let all = RangeRequest {
-            key: Bytes::from_static(b"lease/"),
-            range_end: Bytes::from_static(b"lease0"),
-            ..RangeRequest::default()
-        };
         for (node, view) in views {
-            let response = view.range(&all).expect("a healthy disk can be read").expect("a current range");
-            let held = response.kvs.iter().all(|kv| view.lease(kv.lease).is_some());
+            let response = view.range(&all_keys()).expect("a healthy disk can be read").expect("a current range");
+            let held = response.kvs.iter().all(|kv| kv.lease == 0 || view.lease(kv.lease).is_some());
             assert!(held, "I-20: node {node} holds keys of leases that are gone: {response:?}");
         }
     }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_kv::auth::{AuthResponse, NoLeases, PasswordHash, Permission, PermissionKind, ROOT};
 use quorate_kv::{
-    Actor, AuthCommand, AuthState, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest,
-    KvError, LeaseGrantRequest, RangeRequest, RequestOp, Response, TxnRequest,
+    Actor, AuthCommand, AuthState, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, KvError,
+    LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, Response, TxnRequest,
 };
 use quorate_node::{Answer, ClientOp, Consistency, ReadOptions};
 use quorate_raft::{LogIndex, NodeId};
