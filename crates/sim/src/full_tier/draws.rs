@@ -11,6 +11,7 @@ use quorate_kv::{
 use quorate_node::{Consistency, OnStale, ReadOptions};
 
 use super::clients::{Clients, all_keys, key_name};
+use super::reading::draw_order;
 use crate::check::black_box::Operation;
 use crate::random::Random;
 
@@ -32,6 +33,7 @@ impl Clients {
     pub(super) fn draw_write(&mut self, random: &mut Random, keys: u64) -> (Command, Vec<(u64, Operation)>, Vec<u64>) {
         let key = random.below(keys);
         match random.below(21) {
+            0 if random.coin() => (self.draw_touch(random, key), Vec::new(), Vec::new()),
             0..=9 => {
                 let (id, put) = self.put(random, key);
                 (Command::Put(put), vec![(key, Operation::Write(Some(id)))], vec![id])
@@ -72,11 +74,25 @@ impl Clients {
     /// A transaction that reads at an old revision, perhaps a compacted one, and writes a key that nobody else looks at.
     fn draw_old_read(&mut self, random: &mut Random, key: u64) -> Command {
         let revision = (self.last_revision - random.below(30) as i64).max(1);
-        let read = RangeRequest { key: key_name(key), revision, ..RangeRequest::default() };
+        let mut read = RangeRequest { key: key_name(key), revision, ..RangeRequest::default() };
+        if random.coin() {
+            // At what is current, so that it is not refused as a rule: all keys, in some order, cut somewhere.
+            (read.key, read.range_end) = all_keys();
+            (read.sort_order, read.sort_target) = draw_order(random);
+            read.limit = random.below(4) as i64;
+            read.revision = if random.coin() { revision } else { 0 };
+        }
         let (_, value) = self.new_value(random);
         let put = PutRequest { key: Bytes::from_static(b"unread"), value, ..PutRequest::default() };
         let success = vec![RequestOp::Range(read), RequestOp::Put(put)];
         Command::Txn(TxnRequest { compare: Vec::new(), success, failure: Vec::new() })
+    }
+
+    /// A put that keeps the value there is, and perhaps the lease: to clients nothing has changed.
+    fn draw_touch(&self, random: &mut Random, key: u64) -> Command {
+        let (ignore_lease, prev_kv) = (random.coin(), random.coin());
+        let put = PutRequest { key: key_name(key), ignore_value: true, ignore_lease, prev_kv, ..PutRequest::default() };
+        Command::Put(put)
     }
 
     fn draw_swap(&mut self, random: &mut Random, key: u64) -> (Command, Vec<(u64, Operation)>, Vec<u64>) {

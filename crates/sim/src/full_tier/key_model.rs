@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use quorate_kv::{Change, KeyValue, RangeRequest, RangeResponse, Record, RecordKey, Revision};
+use quorate_kv::{Change, KeyValue, RangeRequest, RangeResponse, Record, RecordKey, Revision, SortOrder, SortTarget};
 
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +122,13 @@ impl KeyModel {
         });
         let mut kvs: Vec<KeyValue> = if request.count_only { Vec::new() } else { wanted.cloned().collect() };
         let limit = if request.limit > 0 { request.limit as usize } else { usize::MAX };
+        let of_mod = [request.min_mod_revision, request.max_mod_revision];
+        let of_create = [request.min_create_revision, request.max_create_revision];
+        // etcd reads no more than the limit and one where nothing says that it must see all, and sorts that.
+        if request.sort_order == SortOrder::None && (of_mod, of_create) == ([0, 0], [0, 0]) {
+            kvs.truncate(limit.saturating_add(1));
+        }
+        sort(&mut kvs, request);
         let more = kvs.len() > limit;
         kvs.truncate(limit);
         if request.keys_only {
@@ -129,6 +136,18 @@ impl KeyModel {
         }
         RangeResponse { kvs, more, count, revision: Revision(current) }
     }
+}
+
+/// By the target alone: what is equal there stays in key order, whichever way the rest is turned.
+fn sort(kvs: &mut [KeyValue], request: &RangeRequest) {
+    let order = |a: &KeyValue, b: &KeyValue| match request.sort_target {
+        SortTarget::Key => a.key.cmp(&b.key),
+        SortTarget::Version => a.version.cmp(&b.version),
+        SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+        SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+        SortTarget::Value => a.value.cmp(&b.value),
+    };
+    kvs.sort_by(|a, b| if request.sort_order == SortOrder::Descend { order(b, a) } else { order(a, b) });
 }
 
 fn seen(versions: &[(i64, Option<KeyValue>)], revision: i64) -> Option<&KeyValue> {

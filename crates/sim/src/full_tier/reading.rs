@@ -1,7 +1,7 @@
 //! Reads that were granted: what the state says, whether it may be said, and what checkers learn from it.
 
 use bytes::Bytes;
-use quorate_kv::RangeRequest;
+use quorate_kv::{RangeRequest, SortOrder, SortTarget};
 use quorate_node::{ClientOp, Consistency, ReadGrant, ReadOptions};
 use quorate_raft::LogIndex;
 
@@ -128,10 +128,13 @@ fn draw_old(random: &mut Random, keys: u64, (current, compacted): (i64, i64)) ->
     let mut bound = || if random.chance(150_000) { random.below(current as u64 + 1) as i64 } else { 0 };
     let (min_mod_revision, max_mod_revision) = (bound(), bound());
     let (min_create_revision, max_create_revision) = (bound(), bound());
+    let (sort_order, sort_target) = draw_order(random);
     RangeRequest {
         key,
         range_end,
         revision,
+        sort_order,
+        sort_target,
         min_mod_revision,
         max_mod_revision,
         min_create_revision,
@@ -141,6 +144,16 @@ fn draw_old(random: &mut Random, keys: u64, (current, compacted): (i64, i64)) ->
         count_only: random.chance(150_000),
         ..RangeRequest::default()
     }
+}
+
+/// An order of any kind, in half of the cases; a target may be named without one.
+pub(super) fn draw_order(random: &mut Random) -> (SortOrder, SortTarget) {
+    if random.coin() {
+        return (SortOrder::None, SortTarget::Key);
+    }
+    let orders = [SortOrder::None, SortOrder::Ascend, SortOrder::Descend];
+    let targets = [SortTarget::Key, SortTarget::Version, SortTarget::Create, SortTarget::Mod, SortTarget::Value];
+    (*random.pick(&orders).expect("choices"), *random.pick(&targets).expect("choices"))
 }
 
 fn check_stale(context: &mut Context<FullTier>, request: &PendingRead, grant: &ReadGrant, applied: LogIndex) {
