@@ -161,7 +161,8 @@ impl Officials {
 
     /// One move of one of them, by what a node of this state knows.
     fn make_move(&mut self, random: &mut Random, state: &AuthState) -> Vec<(u64, ClientOp)> {
-        match random.below(12) {
+        match random.below(14) {
+            12 | 13 => self.lease_of_others(random, state),
             0 => {
                 let command = Command::Auth(self.change(random));
                 let actor = if random.chance(800_000) { Actor::Node } else { self.actor(random, state) };
@@ -246,6 +247,44 @@ impl Officials {
         let consistency = *random.pick(&modes).expect("choices");
         let options = ReadOptions { consistency, ..ReadOptions::default() };
         self.call(Call::Read { actor, range }, ClientOp::Read(options))
+    }
+
+    /// A key is put under a lease, and right behind somebody who may not write it ends the lease, or takes it for a key of its own.
+    /// It is known by its certificate, so it needs no login.
+    fn lease_of_others(&mut self, random: &mut Random, state: &AuthState) -> Vec<(u64, ClientOp)> {
+        let id = random.between(1, LEASES) as i64;
+        let ttl_seconds = random.between(1, LONGEST_TTL) as i64;
+        let grant = Command::LeaseGrant(LeaseGrantRequest { id, ttl_seconds });
+        let mut moves = self.call(Call::Write, ClientOp::Write { actor: Actor::Node, command: grant });
+        let theirs = Command::Put(self.put_under(random, id));
+        moves.extend(self.call(Call::Write, ClientOp::Write { actor: Actor::Node, command: theirs }));
+        let mut put = self.put_under(random, id);
+        let of = |name: &str| Actor::User { name: name.to_owned(), auth_revision: state.revision() };
+        // Who may write some key, if there is anybody.
+        let free = |number| Command::Put(PutRequest { key: key(number), lease: 0, ..put.clone() });
+        let may = |name: &str, number| {
+            state.admit(&of(name)).and_then(|caller| caller.may_submit(&free(number), &NoLeases)).is_ok()
+        };
+        let names: Vec<&str> = state.user_names().filter(|name| *name != ROOT).collect();
+        let writers = names.iter().flat_map(|name| (0..KEYS).map(move |number| (*name, number)));
+        let writers: Vec<(&str, u64)> = writers.filter(|(name, number)| may(name, *number)).collect();
+        let Some((name, number)) = random.pick(&writers).copied().or_else(|| Some((*names.last()?, 0))) else {
+            return moves;
+        };
+        if random.coin() {
+            let (actor, command) = (of(name), Command::LeaseRevoke { id });
+            moves.extend(self.call(Call::Revoke, ClientOp::Write { actor, command }));
+        } else {
+            put.key = key(number);
+            let (actor, command) = (of(name), Command::Put(put));
+            moves.extend(self.call(Call::Write, ClientOp::Write { actor, command }));
+        }
+        moves
+    }
+
+    fn put_under(&self, random: &mut Random, lease: i64) -> PutRequest {
+        let (key, value) = (key(random.below(KEYS)), value(NUMBERS | (self.next + 1), b""));
+        PutRequest { key, value, lease, ..PutRequest::default() }
     }
 
     /// Rights as the log made them up to `applied`.
