@@ -298,7 +298,7 @@ impl Process {
                 Err(Killed)
             }
             // Of these the core knows nothing.
-            Ask::Workload | Ask::Settle | Ask::Verify | Ask::Diverge | Ask::LoseClients => Ok(()),
+            Ask::Workload | Ask::Settle | Ask::Compact | Ask::Verify | Ask::Diverge | Ask::LoseClients => Ok(()),
         }
     }
 

@@ -315,6 +315,11 @@ impl Tier for FullTier {
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Disk, &Process)]) {
         let views: Vec<_> = nodes.iter().map(|(disk, process)| (disk.node, process.state.view())).collect();
         context.clients.check_durable(&views, &mut context.coverage);
+    fn unpruned(context: &Context<Self>, nodes: &[(&Disk, &Process)]) -> Option<String> {
+        let states: Vec<_> = nodes.iter().map(|(disk, process)| (disk.node, &process.state)).collect();
+        context.clients.unpruned(&states)
+    }
+
     }
 }
 

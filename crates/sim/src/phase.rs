@@ -78,6 +78,8 @@ pub(crate) enum ServeStep {
     Settle,
     /// Everybody's log is as short as it should be (L-8).
     Trim,
+    /// History that was compacted is gone from every file (L-11).
+    Prune,
 }
 
 impl ServeStep {
@@ -89,6 +91,7 @@ impl ServeStep {
             ServeStep::Trim => "L-8",
             // What is not settled says which rule wants it.
             ServeStep::Quiet => "unsettled",
+            ServeStep::Prune => "L-11",
             ServeStep::Write | ServeStep::Read | ServeStep::LastWrite | ServeStep::Settle => "L-7",
         }
     }
@@ -283,7 +286,7 @@ impl<T: Tier> World<T> {
             ServeStep::Transfer => coverage.count(Reached::Transferred) + coverage.count(Reached::TransferFailed),
             // No lag was measured yet.
             ServeStep::Voters => u64::MAX,
-            ServeStep::Quiet | ServeStep::Settle | ServeStep::Trim => 0,
+            ServeStep::Quiet | ServeStep::Settle | ServeStep::Trim | ServeStep::Prune => 0,
         }
     }
 
@@ -310,8 +313,39 @@ impl<T: Tier> World<T> {
                     self.ask(host, Ask::Settle);
                 }
             }
+            ServeStep::Prune => self.ask(leader, Ask::Compact),
             ServeStep::Settle => {}
         }
+    }
+
+    /// Compacted history goes step by step: whatever goes is progress.
+    fn prune(&mut self, since: Instant, before: u64) {
+        let Some(why) = self.unpruned() else { return self.begin(ServeStep::Quiet) };
+        let progress = fingerprint(&why);
+        if progress != before {
+            let since = self.context.now();
+            self.phase = Phase::Serve { step: ServeStep::Prune, since, before: progress };
+        } else {
+            assert!(
+                !self.late(since, SERVED_WITHIN_TIMEOUTS),
+                "{why}, and nothing went for {SERVED_WITHIN_TIMEOUTS} election timeouts\n{}",
+                self.describe()
+            );
+        }
+        self.try_step(ServeStep::Prune);
+    }
+
+    fn unpruned(&self) -> Option<String> {
+        let Some((_, status)) = self.leader() else { return Some("nobody leads".to_owned()) };
+        T::unpruned(&self.context, &self.nodes(&self.live_members(&status)))
+    }
+
+    fn nodes(&self, hosts: &[HostId]) -> Vec<(&T::Disk, &T::Process)> {
+        let node = |host: &HostId| {
+            let it = &self.hosts[host.0];
+            (&it.disk, it.process.as_ref().expect("live"))
+        };
+        hosts.iter().map(node).collect()
     }
 
     /// What has not come to its end; None = nothing, or nobody leads who could say so.
@@ -341,7 +375,7 @@ impl<T: Tier> World<T> {
         match step {
             ServeStep::Settle => self.disagreement().is_none(),
             ServeStep::Trim => self.longest_log() <= self.log_bound(),
-            ServeStep::Quiet => false,
+            ServeStep::Quiet | ServeStep::Prune => false,
             ServeStep::Voters => {
                 let Some((_, status)) = self.leader() else { return false };
                 let wanted = self.wanted_voters().iter().map(|host| self.hosts[host.0].node).collect();
@@ -392,6 +426,9 @@ impl<T: Tier> World<T> {
         if step == ServeStep::Quiet {
             return self.quiet(since, before);
         }
+        if step == ServeStep::Prune {
+            return self.prune(since, before);
+        }
         if !self.succeeded(step, before) {
             match step {
                 ServeStep::Voters => self.await_voters(since, before),
@@ -410,8 +447,8 @@ impl<T: Tier> World<T> {
             ServeStep::Voters => self.begin(ServeStep::Transfer),
             ServeStep::Transfer => self.begin(ServeStep::LastWrite),
             ServeStep::LastWrite => self.begin(ServeStep::Trim),
-            ServeStep::Trim => self.begin(ServeStep::Quiet),
-            ServeStep::Quiet => unreachable!("it has its own way on"),
+            ServeStep::Trim => self.begin(ServeStep::Prune),
+            ServeStep::Quiet | ServeStep::Prune => unreachable!("they have their own way on"),
             ServeStep::Settle => {
                 self.check_all();
                 self.phase = Phase::Done;

@@ -78,6 +78,8 @@ pub(crate) enum Ask {
     Workload,
     /// Clients do what they have to do before everything can be told to them.
     Settle,
+    /// All history shall be forgotten.
+    Compact,
 }
 
 /// What befalls a disk.
@@ -171,6 +173,10 @@ pub(crate) trait Tier: Sized {
     /// What has not come to its end in a healed world in which nobody asks for anything: leases, and what watches wait for at
     /// `members`. None = nothing.
     fn unsettled(context: &mut Context<Self>, members: &[NodeId]) -> Option<String>;
+    /// What is left of the history that [`Ask::Compact`] wants forgotten, on these nodes. None = nothing.
+    fn unpruned(_context: &Context<Self>, _nodes: &[(&Self::Disk, &Self::Process)]) -> Option<String> {
+        None
+    }
     /// Checks a healed and quiet world: everything acknowledged is there, on every one of `nodes`.
     fn check_durable(context: &mut Context<Self>, nodes: &[(&Self::Disk, &Self::Process)]);
 }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate_kv::{Actor, Command, Digest, KeyValue, Outcome, RangeRequest, Response, Revision};
+use quorate_kv::{Actor, Command, CompactRequest, Digest, KeyValue, Outcome, RangeRequest, Response, Revision};
 use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, Effect, Input, NodeError, ReadGrant, ReadOptions};
 use quorate_raft::{Entry, LogIndex, NodeId, RequestId, RoleKind, Term, Time};
-use quorate_store::StateView;
+use quorate_store::{StateStore, StateView};
 
 use super::config::{ANSWER_SLACK_TIMEOUTS, node_config};
 use super::model::{Model, ranges, value_id};
@@ -91,6 +91,8 @@ pub(crate) struct Clients {
     pub(super) last_seen: BTreeMap<u64, u64>,
     pub(super) last_revision: i64,
     states: BTreeMap<LogIndex, (Term, Revision, Digest)>,
+    /// When everything is healed, what came before this revision is forgotten.
+    prune_to: Option<i64>,
 }
 
 pub(super) fn key_name(key: u64) -> Bytes {
@@ -115,6 +117,7 @@ impl Clients {
             last_seen: BTreeMap::new(),
             last_revision: 0,
             states: BTreeMap::new(),
+            prune_to: None,
         }
     }
 
@@ -141,6 +144,20 @@ impl Clients {
             return Some(format!("I-20: leases {leases:?} have not run out"));
         }
         self.watchers.as_mut().and_then(|watchers| watchers.unsettled(members, &self.model))
+    }
+
+    /// Which of these nodes still keep history that was to be forgotten, and how much.
+    pub(super) fn unpruned(&self, nodes: &[(NodeId, &StateStore)]) -> Option<String> {
+        let Some(goal) = self.prune_to else { return Some("L-11: nobody asks for a compaction".to_owned()) };
+        let keeps = |state: &StateStore| state.view().pruned().0 < goal;
+        let behind: Vec<String> = nodes
+            .iter()
+            .filter(|(_, state)| keeps(state))
+            .map(|(node, state)| {
+                format!("node {node} holds {:?}, pruned to {}", state.stats().totals, state.view().pruned())
+            })
+            .collect();
+        (!behind.is_empty()).then(|| format!("L-11: history up to {goal} is not pruned: {}", behind.join(", ")))
     }
 
     /// A node has applied a batch.
@@ -262,6 +279,16 @@ impl Process {
             Ask::PeerLost { id } => return self.step(context, Input::PeerLost { id }),
             Ask::Stop => return self.step(context, Input::Stop),
             Ask::Workload => return self.ask_workload(context),
+            Ask::Compact => {
+                let clients = &mut context.clients;
+                let (newest, compacted) = clients.model.newest();
+                let revision = *clients.prune_to.get_or_insert(newest);
+                if compacted >= revision {
+                    return Ok(());
+                }
+                let command = Command::Compact(CompactRequest { revision, physical: false });
+                (Asked::Gone, ClientOp::Write { actor: Actor::Node, command })
+            }
             Ask::Settle => {
                 self.move_watchers(context, true);
                 return Ok(());

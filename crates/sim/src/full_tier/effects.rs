@@ -16,6 +16,9 @@ use crate::tier::Killed;
 /// How many of a million checkpoints come with a reading of both files from end to end.
 const VERIFIED_PER_MILLION: u32 = 10_000;
 
+/// Keys that a step of pruning looks at when everything is healed.
+const HEALED_STEP_KEYS: usize = 100;
+
 /// How many of a million writes of the log meet a loss of power.
 const CUT_WRITES_PER_MILLION: u32 = 1_000;
 
@@ -425,7 +428,10 @@ impl Process {
         if context.random.chance(VERIFIED_PER_MILLION) && !self.has_doubtful_disk() {
             self.verify(context)?;
         }
-        let compacted = self.state.compact_step(context.plan.load.compact_step_keys);
+        // In small steps history would take as long to go as it took to come.
+        let keys = context.plan.load.compact_step_keys;
+        let keys = if context.faulty { keys } else { keys.max(HEALED_STEP_KEYS) };
+        let compacted = self.state.compact_step(keys);
         self.healthy(context, Handler::Checkpoint, compacted)?;
         let durable_applied = match self.state.checkpoint() {
             Err(WriteError::DiskFull { .. }) => {
