@@ -68,6 +68,8 @@ pub(crate) struct Disk {
     doubtful: bool,
     /// A record of its log fails its checksum, in a page that does not.
     rotten: bool,
+    /// So does one of its state.
+    rotten_state: bool,
     /// Whole pages of it are sound and not where they belong, or not the newest: what is read may be wrong and look right.
     strayed: bool,
     /// The state on it may be another than the log makes.
@@ -231,6 +233,7 @@ impl Tier for FullTier {
             syncs_without_harm: 0,
             doubtful: false,
             rotten: false,
+            rotten_state: false,
             strayed: false,
             diverged: false,
             refused: false,
@@ -312,14 +315,14 @@ impl Tier for FullTier {
         context.clients.unsettled(members)
     }
 
-    fn check_durable(context: &mut Context<Self>, nodes: &[(&Disk, &Process)]) {
-        let views: Vec<_> = nodes.iter().map(|(disk, process)| (disk.node, process.state.view())).collect();
-        context.clients.check_durable(&views, &mut context.coverage);
     fn unpruned(context: &Context<Self>, nodes: &[(&Disk, &Process)]) -> Option<String> {
         let states: Vec<_> = nodes.iter().map(|(disk, process)| (disk.node, &process.state)).collect();
         context.clients.unpruned(&states)
     }
 
+    fn check_durable(context: &mut Context<Self>, nodes: &[(&Disk, &Process)]) {
+        let views: Vec<_> = nodes.iter().map(|(disk, process)| (disk.node, process.state.view())).collect();
+        context.clients.check_durable(&views, &mut context.coverage);
     }
 }
 

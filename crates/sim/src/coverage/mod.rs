@@ -100,8 +100,10 @@ reached! {
     StoppedByDisk => "process stopped by its disk",
     /// A bit flipped at rest.
     BitFlipped => "bit flipped at rest",
-    /// A record of a log was wrong in a sound page.
+    /// A record of a log or of a state was wrong in a sound page.
     RecordRotten => "record rotten in a sound page",
+    /// A start on a state with such a record was possible, and reading it through found the record.
+    RotFound => "rotten record of a state found by verification",
     /// A sector was zeroed at rest.
     SectorZeroed => "sector zeroed at rest",
     /// A page was written in the place of another.
@@ -357,7 +359,8 @@ impl Coverage {
     /// What so many runs of this tier should have met and did not.
     pub fn zeros(&self, tier: TierChoice, runs: u64) -> Vec<String> {
         // Most of what rots is a page that nothing is stored in any more.
-        let asked = |what: Reached| what != Reached::DecayFound || runs >= RUNS_TO_MEET_ALL;
+        let rare = |what: Reached| matches!(what, Reached::DecayFound | Reached::RotFound);
+        let asked = |what: Reached| !rare(what) || runs >= RUNS_TO_MEET_ALL;
         let missing = |what: &&Reached| self.count(**what) == 0 && what.is_of(tier) && asked(**what);
         let counters = Reached::ALL.iter().filter(missing).map(|what| what.name().to_owned());
         counters.chain(self.matrix.zeros(tier, runs)).collect()
@@ -457,6 +460,7 @@ impl Reached {
             | Reached::RevokeForbidden
             | Reached::ReadAllowed
             | Reached::ReadForbidden
+            | Reached::RotFound
             | Reached::WatchedInstall => tier == TierChoice::Full,
             // Possible, and too rare to be asked for.
             Reached::DecayUnnoticed | Reached::RefusedAfterSync => false,

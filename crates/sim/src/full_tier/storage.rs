@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quorate_node::{AppliedState, Barred, Lifecycle};
 use quorate_raft::{Incarnation, LogIndex, Membership, SnapshotMeta};
-use quorate_store::testing::rot_log_record;
+use quorate_store::testing::{rot_log_record, rot_state_record};
 use quorate_store::{LogOptions, LogStore, NodeMark, OpenError, OpenedStores, StateOptions, StateStore, StoreOptions};
 use quorate_wire::Identity;
 use quorate_wire::peer::NodeState;
@@ -93,6 +93,15 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
     };
     // A cut that did not come is called off by a clean restart of the files, which needs them closed; so is this.
     disk.files.cut_power_after(u64::MAX / 2);
+    if disk.rotten_state {
+        // A start reads no record that the image of the index knows; whoever reads the files through finds it.
+        let found = stray::verify_files(&log, &state).is_err();
+        assert!(found, "I-16: node {} reads its state through, and passes over a rotten record", disk.node);
+        context.coverage.hit(Reached::RotFound);
+        disk.refused = true;
+        let_go(disk, (log, state));
+        return None;
+    }
     // A damaged node serves nothing; a page that is whole and out of its place may pass for data, so nothing is served from
     // such a disk either.
     if disk.strayed || matches!(recovered.mark, NodeMark::Damaged { .. }) {
@@ -323,11 +332,16 @@ pub(super) fn harm(_context: &mut Context<FullTier>, disk: &mut Disk, harm: Harm
         Harm::SyncError => disk.files.fail_sync(random.between(1, 6)),
         Harm::ReadError => disk.files.fail_read(random.between(1, 60)),
         Harm::RottenRecord => {
-            let sound = !disk.doubtful;
-            match endure(|| rot_log_record(&disk.files, &mut |bound| random.below(bound))) {
+            let (sound, of_log) = (!disk.doubtful, random.coin());
+            let rot = if of_log { rot_log_record } else { rot_state_record };
+            if sound && !of_log {
+                leave_index_image(disk);
+            }
+            match endure(|| rot(&disk.files, &mut |bound| random.below(bound))) {
                 Ok(Ok(false)) => return false,
                 // Of a disk that was in doubt before, what is read may be another record.
-                Ok(Ok(true)) => disk.rotten = sound,
+                Ok(Ok(true)) if of_log => disk.rotten = sound,
+                Ok(Ok(true)) => disk.rotten_state = sound,
                 Ok(Err(_)) | Err(_) => {}
             }
             disk.doubtful = true;
@@ -356,6 +370,16 @@ pub(super) fn harm(_context: &mut Context<FullTier>, disk: &mut Disk, harm: Harm
         Harm::SpaceBack => disk.files.set_limit_bytes(None),
     }
     true
+}
+
+/// What a process leaves that stops in good order: with an image of the index a start reads few records, and does not find the one
+/// that rots.
+fn leave_index_image(disk: &Disk) {
+    let files: Arc<dyn quorate_store::Disk> = Arc::new(disk.files.clone());
+    if let Ok(state) = StateStore::open(files, options(1).state) {
+        // On a full disk there is none.
+        let _ = state.view().write_index_image();
+    }
 }
 
 /// Lets the power go in the middle of the write that would come next.
