@@ -30,7 +30,7 @@ macro_rules! mutants {
             /// All of them.
             pub const ALL: &[Mutant] = &[$(Mutant::$name,)*];
 
-            /// Its number in the catalogue of hazards (docs/testing.md); 0: what users of rights and of objects rely on beside it.
+            /// Its number in the catalogue of hazards (docs/testing.md); 0: what users rely on beside it.
             pub fn hazard(self) -> u32 {
                 match self { $(Mutant::$name => $hazard,)* }
             }
@@ -137,7 +137,6 @@ mutants! {
     DeletedSinceLeftOut: 0, Replica, "The pages of a list at an old revision leave out what was deleted since the first of them.";
     MovedKeyKeepsLease: 0, Replica, "A key that is put under another lease, or under none, stays with the one it had.";
     RevokeUnchecked: 0, Replica, "A lease is revoked whoever may not write its keys.";
-    LeaseOfOthersTaken: 0, Replica, "A key is put under a lease whose other keys its user may not write.";
     NestedSeesWrites: 0, Replica, "The conditions of a nested transaction see what was written before it in the same one.";
 }
 
