@@ -2,6 +2,7 @@
 # A wrapper of rustc (RUSTC_WORKSPACE_WRAPPER): this workspace's own crates get the counters that libFuzzer follows. All others are
 # shared with builds that are not fuzzed.
 name=
+previous=
 for argument; do
     [ "$previous" = --crate-name ] && name=$argument
     previous=$argument

@@ -1,23 +1,25 @@
-//! Targets behind the client port of a whole node: calls of every service, HTTP, and tokens.
+//! Targets behind the ports of a whole node: calls of every service, HTTP, tokens, peers, and bytes of no form.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64URL};
 use bytes::Bytes;
 use http::Request;
 use prost::Message;
 use quorate_proto::etcdserverpb as etcd;
+use quorate_proto::quorate::peer::v1 as peer;
 use quorate_proto::quorate::v1 as admin;
 use quorate_proto::{authpb, v3electionpb as election, v3lockpb as lock};
-use quorate_server::TokenOption;
+use quorate_server::{JwtOption, TokenOption};
 use ring::hmac;
 
-use crate::node::{SECRET, guarded, node};
+use crate::node::{SECRET, frame, guarded, node};
 use crate::random::Random;
 
 /// Calls by number. Left out are those that end the node or shut the fuzzer out of it: `Admin/Reset`, `Auth/AuthEnable`.
-const CALLS: [&str; 44] = [
+const CALLS: [&str; 54] = [
     "etcdserverpb.Lease/LeaseGrant",
     "etcdserverpb.Lease/LeaseRevoke",
     "etcdserverpb.Lease/LeaseKeepAlive",
@@ -62,28 +64,77 @@ const CALLS: [&str; 44] = [
     "quorate.v1.Admin/SetVoters",
     "quorate.v1.Admin/TransferLeader",
     "etcdserverpb.KV/RangeStream",
+    "etcdserverpb.KV/Range",
+    "etcdserverpb.KV/Put",
+    "etcdserverpb.KV/DeleteRange",
+    "etcdserverpb.KV/Txn",
+    "etcdserverpb.KV/Compact",
+    "etcdserverpb.Maintenance/Status",
+    "etcdserverpb.Maintenance/Defragment",
+    "etcdserverpb.Maintenance/Hash",
+    "etcdserverpb.Maintenance/Snapshot",
+    "quorate.v1.Admin/Snapshot",
 ];
+/// From this first byte on a call's body is sent as it is, and frames of gRPC are part of the input.
+const RAW_FROM: u8 = 200;
 
-/// The JSON paths that are asked, by number.
-const PATHS: [&str; 10] = [
-    "/v3/kv/put",
-    "/v3/kv/range",
-    "/v3/kv/txn",
-    "/v3/lease/grant",
-    "/v3/lease/keepalive",
-    "/v3/watch",
-    "/v3/auth/user/add",
-    "/v3/auth/role/grant",
-    "/v3/lock/lock",
-    "/v3/maintenance/alarm",
+/// The methods of the port of peers. Who is no member may ask all of them.
+const PEER_CALLS: [&str; 4] = ["Stream", "Identify", "Bootstrap", "Snapshot"];
+
+/// Before frames of HTTP/2 (RFC 9113, 3.4), with empty settings behind it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// The JSON paths that are asked, by number. Left out is what would dial others, end the node or refuse all that follows.
+const PATHS: [&str; 41] = [
+    "kv/range",
+    "kv/put",
+    "kv/deleterange",
+    "kv/txn",
+    "kv/compaction",
+    "watch",
+    "lease/grant",
+    "lease/revoke",
+    "lease/keepalive",
+    "lease/timetolive",
+    "lease/leases",
+    "cluster/member/remove",
+    "cluster/member/list",
+    "cluster/member/promote",
+    "maintenance/status",
+    "maintenance/defragment",
+    "maintenance/hash",
+    "maintenance/hashkv",
+    "maintenance/snapshot",
+    "maintenance/transfer-leadership",
+    "maintenance/downgrade",
+    "auth/disable",
+    "auth/status",
+    "auth/authenticate",
+    "auth/user/add",
+    "auth/user/get",
+    "auth/user/list",
+    "auth/user/delete",
+    "auth/user/changepw",
+    "auth/user/grant",
+    "auth/user/revoke",
+    "auth/role/add",
+    "auth/role/get",
+    "auth/role/grant",
+    "auth/role/revoke",
+    "election/campaign",
+    "election/proclaim",
+    "election/leader",
+    "election/resign",
+    "lock/lock",
+    "lock/unlock",
 ];
 
 /// Whether whoever dials these addresses dials this machine.
 fn are_here<'a>(mut addresses: impl Iterator<Item = &'a String>) -> bool {
     addresses.all(|address| {
-        let bare = address.strip_prefix("http://").unwrap_or(address);
+        let bare = address.trim().strip_prefix("http://").unwrap_or(address);
         let host = bare.split([':', '/']).next().unwrap_or_default();
-        host.is_empty() || host == "127.0.0.1"
+        (host.is_empty() || host == "127.0.0.1") && !bare.contains('@')
     })
 }
 
@@ -108,13 +159,79 @@ fn stays_here(call: &str, message: &[u8]) -> bool {
     }
 }
 
-/// The first byte chooses the call; the rest is its message, well framed.
+/// The first byte chooses the call; the rest is its message, well framed, or its whole body.
 pub(crate) fn calls(input: &[u8]) {
     let Some((first, message)) = input.split_first() else { return };
     let call = CALLS[usize::from(*first) % CALLS.len()];
-    if stays_here(call, message) {
+    if *first >= RAW_FROM {
+        // Several messages may be in it: only calls that dial nobody.
+        if stays_here(call, &[]) && !dials(call) {
+            node().call_raw(call, message);
+        }
+    } else if stays_here(call, message) {
         node().call(call, message);
+        end_alarm(call, message);
     }
+}
+
+/// Whether a message of the call may name an address.
+fn dials(call: &str) -> bool {
+    ["MemberAdd", "MemberUpdate", "SetVoters", "Init", "Alarm"].iter().any(|name| call.ends_with(&format!("/{name}")))
+}
+
+/// An alarm that stays would have most of what follows refused.
+fn end_alarm(call: &str, message: &[u8]) {
+    if let ("etcdserverpb.Maintenance/Alarm", Ok(alarm)) = (call, etcd::AlarmRequest::decode(message)) {
+        let end = etcd::AlarmRequest { action: etcd::alarm_request::AlarmAction::Deactivate.into(), ..alarm };
+        node().call(call, &end.encode_to_vec());
+    }
+}
+
+/// The first byte chooses the method of the port of peers, and whether the rest is one message or the whole body.
+pub(crate) fn peers(input: &[u8]) {
+    let Some((first, rest)) = input.split_first() else { return };
+    let method = format!("quorate.peer.v1.Peer/{}", PEER_CALLS[usize::from(first % 4)]);
+    let body = if first & 4 == 0 { frame(rest) } else { Bytes::copy_from_slice(rest) };
+    node().call_as_peer(&method, body);
+}
+
+pub(crate) fn peer_call_samples(random: &mut Random) -> Vec<Vec<u8>> {
+    let hello = peer::Hello { cluster_id: random.bytes(16).into(), ..Default::default() };
+    let stream = peer::Frame { hello: Some(hello.clone()), ..Default::default() };
+    let start = peer::SnapshotStart { hello: Some(hello), term: 3 };
+    let chunk = peer::SnapshotChunk { start: Some(start), data: Bytes::from_static(b"QUORSNAP") };
+    let with = |first: u8, message: Vec<u8>| [vec![first], message].concat();
+    let streamed = [frame(&stream.encode_to_vec()), frame(&stream.encode_to_vec())].concat();
+    vec![
+        with(0, stream.encode_to_vec()),
+        with(1, peer::IdentifyRequest::default().encode_to_vec()),
+        with(2, peer::BootstrapRequest::default().encode_to_vec()),
+        with(3, chunk.encode_to_vec()),
+        with(4, streamed),
+    ]
+}
+
+/// Bytes on a connection. The first says to which port, and whether they are frames of HTTP/2.
+pub(crate) fn connections(input: &[u8]) {
+    let Some((first, rest)) = input.split_first() else { return };
+    let bytes = if first & 2 == 0 { rest.to_vec() } else { [PREFACE, rest].concat() };
+    node().send_bytes(first & 1 == 1, &bytes);
+}
+
+pub(crate) fn connection_samples(_: &mut Random) -> Vec<Vec<u8>> {
+    let texts: [(u8, &[u8]); 9] = [
+        (0, b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"),
+        (0, b"GET /v1/kv/key?recurse HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"),
+        (0, b"PUT /v1/kv/key HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nvalue\r\n0\r\n\r\n"),
+        (0, b"POST /v3/kv/range HTTP/1.1\r\nhost: a\r\ncontent-length: 14\r\n\r\n{\"key\":\"a2V5\"}"),
+        (0, b"GET /version HTTP/1.0\r\n\r\n"),
+        // A request for "/" in indexed headers, settings, a ping, a reset.
+        (2, b"\0\0\x03\x01\x05\0\0\0\x01\x82\x84\x86"),
+        (2, b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x01"),
+        (3, b"\0\0\x08\x06\0\0\0\0\0abcdefgh"),
+        (3, b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08"),
+    ];
+    texts.map(|(first, text)| [&[first], text].concat()).to_vec()
 }
 
 pub(crate) fn call_samples(_: &mut Random) -> Vec<Vec<u8>> {
@@ -175,7 +292,7 @@ pub(crate) fn http(input: &[u8]) {
     let Some((first, rest)) = input.split_first() else { return };
     let number = usize::from(*first) % (PATHS.len() + 3);
     let (request, body) = match PATHS.get(number) {
-        Some(path) => (Request::post(format!("http://fuzz{path}")), rest),
+        Some(path) => (Request::post(format!("http://fuzz/v3/{path}")), rest),
         None => {
             let at = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
             let (query, body) = (String::from_utf8_lossy(&rest[..at]), rest.get(at + 1..).unwrap_or_default());
@@ -189,44 +306,77 @@ pub(crate) fn http(input: &[u8]) {
 }
 
 pub(crate) fn http_samples(_: &mut Random) -> Vec<Vec<u8>> {
-    let bodies: [(u8, &str); 14] = [
-        (0, r#"{"key":"a2V5","value":"dmFsdWU=","lease":"0","prev_kv":true}"#),
-        (1, r#"{"key":"a2V5","range_end":"a2V6","limit":3,"sort_order":"DESCEND","revision":"1"}"#),
+    let at = |path: &str| PATHS.iter().position(|known| *known == path).expect("a path") as u8;
+    let kv = PATHS.len() as u8;
+    let bodies = [
+        (at("kv/put"), r#"{"key":"a2V5","value":"dmFsdWU=","lease":"0","prev_kv":true}"#),
+        (at("kv/range"), r#"{"key":"a2V5","range_end":"a2V6","limit":3,"sort_order":"DESCEND","revision":"1"}"#),
+        (at("kv/range"), "[]"),
         (
-            2,
+            at("kv/txn"),
             r#"{"compare":[{"target":"VERSION","key":"a2V5","version":"1"}],"success":[{"requestPut":{"key":"a2V5"}}]}"#,
         ),
-        (3, r#"{"TTL":"60","ID":"5"}"#),
-        (4, r#"{"ID":5}"#),
-        (5, r#"{"create_request":{"key":"a2V5","start_revision":"1","filters":["NOPUT"]}}"#),
-        (6, r#"{"name":"u","options":{"no_password":true}}"#),
-        (7, r#"{"name":"r","perm":{"permType":"READ","key":"a2V5"}}"#),
-        (8, r#"{"name":"a2V5"}"#),
-        (9, r#"{"action":"GET","memberID":"1","alarm":"NOSPACE"}"#),
-        (10, "key?recurse&separator=%2F\n"),
-        (11, "key?cas=1\nvalue"),
-        (12, "key%2F?recurse\n"),
-        (1, "[]"),
+        (at("lease/grant"), r#"{"TTL":"60","ID":"5"}"#),
+        (at("lease/keepalive"), r#"{"ID":5}"#),
+        (at("watch"), r#"{"create_request":{"key":"a2V5","start_revision":"1","filters":["NOPUT"]}}"#),
+        (at("auth/user/add"), r#"{"name":"u","options":{"no_password":true}}"#),
+        (at("auth/role/grant"), r#"{"name":"r","perm":{"permType":"READ","key":"a2V5"}}"#),
+        (at("lock/lock"), r#"{"name":"a2V5"}"#),
+        (kv, "key?recurse&separator=%2F\n"),
+        (kv + 1, "key?cas=1\nvalue"),
+        (kv + 2, "key%2F?recurse\n"),
     ];
     bodies.map(|(number, body)| [&[number], body.as_bytes()].concat()).to_vec()
 }
 
-/// `--auth-token` and tokens. The first byte says how: as an option, as a token, or as claims behind a sound signature.
+/// `--auth-token`, the keys it names, tokens, and what else a call says in headers. The first byte says which.
 pub(crate) fn tokens(input: &[u8]) {
     let Some((first, rest)) = input.split_first() else { return };
-    let token = match first % 3 {
+    let token = match first % 5 {
         0 => {
             _ = black_box(String::from_utf8_lossy(rest).parse::<TokenOption>());
             return;
         }
         1 => rest.to_vec(),
-        _ => signed(rest),
+        2 => signed(rest),
+        3 => return read_headers(rest),
+        _ => return read_key(rest),
     };
     let request = Request::post("http://fuzz/etcdserverpb.KV/Range").header("content-type", "application/grpc");
     if let Ok(request) = request.header("token", token).body(()) {
-        guarded().exchange(request, Bytes::from_static(&[0, 0, 0, 0, 3, 10, 1, b'k']));
+        guarded().exchange(request, frame(RANGE));
     }
 }
+
+/// How a read may be served: values of the four headers, by lines.
+fn read_headers(lines: &[u8]) {
+    let names = ["quorate-consistency", "quorate-max-staleness-ms", "quorate-on-stale", "quorate-min-revision"];
+    let mut request = Request::post("http://fuzz/etcdserverpb.KV/Range").header("content-type", "application/grpc");
+    for (name, value) in names.iter().zip(lines.split(|byte| *byte == b'\n')).filter(|(_, value)| !value.is_empty()) {
+        request = request.header(*name, value);
+    }
+    if let Ok(request) = request.body(()) {
+        node().exchange(request, frame(RANGE));
+    }
+}
+
+/// A key file, as it is and as the content of a certificate. The first byte chooses the method and which key it is.
+fn read_key(input: &[u8]) {
+    let Some((first, text)) = input.split_first() else { return };
+    let method = ["HS256", "RS256", "PS512", "ES256", "EdDSA"][usize::from(first / 2 % 5)].to_owned();
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", BASE64.encode(text));
+    for content in [text, pem.as_bytes()] {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), content).expect("the file can be written");
+        let named = Some(file.path().to_owned());
+        let (public_key, private_key) = if first % 2 == 0 { (named, None) } else { (None, named) };
+        let option = JwtOption { public_key, private_key, method: method.clone(), ttl: Duration::from_secs(60) };
+        _ = black_box(TokenOption::Jwt(option).check().map_err(|error| error.to_string()));
+    }
+}
+
+/// A range of one key.
+const RANGE: &[u8] = &[10, 1, b'k'];
 
 fn signed(claims: &[u8]) -> Vec<u8> {
     let head = BASE64URL.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
@@ -238,6 +388,10 @@ fn signed(claims: &[u8]) -> Vec<u8> {
 pub(crate) fn token_samples(_: &mut Random) -> Vec<Vec<u8>> {
     let claims = br#"{"username":"root","revision":1,"exp":99999999999}"#;
     let with = |first: u8, text: &[u8]| [&[first], text].concat();
+    // A certificate as far as it is read: version, number, four sequences, the key.
+    let key = [&[0x30, 0x0d, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x04, 0, 1, 2, 3][..]].concat();
+    let fields = [&[0xa0, 0x03, 0x02, 0x01, 0x02, 0x02, 0x01, 0x01][..], &[0x30, 0].repeat(4), &key].concat();
+    let der = [&[0x30, fields.len() as u8 + 2, 0x30, fields.len() as u8][..], &fields].concat();
     vec![
         with(0, b"simple"),
         with(0, b"jwt,pub-key=a.pem,priv-key=b.pem,sign-method=RS512,ttl=10m"),
@@ -245,5 +399,9 @@ pub(crate) fn token_samples(_: &mut Random) -> Vec<Vec<u8>> {
         with(1, b"name.7"),
         with(2, claims),
         with(2, br#"{"username":"u","revision":1.5,"exp":"never","nbf":-1}"#),
+        with(3, b"stale\n500\nwait\n7"),
+        with(3, b"consistent"),
+        with(4, &with(8, &der)),
+        with(4, &with(9, b"-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n")),
     ]
 }

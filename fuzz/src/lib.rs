@@ -1,4 +1,4 @@
-//! Fuzz targets for every parser: hostile bytes must be refused, never end the process.
+//! Fuzz targets for the parsers that strangers reach: hostile bytes must be refused, never end the process.
 //!
 //! Owns the targets (`targets`, `calls`), what sound input for each looks like, and changes of protobuf messages that keep
 //! them messages (`mutate`). libFuzzer chooses and keeps inputs, in the program beside this library; `cargo xtask fuzz`

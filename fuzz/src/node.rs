@@ -2,7 +2,7 @@
 //!
 //! Never talks to anybody else: a call that names addresses is made only if they are this machine's.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -20,11 +20,15 @@ use quorate_server::listen::PortLimits;
 use quorate_server::runtime::ReplicaConfig;
 use quorate_server::server::{Server, ServerConfig};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
-/// Calls that wait for others (locks, watches) are given up after this long.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// Calls that wait for others (locks, watches) are given up after this long; the node must answer another one then.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// A node that answers nobody for so long stands still.
+const STANDSTILL: Duration = Duration::from_secs(8);
 /// What a node needs before it can be tried must be answered, however busy the machine is.
 const SETUP_PATIENCE: Duration = Duration::from_secs(60);
 /// More of an answer is not read.
@@ -42,19 +46,28 @@ pub(crate) struct Node {
     runtime: Runtime,
     #[cfg_attr(not(test), expect(dead_code, reason = "held, because a server that is dropped stops"))]
     server: Mutex<Option<Server>>,
-    connection: Mutex<Option<SendRequest<Bytes>>>,
-    address: std::net::SocketAddr,
+    client: Port,
+    peer: Port,
     _folder: TempDir,
+}
+
+/// Where a node listens, and a connection to it.
+pub(crate) struct Port {
+    address: SocketAddr,
+    connection: Mutex<Option<SendRequest<Bytes>>>,
 }
 
 /// What came back.
 #[derive(Debug, Default)]
-pub(crate) struct Answer {
-    /// HTTP's status, or gRPC's where there is one.
-    pub(crate) status: String,
+struct Answer {
+    /// HTTP's status, or gRPC's where there is one; [`BROKEN`] if neither came.
+    status: String,
     /// Of gRPC, or the beginning of the body.
-    pub(crate) text: String,
+    text: String,
 }
+
+/// Status of an exchange whose connection or stream failed.
+const BROKEN: &str = "broken";
 
 /// The node, started when it is first asked for.
 pub(crate) fn node() -> Arc<Node> {
@@ -80,7 +93,7 @@ pub(crate) fn guarded() -> Arc<Node> {
             ("AuthEnable", Vec::new()),
         ] {
             let (request, body) = framed(&format!("etcdserverpb.Auth/{call}"), &message);
-            let answer = node.exchange_within(SETUP_PATIENCE, request, body);
+            let answer = node.exchange_within(SETUP_PATIENCE, &node.client, request, body).unwrap_or_default();
             assert_eq!(answer.status, "0", "{call}: {answer:?}");
         }
         Arc::new(node)
@@ -100,6 +113,7 @@ pub(crate) fn end() {
             node.runtime.block_on(server.stop());
         }
     }
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0, "something panicked in a node");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -118,45 +132,96 @@ impl Node {
         });
         let folder = TempDir::new().expect("a temporary folder");
         let runtime = Runtime::new().expect("threads");
-        let server = runtime.block_on(start(folder.path()));
-        let address = server.client_address();
-        Node { runtime, server: Mutex::new(Some(server)), connection: Mutex::new(None), address, _folder: folder }
+        // A program without Rust's own `main` would be ended by a write to a connection that was reset.
+        let _stays = runtime.block_on(async { signal(SignalKind::pipe()) }).expect("a handler");
+        let (server, peer) = runtime.block_on(start(folder.path()));
+        let [client, peer] =
+            [server.client_address(), peer].map(|address| Port { address, connection: Mutex::new(None) });
+        Node { runtime, server: Mutex::new(Some(server)), client, peer, _folder: folder }
     }
 
-    /// Sends one message, well framed, to a method of gRPC.
-    pub(crate) fn call(&self, method: &str, message: &[u8]) -> Answer {
+    /// Sends one message, well framed, to a method of the client port.
+    pub(crate) fn call(&self, method: &str, message: &[u8]) {
         let (request, body) = framed(method, message);
-        self.exchange(request, body)
+        self.exchange(request, body);
+    }
+
+    /// Sends this body, whatever it is, to a method of the client port.
+    pub(crate) fn call_raw(&self, method: &str, body: &[u8]) {
+        self.exchange(head(method), Bytes::copy_from_slice(body));
+    }
+
+    /// The same for the port of its peers.
+    pub(crate) fn call_as_peer(&self, method: &str, body: Bytes) {
+        self.exchange_with(&self.peer, head(method), body);
     }
 
     /// Sends one request over HTTP/2.
     ///
     /// # Panics
-    /// If anything panicked meanwhile, or the node ended.
-    pub(crate) fn exchange(&self, request: Request<()>, body: Bytes) -> Answer {
-        self.exchange_within(PATIENCE, request, body)
+    /// If anything panicked meanwhile, or the node ended or stands still.
+    pub(crate) fn exchange(&self, request: Request<()>, body: Bytes) {
+        self.exchange_with(&self.client, request, body);
     }
 
-    fn exchange_within(&self, patience: Duration, request: Request<()>, body: Bytes) -> Answer {
-        let before = PANICS.load(Ordering::Relaxed);
-        let answer = self.runtime.block_on(async {
-            let exchange = self.exchange_now(request, body);
-            tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| Ok(Answer::default()))
-        });
-        assert_eq!(PANICS.load(Ordering::Relaxed), before, "something panicked in the node");
-        match answer {
-            Ok(answer) => {
-                assert!(!answer.text.contains("server stopped"), "the node ended: {answer:?}");
-                answer
-            }
-            Err(error) => {
-                *lock(&self.connection) = None;
-                Answer { status: "broken".to_owned(), text: error.to_string() }
-            }
+    fn exchange_with(&self, port: &Port, request: Request<()>, body: Bytes) {
+        let answer = self.exchange_within(PATIENCE, port, request, body);
+        if answer.is_none_or(|answer| answer.status == BROKEN) {
+            self.check_alive();
         }
     }
 
-    async fn exchange_now(&self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
+    /// Sends these bytes to a port as they are, with the preface of HTTP/2 before them or without, and reads what comes back.
+    pub(crate) fn send_bytes(&self, to_peers: bool, bytes: &[u8]) {
+        let port = if to_peers { &self.peer } else { &self.client };
+        let exchange = async {
+            let mut stream = TcpStream::connect(port.address).await?;
+            // No state is kept for connections that are many a second.
+            stream.set_zero_linger()?;
+            stream.write_all(bytes).await?;
+            stream.shutdown().await?;
+            let mut answer = Vec::new();
+            stream.take(MOST_ANSWER_BYTES as u64).read_to_end(&mut answer).await
+        };
+        // What it answers, or that it hangs up, is its own affair.
+        _ = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange).await });
+        self.check_panics();
+    }
+
+    /// Somebody else is still served.
+    pub(crate) fn check_alive(&self) {
+        let (request, body) = framed("etcdserverpb.Maintenance/Status", &[]);
+        let answer = self.exchange_within(STANDSTILL, &self.client, request, body);
+        assert!(answer.is_some(), "the node stands still");
+    }
+
+    fn check_panics(&self) {
+        assert_eq!(PANICS.load(Ordering::Relaxed), 0, "something panicked in the node");
+    }
+
+    /// None if there was no answer in time.
+    fn exchange_within(&self, patience: Duration, port: &Port, request: Request<()>, body: Bytes) -> Option<Answer> {
+        let answer = self.runtime.block_on(async {
+            let exchange = port.exchange(request, body);
+            tokio::time::timeout(patience, exchange).await
+        });
+        self.check_panics();
+        match answer {
+            Err(_) => None,
+            Ok(Ok(answer)) => {
+                assert!(!answer.text.contains("server stopped"), "the node ended: {answer:?}");
+                Some(answer)
+            }
+            Ok(Err(error)) => {
+                *lock(&port.connection) = None;
+                Some(Answer { status: BROKEN.to_owned(), text: error.to_string() })
+            }
+        }
+    }
+}
+
+impl Port {
+    async fn exchange(&self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
         let held = lock(&self.connection).clone();
         let client = match held {
             Some(client) => client,
@@ -197,19 +262,29 @@ impl Node {
 
 /// A message as gRPC sends it to a method.
 fn framed(method: &str, message: &[u8]) -> (Request<()>, Bytes) {
-    let length = u32::try_from(message.len()).expect("inputs are small").to_be_bytes();
-    let body = [&[0][..], &length, message].concat();
-    let request = Request::post(format!("http://fuzz/{method}")).header("content-type", "application/grpc");
-    (request.header("te", "trailers").body(()).expect("sound"), body.into())
+    (head(method), frame(message))
 }
 
-async fn start(folder: &Path) -> Server {
+/// A message as gRPC frames it.
+pub(crate) fn frame(message: &[u8]) -> Bytes {
+    let length = u32::try_from(message.len()).expect("inputs are small").to_be_bytes();
+    [&[0][..], &length, message].concat().into()
+}
+
+fn head(method: &str) -> Request<()> {
+    let request = Request::post(format!("http://fuzz/{method}")).header("content-type", "application/grpc");
+    request.header("te", "trailers").body(()).expect("sound")
+}
+
+async fn start(folder: &Path) -> (Server, SocketAddr) {
     let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
     let key = folder.join("secret");
     std::fs::write(&key, SECRET).expect("a file in the folder");
     let option = format!("jwt,sign-method=HS256,priv-key={}", key.display());
+    let peer_listener = bind();
+    let peer = peer_listener.local_addr().expect("a bound port");
     let config = ServerConfig {
-        replica: ReplicaConfig::new(folder.join("data"), "fuzzed".to_owned(), bind()),
+        replica: ReplicaConfig::new(folder.join("data"), "fuzzed".to_owned(), peer_listener),
         client_listener: bind(),
         metrics_listener: None,
         admin_token_file: None,
@@ -223,5 +298,5 @@ async fn start(folder: &Path) -> Server {
     replica.init(1, vec![replica.own_identity().member]).await.expect("an empty node accepts");
     let mut changes = replica.watch_status();
     changes.wait_for(|change| change.leader.is_some()).await.expect("it runs");
-    server
+    (server, peer)
 }

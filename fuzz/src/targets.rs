@@ -5,17 +5,20 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_kv::{Actor, Command, KvError, Record, Table, validate, validate_range, validate_stream};
+use quorate_kv::{
+    Actor, Command, KeySpace, KeySpaceMeta, KvError, Record, RecordKey, Revision, Row, Table, validate, validate_range,
+    validate_stream,
+};
 use quorate_proto::etcdserverpb as etcd;
 use quorate_proto::quorate::log::v1 as log;
 use quorate_proto::quorate::peer::v1 as peer;
-use quorate_raft::{Incarnation, LogIndex, NodeId};
+use quorate_raft::{Incarnation, LogIndex, Member, Membership, NodeId, SnapshotMeta, Term};
 use quorate_server::auto_compaction::AutoCompaction;
 use quorate_server::duration::parse_duration;
 use quorate_server::query::{Query, decode_path};
 use quorate_wire::peer::{Hello, PeerIdentity, from_frame};
 use quorate_wire::record::{Place, seal};
-use quorate_wire::snapshot::ImageDecoder;
+use quorate_wire::snapshot::{Header, ImageDecoder, ImageEncoder};
 use quorate_wire::{
     Envelope, decode_entry, decode_envelope, decode_hard_state, decode_membership, decode_peer, encode_entry,
     encode_envelope, encode_hard_state, encode_membership, encode_peer, identity,
@@ -46,6 +49,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "calls", samples: calls::call_samples, run: calls::calls },
     Target { name: "http", samples: calls::http_samples, run: calls::http },
     Target { name: "tokens", samples: calls::token_samples, run: calls::tokens },
+    Target { name: "peers", samples: calls::peer_call_samples, run: calls::peers },
+    Target { name: "connections", samples: calls::connection_samples, run: calls::connections },
 ];
 
 /// A refusal says what was refused: its text is made of the input, too.
@@ -159,9 +164,10 @@ fn peer_samples(random: &mut Random) -> Vec<Vec<u8>> {
     messages.into_iter().chain([frame]).chain(shells).collect()
 }
 
-/// The first byte says in how many bytes at a time the rest comes.
+/// The first byte says in how many bytes at a time the rest comes, and whether its checksums are made sound before.
 fn snapshot(input: &[u8]) {
     let Some((step, rest)) = input.split_first() else { return };
+    let rest = if step % 2 == 0 { rest.to_vec() } else { sealed_image(rest) };
     let mut image = ImageDecoder::new();
     for chunk in rest.chunks(1 + usize::from(*step)) {
         if read(image.push(chunk)).is_none() {
@@ -178,32 +184,60 @@ fn snapshot(input: &[u8]) {
     black_box(image.ended());
 }
 
+/// An image whose frames are as long as they say, with sound checksums, and whose trailer tells the right sum: what mutation
+/// cannot make.
+fn sealed_image(bytes: &[u8]) -> Vec<u8> {
+    const MAGIC_BYTES: usize = 8;
+    const HEAD_BYTES: usize = 13;
+    const TRAILER: u8 = 3;
+    let (magic, mut rest) = bytes.split_at(bytes.len().min(MAGIC_BYTES));
+    let mut out = magic.to_vec();
+    let mut sum = xxhash_rust::xxh3::Xxh3::new();
+    while let Some((head, behind)) = rest.split_at_checked(HEAD_BYTES) {
+        let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let (body, after) = behind.split_at(length.min(behind.len()));
+        let mut body = body.to_vec();
+        if let (TRAILER, Ok(trailer)) = (head[0], log::SnapshotTrailer::decode(&body[..])) {
+            let checksum = Bytes::copy_from_slice(&sum.digest128().to_be_bytes());
+            body = log::SnapshotTrailer { checksum, ..trailer }.encode_to_vec();
+        }
+        sum.update(&body);
+        out.push(head[0]);
+        out.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        out.extend_from_slice(&xxhash_rust::xxh3::xxh3_64(&body).to_le_bytes());
+        out.extend_from_slice(&body);
+        rest = after;
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
 fn snapshot_samples(random: &mut Random) -> Vec<Vec<u8>> {
-    // A sound image needs a store; frames with sound checksums are what mutation cannot make.
-    let frame = |kind: u8, body: &[u8]| {
-        let mut bytes = vec![kind];
-        bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&xxhash_rust::xxh3::xxh3_64(body).to_le_bytes());
-        bytes.extend_from_slice(body);
-        bytes
+    let voter = NodeId(1);
+    let member = Member { name: "a".to_owned(), peer_address: "a:1".to_owned(), max_version: 1, ..Member::default() };
+    let membership = Membership {
+        voters: [voter].into(),
+        members: [(voter, Member { incarnation: Incarnation(5), ..member })].into(),
+        cluster_version: 1,
+        ..Membership::default()
     };
-    let membership = log::Membership::default();
-    let header = log::SnapshotHeader {
-        format_version: 1,
-        cluster_id: vec![1; 16].into(),
-        digest: vec![2; 16].into(),
-        membership: Some(membership),
-        ..Default::default()
+    let meta = SnapshotMeta {
+        index: LogIndex(9),
+        term: Term(2),
+        membership_index: LogIndex(1),
+        membership: membership.into(),
     };
-    let rows = log::SnapshotRows {
-        rows: vec![log::SnapshotRow { table: 2, key: random.bytes(8).into(), value: random.bytes(20).into() }],
-    };
-    let start = [&[200_u8][..], b"QUORSNAP"].concat();
-    let headed = [start.clone(), frame(1, &header.encode_to_vec())].concat();
-    let with_rows = [headed.clone(), frame(4, &rows.encode_to_vec())].concat();
-    let with_records = [with_rows.clone(), frame(2, &random.bytes(40))].concat();
-    let ended = [with_rows.clone(), frame(3, &[])].concat();
-    vec![start, headed, with_rows, with_records, ended]
+    let header = Header::new(7, meta, Revision(8), Revision(3), quorate_kv::Digest(2));
+    let row = Row { table: Table::from_number(2).expect("a table"), key: vec![0; 8].into(), value: vec![0; 20].into() };
+    let record =
+        Record { create_revision: 5, version: 1, tombstone: false, ..Record::tombstone(Bytes::from_static(b"key")) };
+    let (mut encoder, start) = ImageEncoder::start(&header);
+    let rows = encoder.rows(&[row]);
+    let records = encoder.records(&[(RecordKey { revision: 5, sub: 0 }, record)]);
+    let whole = [start, rows, records, encoder.finish()].concat();
+    let step = [201, 200, 1, random.byte()];
+    let cut = random.below(whole.len());
+    step.iter().map(|step| [&[*step][..], &whole].concat()).chain([whole[..cut].to_vec()]).collect()
 }
 
 /// Records of the log file, as they are and behind a sound checksum.
@@ -282,7 +316,7 @@ fn envelope_samples(random: &mut Random) -> Vec<Vec<u8>> {
     commands.map(|command| encode_envelope(&envelope(command)).to_vec()).collect()
 }
 
-/// Records of the state file, and the numbers of its tables.
+/// Records of the state file, the numbers of its tables, its first row, and the image of its index behind a sound checksum.
 fn rows(input: &[u8]) {
     black_box(input.first().and_then(|number| Table::from_number(*number)));
     if let Some(record) = read(Record::decode(&Bytes::copy_from_slice(input))) {
@@ -291,6 +325,16 @@ fn rows(input: &[u8]) {
         assert_eq!(Record::decode(&Bytes::from(again)).as_ref(), Ok(&record), "a record changes on its way");
         assert!(record.key.len() + record.value.len() <= input.len(), "a record is larger than its bytes");
     }
+    if let Some(meta) = input.first_chunk().and_then(KeySpaceMeta::from_bytes) {
+        assert_eq!(
+            KeySpaceMeta::from_bytes(&meta.to_bytes()),
+            Some(meta),
+            "the numbers of a store change on their way"
+        );
+    }
+    let meta = KeySpaceMeta { revision: Revision(i64::MAX), ..KeySpaceMeta::default() };
+    let sum = xxhash_rust::xxh3::xxh3_128(input).to_be_bytes();
+    read(KeySpace::decode_index(&[input, &sum].concat(), &meta));
 }
 
 fn row_samples(random: &mut Random) -> Vec<Vec<u8>> {

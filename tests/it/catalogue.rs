@@ -76,6 +76,32 @@ fn every_hazard_has_its_line_and_every_name_in_it_exists() {
 }
 
 #[test]
+fn every_metric_that_a_page_names_is_registered_somewhere() {
+    let mut texts = Vec::new();
+    sources(&root().join("crates"), &mut texts);
+    let mut pages = Vec::new();
+    for folder in ["docs", "docs/runbooks"] {
+        let files = std::fs::read_dir(root().join(folder)).expect("a folder of the work tree");
+        pages.extend(files.map(|file| file.expect("a page").path()).filter(|path| path.is_file()));
+    }
+    let mut missing = Vec::new();
+    for page in pages {
+        let text = std::fs::read_to_string(&page).expect("pages are text");
+        for name in named(&text).into_iter().filter(|name| name.starts_with("quorate_")) {
+            let end = name.find(|next: char| !next.is_ascii_lowercase() && next != '_').unwrap_or(name.len());
+            let name = &name[..end];
+            // A histogram's parts have names of their own.
+            let base = ["_bucket", "_count", "_sum"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+            let is_there = |name: &str| texts.iter().any(|text| text.contains(&format!("\"{name}\"")));
+            if !is_there(name) && !is_there(base) {
+                missing.push(format!("{}: {name}", page.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "named in a page, and registered nowhere: {missing:#?}");
+}
+
+#[test]
 fn every_bug_of_etcd_has_its_tests() {
     let page = std::fs::read_to_string(root().join("docs/testing.md")).expect("the page is there");
     let section =

@@ -19,7 +19,7 @@ use crate::usage::Usage;
 
 /// An input that takes longer is a finding.
 const PATIENCE_SECONDS: u32 = 10;
-/// So is one with which the whole process takes more, or that asks for a quarter of it at once.
+/// So is one with which the whole process takes more. What is asked for and never used the fuzzer limits itself.
 const MEMORY_MIB: u32 = 4096;
 /// Inputs are no longer than this.
 const MAX_INPUT_BYTES: u32 = 4096;
@@ -45,7 +45,7 @@ pub(crate) struct FuzzArgs {
     /// Targets at the same time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// Put this many inputs, the smallest of those that cover something new, into the corpus of each target
+    /// Put up to this many inputs, of every size, that cover something new into the corpus of each target
     #[arg(long, default_value_t = 0)]
     save: usize,
     /// Run this one input again, for example a finding
@@ -75,7 +75,9 @@ pub(crate) fn run_targets(args: &FuzzArgs) -> Result<(), Failure> {
     let program = build(&args.profile)?;
     if let Some(input) = &args.input {
         let target = Target::new(&program, &targets[0])?;
-        return run(target.command().args(limits()).arg(input));
+        let result = run(target.command().args(limits()).arg(input));
+        target.clear()?;
+        return result;
     }
     let next = AtomicUsize::new(0);
     let results = std::thread::scope(|scope| {
@@ -131,12 +133,8 @@ fn build(profile: &str) -> Result<PathBuf, Failure> {
 }
 
 /// What a single input may take of the process.
-fn limits() -> [String; 3] {
-    [
-        format!("-timeout={PATIENCE_SECONDS}"),
-        format!("-rss_limit_mb={MEMORY_MIB}"),
-        format!("-malloc_limit_mb={}", MEMORY_MIB / 4),
-    ]
+fn limits() -> [String; 2] {
+    [format!("-timeout={PATIENCE_SECONDS}"), format!("-rss_limit_mb={MEMORY_MIB}")]
 }
 
 /// One target, and its folder.
@@ -252,7 +250,7 @@ impl<'a> Target<'a> {
         Failure::Broken(format!("{shown}\nfuzz target {} found something{again}", self.name))
     }
 
-    /// Puts the smallest new inputs into the repository.
+    /// Puts some of the new inputs into the repository.
     fn save(&self, most: usize) -> Result<(), Failure> {
         if most == 0 {
             return Ok(());
@@ -270,11 +268,12 @@ impl<'a> Target<'a> {
         let mut new = Vec::new();
         for path in list(&merged)?.into_iter().filter(|path| path.file_name().is_some_and(|name| !names.contains(name)))
         {
-            let length = fs::metadata(&path).map_err(Failure::file(&path))?.len();
-            new.push((length, path));
+            new.push((fs::metadata(&path).map_err(Failure::file(&path))?.len(), path));
         }
         new.sort();
-        for (_, path) in new.iter().take(most) {
+        // Of every size: the smallest are those that are refused first.
+        let step = new.len().div_ceil(most).max(1);
+        for (_, path) in new.iter().step_by(step) {
             fs::copy(path, self.corpus().join(path.file_name().expect("a file"))).map_err(Failure::file(path))?;
         }
         fs::remove_dir_all(&merged).map_err(Failure::file(&merged))

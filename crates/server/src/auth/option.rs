@@ -65,6 +65,19 @@ pub enum TokenOptionError {
     KeyMismatch,
 }
 
+impl TokenOption {
+    /// Whether tokens can be given or taken with it: reads the keys that it names.
+    ///
+    /// # Errors
+    /// [`TokenOptionError`], as the start of a node with this option.
+    pub fn check(&self) -> Result<(), TokenOptionError> {
+        match self {
+            TokenOption::Simple => Ok(()),
+            TokenOption::Jwt(option) => super::jwt::Jwt::new(option).map(|_| ()),
+        }
+    }
+}
+
 /// etcd's default.
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
 

@@ -182,7 +182,8 @@ fn peer_address(urls: &[String]) -> Result<&str, Status> {
     for url in urls {
         let (scheme, address) = url.trim().split_once("://").ok_or_else(bad)?;
         let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
-        let is_host = !host.is_empty() && !host.contains('/');
+        // What stands before an @ would be taken for a user, and another host dialled than the one named first.
+        let is_host = !host.is_empty() && !host.contains(['/', '@', '?', '#']);
         if !matches!(scheme, "http" | "https") || !is_host || port.parse::<u16>().is_err() {
             return Err(bad());
         }
@@ -214,7 +215,16 @@ mod tests {
     fn peer_urls_name_a_host_and_a_port() {
         check(&["http://10.0.0.1:2380"], Some("10.0.0.1:2380"));
         check(&[" https://[::1]:2380", "http://b:1"], Some("[::1]:2380"));
-        for bad in ["10.0.0.1:2380", "http://10.0.0.1", "ftp://a:1", "http://a:1/path", "http://:1", "http://a:x"] {
+        let bad = [
+            "10.0.0.1:2380",
+            "http://10.0.0.1",
+            "ftp://a:1",
+            "http://a:1/path",
+            "http://:1",
+            "http://a:x",
+            "http://a:1@b:2",
+        ];
+        for bad in bad {
             check(&[bad], None);
             check(&["http://a:1", bad], None);
         }
