@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64URL};
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderValue, Request};
 use prost::Message;
 use quorate_proto::etcdserverpb as etcd;
 use quorate_proto::quorate::peer::v1 as peer;
@@ -15,7 +15,7 @@ use quorate_proto::{authpb, v3electionpb as election, v3lockpb as lock};
 use quorate_server::{JwtOption, TokenOption};
 use ring::hmac;
 
-use crate::node::{SECRET, frame, guarded, node};
+use crate::node::{Node, SECRET, frame, guarded, head, node};
 use crate::random::Random;
 
 /// Calls by number. Left out are those that end the node or shut the fuzzer out of it: `Admin/Reset`, `Auth/AuthEnable`.
@@ -77,6 +77,12 @@ const CALLS: [&str; 54] = [
 ];
 /// From this first byte on a call's body is sent as it is, and frames of gRPC are part of the input.
 const RAW_FROM: u8 = 200;
+/// Methods whose messages are read before they are sent: they may name an address, or raise an alarm.
+const READ_BEFORE: [&str; 5] = ["MemberAdd", "MemberUpdate", "SetVoters", "Init", "Alarm"];
+/// Of the read that carries headers.
+const READ: &str = "etcdserverpb.KV/Range";
+/// A range of one key.
+const RANGE: &[u8] = &[10, 1, b'k'];
 
 /// The methods of the port of peers. Who is no member may ask all of them.
 const PEER_CALLS: [&str; 4] = ["Stream", "Identify", "Bootstrap", "Snapshot"];
@@ -164,19 +170,14 @@ pub(crate) fn calls(input: &[u8]) {
     let Some((first, message)) = input.split_first() else { return };
     let call = CALLS[usize::from(*first) % CALLS.len()];
     if *first >= RAW_FROM {
-        // Several messages may be in it: only calls that dial nobody.
-        if stays_here(call, &[]) && !dials(call) {
-            node().call_raw(call, message);
+        // Several messages may be in it.
+        if call.rsplit('/').next().is_some_and(|method| !READ_BEFORE.contains(&method)) {
+            node().call_raw(call, Bytes::copy_from_slice(message));
         }
     } else if stays_here(call, message) {
         node().call(call, message);
         end_alarm(call, message);
     }
-}
-
-/// Whether a message of the call may name an address.
-fn dials(call: &str) -> bool {
-    ["MemberAdd", "MemberUpdate", "SetVoters", "Init", "Alarm"].iter().any(|name| call.ends_with(&format!("/{name}")))
 }
 
 /// An alarm that stays would have most of what follows refused.
@@ -342,22 +343,24 @@ pub(crate) fn tokens(input: &[u8]) {
         3 => return read_headers(rest),
         _ => return read_key(rest),
     };
-    let request = Request::post("http://fuzz/etcdserverpb.KV/Range").header("content-type", "application/grpc");
-    if let Ok(request) = request.header("token", token).body(()) {
-        guarded().exchange(request, frame(RANGE));
+    read_with(&guarded(), [("token", &token[..])]);
+}
+
+/// Reads with these headers; not at all if a value cannot be sent.
+fn read_with<'a>(node: &Node, headers: impl IntoIterator<Item = (&'static str, &'a [u8])>) {
+    let mut request = head(READ);
+    for (name, value) in headers {
+        let Ok(value) = HeaderValue::from_bytes(value) else { return };
+        request.headers_mut().insert(name, value);
     }
+    node.exchange(request, frame(RANGE));
 }
 
 /// How a read may be served: values of the four headers, by lines.
 fn read_headers(lines: &[u8]) {
     let names = ["quorate-consistency", "quorate-max-staleness-ms", "quorate-on-stale", "quorate-min-revision"];
-    let mut request = Request::post("http://fuzz/etcdserverpb.KV/Range").header("content-type", "application/grpc");
-    for (name, value) in names.iter().zip(lines.split(|byte| *byte == b'\n')).filter(|(_, value)| !value.is_empty()) {
-        request = request.header(*name, value);
-    }
-    if let Ok(request) = request.body(()) {
-        node().exchange(request, frame(RANGE));
-    }
+    let values = lines.split(|byte| *byte == b'\n');
+    read_with(&node(), names.into_iter().zip(values).filter(|(_, value)| !value.is_empty()));
 }
 
 /// A key file, as it is and as the content of a certificate. The first byte chooses the method and which key it is.
@@ -374,9 +377,6 @@ fn read_key(input: &[u8]) {
         _ = black_box(TokenOption::Jwt(option).check().map_err(|error| error.to_string()));
     }
 }
-
-/// A range of one key.
-const RANGE: &[u8] = &[10, 1, b'k'];
 
 fn signed(claims: &[u8]) -> Vec<u8> {
     let head = BASE64URL.encode(br#"{"alg":"HS256","typ":"JWT"}"#);

@@ -29,8 +29,8 @@ fuzz_target!(
         limit_memory();
         let samples = (target.samples)(&mut Random::new(7));
         write_samples(&samples);
-        // A node that the target needs starts here, where nobody counts the seconds.
-        samples.first().into_iter().for_each(|sample| (target.run)(sample));
+        // The nodes that the target needs start here, where nobody counts the seconds.
+        samples.iter().for_each(|sample| (target.run)(sample));
     },
     |input: &[u8]| (CHOSEN.get().expect("chosen before the first input").run)(input)
 );

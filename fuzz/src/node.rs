@@ -52,7 +52,7 @@ pub(crate) struct Node {
 }
 
 /// Where a node listens, and a connection to it.
-pub(crate) struct Port {
+struct Port {
     address: SocketAddr,
     connection: Mutex<Option<SendRequest<Bytes>>>,
 }
@@ -92,8 +92,9 @@ pub(crate) fn guarded() -> Arc<Node> {
             ),
             ("AuthEnable", Vec::new()),
         ] {
-            let (request, body) = framed(&format!("etcdserverpb.Auth/{call}"), &message);
-            let answer = node.exchange_within(SETUP_PATIENCE, &node.client, request, body).unwrap_or_default();
+            let request = head(&format!("etcdserverpb.Auth/{call}"));
+            let answer = node.exchange_within(SETUP_PATIENCE, &node.client, request, frame(&message));
+            let answer = answer.unwrap_or_default();
             assert_eq!(answer.status, "0", "{call}: {answer:?}");
         }
         Arc::new(node)
@@ -142,13 +143,12 @@ impl Node {
 
     /// Sends one message, well framed, to a method of the client port.
     pub(crate) fn call(&self, method: &str, message: &[u8]) {
-        let (request, body) = framed(method, message);
-        self.exchange(request, body);
+        self.call_raw(method, frame(message));
     }
 
     /// Sends this body, whatever it is, to a method of the client port.
-    pub(crate) fn call_raw(&self, method: &str, body: &[u8]) {
-        self.exchange(head(method), Bytes::copy_from_slice(body));
+    pub(crate) fn call_raw(&self, method: &str, body: Bytes) {
+        self.exchange(head(method), body);
     }
 
     /// The same for the port of its peers.
@@ -171,7 +171,7 @@ impl Node {
         }
     }
 
-    /// Sends these bytes to a port as they are, with the preface of HTTP/2 before them or without, and reads what comes back.
+    /// Sends these bytes to a port as they are, and reads what comes back.
     pub(crate) fn send_bytes(&self, to_peers: bool, bytes: &[u8]) {
         let port = if to_peers { &self.peer } else { &self.client };
         let exchange = async {
@@ -184,14 +184,17 @@ impl Node {
             stream.take(MOST_ANSWER_BYTES as u64).read_to_end(&mut answer).await
         };
         // What it answers, or that it hangs up, is its own affair.
-        _ = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange).await });
+        let ended = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange).await });
         self.check_panics();
+        if ended.is_err() {
+            self.check_alive();
+        }
     }
 
     /// Somebody else is still served.
-    pub(crate) fn check_alive(&self) {
-        let (request, body) = framed("etcdserverpb.Maintenance/Status", &[]);
-        let answer = self.exchange_within(STANDSTILL, &self.client, request, body);
+    fn check_alive(&self) {
+        let request = head("etcdserverpb.Maintenance/Status");
+        let answer = self.exchange_within(STANDSTILL, &self.client, request, frame(&[]));
         assert!(answer.is_some(), "the node stands still");
     }
 
@@ -260,18 +263,14 @@ impl Port {
     }
 }
 
-/// A message as gRPC sends it to a method.
-fn framed(method: &str, message: &[u8]) -> (Request<()>, Bytes) {
-    (head(method), frame(message))
-}
-
 /// A message as gRPC frames it.
 pub(crate) fn frame(message: &[u8]) -> Bytes {
     let length = u32::try_from(message.len()).expect("inputs are small").to_be_bytes();
     [&[0][..], &length, message].concat().into()
 }
 
-fn head(method: &str) -> Request<()> {
+/// A request of gRPC for a method.
+pub(crate) fn head(method: &str) -> Request<()> {
     let request = Request::post(format!("http://fuzz/{method}")).header("content-type", "application/grpc");
     request.header("te", "trailers").body(()).expect("sound")
 }

@@ -34,13 +34,13 @@ const SHOWN_LINES: usize = 40;
 #[derive(Debug, Args)]
 pub(crate) struct FuzzArgs {
     /// Time for each target
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// Only this target
     #[arg(long)]
     target: Option<String>,
     /// Where choice begins; runs with the same inputs to begin with and the same seed begin alike
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     seed: u32,
     /// Targets at the same time
     #[arg(long, default_value_t = 2)]
@@ -125,7 +125,7 @@ fn build(profile: &str) -> Result<PathBuf, Failure> {
     ]))?;
     let folder = if profile == "dev" { "debug" } else { profile };
     let built = target_folder().join(folder).join("quorate-fuzz");
-    // Moved away: a build without counters writes to the same place.
+    // A copy: a build without counters writes to the same place.
     let program = target_folder().join("fuzz").join(format!("quorate-fuzz-{profile}"));
     create(&target_folder().join("fuzz"))?;
     fs::copy(&built, &program).map_err(Failure::file(&built))?;

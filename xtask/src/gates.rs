@@ -30,12 +30,12 @@ pub(crate) struct SimArgs {
 /// The operator by itself: it is no default member, since its dependencies are most of a cold build, and built together with the
 /// others they would be built with other features than each alone has.
 const OPERATOR: [&str; 2] = ["--package", "quorate-operator"];
-/// The program that fuzzes is part of no other build.
-const OTHERS: [&str; 2] = ["--features", "quorate-fuzz/libfuzzer"];
+/// All others, and the program that fuzzes, which no other build has.
+const WITH_FUZZER: [&str; 2] = ["--features", "quorate-fuzz/libfuzzer"];
 
 pub(crate) fn check() -> Result<(), Failure> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
-    for packages in [OTHERS, OPERATOR] {
+    for packages in [WITH_FUZZER, OPERATOR] {
         run(cargo().args(["clippy", "--quiet", "--all-targets"]).args(packages).args(["--", "-D", "warnings"]))?;
         let mut docs = cargo();
         // These pages are for the builders, who see private items: links to them are no mistake.

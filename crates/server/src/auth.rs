@@ -61,11 +61,7 @@ impl Authenticator {
     /// # Errors
     /// [`TokenOptionError`]: a key cannot be read or used.
     pub(crate) fn new(option: &TokenOption, tokens: Arc<Tokens>) -> Result<Authenticator, TokenOptionError> {
-        let jwt = match option {
-            TokenOption::Simple => None,
-            TokenOption::Jwt(option) => Some(Jwt::new(option)?),
-        };
-        Ok(Authenticator { passwords: Passwords::new(), tokens, jwt })
+        Ok(Authenticator { passwords: Passwords::new(), tokens, jwt: option.jwt()? })
     }
 
     /// Hashes a password for the log.

@@ -14,7 +14,7 @@ use crate::coverage::Reached;
 use crate::nemesis::LONG_STALL_TIMEOUTS;
 use crate::network::HostId;
 use crate::tier::{Ask, Tier};
-use crate::world::World;
+use crate::world::{Host, World};
 
 /// L-1, in election timeouts; the restart of processes and the wait of fresh voters come on top.
 const LEADER_WITHIN_TIMEOUTS: u64 = 12;
@@ -100,6 +100,12 @@ impl ServeStep {
 /// Two texts of one fingerprint are taken for the same.
 fn fingerprint(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Disk and process of hosts that run.
+fn nodes<'a, T: Tier>(hosts: &'a [Host<T>], running: &[HostId]) -> Vec<(&'a T::Disk, &'a T::Process)> {
+    let node = |host: &HostId| (&hosts[host.0].disk, hosts[host.0].process.as_ref().expect("live"));
+    running.iter().map(node).collect()
 }
 
 impl<T: Tier> World<T> {
@@ -320,32 +326,15 @@ impl<T: Tier> World<T> {
 
     /// Compacted history goes step by step: whatever goes is progress.
     fn prune(&mut self, since: Instant, before: u64) {
-        let Some(why) = self.unpruned() else { return self.begin(ServeStep::Quiet) };
-        let progress = fingerprint(&why);
-        if progress != before {
-            let since = self.context.now();
-            self.phase = Phase::Serve { step: ServeStep::Prune, since, before: progress };
-        } else {
-            assert!(
-                !self.late(since, SERVED_WITHIN_TIMEOUTS),
-                "{why}, and nothing went for {SERVED_WITHIN_TIMEOUTS} election timeouts\n{}",
-                self.describe()
-            );
+        match self.unpruned() {
+            Some(why) => self.go_on(ServeStep::Prune, &why, (since, before), SERVED_WITHIN_TIMEOUTS),
+            None => self.begin(ServeStep::Quiet),
         }
-        self.try_step(ServeStep::Prune);
     }
 
     fn unpruned(&self) -> Option<String> {
-        let Some((_, status)) = self.leader() else { return Some("nobody leads".to_owned()) };
-        T::unpruned(&self.context, &self.nodes(&self.live_members(&status)))
-    }
-
-    fn nodes(&self, hosts: &[HostId]) -> Vec<(&T::Disk, &T::Process)> {
-        let node = |host: &HostId| {
-            let it = &self.hosts[host.0];
-            (&it.disk, it.process.as_ref().expect("live"))
-        };
-        hosts.iter().map(node).collect()
+        let Some((_, status)) = self.leader() else { return Some("L-11: nobody leads".to_owned()) };
+        T::unpruned(&self.context, &nodes(&self.hosts, &self.live_members(&status)))
     }
 
     /// What has not come to its end; None = nothing, or nobody leads who could say so.
@@ -357,18 +346,25 @@ impl<T: Tier> World<T> {
 
     /// The leases are gone and those that watch know all; whatever comes to its end meanwhile is progress.
     fn quiet(&mut self, since: Instant, before: u64) {
-        let Some(why) = self.unsettled() else { return self.begin(ServeStep::Settle) };
-        let progress = fingerprint(&why);
-        if progress != before {
-            let since = self.context.now();
-            self.phase = Phase::Serve { step: ServeStep::Quiet, since, before: progress };
+        match self.unsettled() {
+            Some(why) => self.go_on(ServeStep::Quiet, &why, (since, before), QUIET_WITHIN_TIMEOUTS),
+            None => self.begin(ServeStep::Settle),
         }
-        assert!(
-            !self.late(since, QUIET_WITHIN_TIMEOUTS) || progress != before,
-            "{why}, and nothing changed for {QUIET_WITHIN_TIMEOUTS} election timeouts\n{}",
-            self.describe()
-        );
-        self.try_step(ServeStep::Quiet);
+    }
+
+    /// A step that has not come to its end, for this reason. The time runs anew whenever the reason changes.
+    fn go_on(&mut self, step: ServeStep, why: &str, (since, before): (Instant, u64), timeouts: u64) {
+        let progress = fingerprint(why);
+        if progress != before {
+            self.phase = Phase::Serve { step, since: self.context.now(), before: progress };
+        } else {
+            assert!(
+                !self.late(since, timeouts),
+                "{why}, and nothing changed for {timeouts} election timeouts\n{}",
+                self.describe()
+            );
+        }
+        self.try_step(step);
     }
 
     fn succeeded(&self, step: ServeStep, before: u64) -> bool {
@@ -474,11 +470,7 @@ impl<T: Tier> World<T> {
     fn check_all(&mut self) {
         let Some((_, status)) = self.leader() else { return };
         let members = self.live_members(&status);
-        let nodes: Vec<(&T::Disk, &T::Process)> = members
-            .iter()
-            .map(|host| (&self.hosts[host.0].disk, self.hosts[host.0].process.as_ref().expect("live")))
-            .collect();
-        T::check_durable(&mut self.context, &nodes);
+        T::check_durable(&mut self.context, &nodes(&self.hosts, &members));
     }
 
     /// Every host in one line, for a failure.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::jwt::Jwt;
 use crate::duration::parse_duration;
 
 /// Which tokens a node gives and takes.
@@ -71,9 +72,14 @@ impl TokenOption {
     /// # Errors
     /// [`TokenOptionError`], as the start of a node with this option.
     pub fn check(&self) -> Result<(), TokenOptionError> {
+        self.jwt().map(|_| ())
+    }
+
+    /// What makes and checks signed tokens, where this option wants them.
+    pub(super) fn jwt(&self) -> Result<Option<Jwt>, TokenOptionError> {
         match self {
-            TokenOption::Simple => Ok(()),
-            TokenOption::Jwt(option) => super::jwt::Jwt::new(option).map(|_| ()),
+            TokenOption::Simple => Ok(None),
+            TokenOption::Jwt(option) => Jwt::new(option).map(Some),
         }
     }
 }
