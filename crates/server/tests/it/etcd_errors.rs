@@ -258,10 +258,18 @@ async fn maintenance(served: &Served, table: &mut Table) {
     table.row(EtcdError::BadLeaderTransferee, client.move_leader(nobody).await);
 }
 
-/// Which of them leads.
-fn leader(nodes: &[Served]) -> usize {
+/// Which of them leads, as soon as one does.
+async fn leader(nodes: &[Served]) -> usize {
     let leads = |node: &Served| node.server.replica().status().raft.is_some_and(|raft| raft.role == RoleKind::Leader);
-    nodes.iter().position(leads).expect("one leads")
+    let leading = async {
+        loop {
+            match nodes.iter().position(leads) {
+                Some(position) => return position,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, leading).await.expect("one leads")
 }
 
 fn id(node: &Served) -> NodeId {
@@ -271,15 +279,23 @@ fn id(node: &Served) -> NodeId {
 /// A leader of three that knows that it has lost one.
 async fn without_one(table: &mut Table) {
     // Among other tests a node may get no processor for longer than the usual timeout: the leader must not take the one that
-    // stays for lost, nor take what the lost one sent last for a sign of life.
-    let patient = |_, config: &mut ServerConfig| config.replica.election_timeout = Duration::from_secs(3);
+    // stays for lost, nor take what the lost one sent last for a sign of life. Should it lose its lead all the same, the
+    // request outlives the election, and whoever leads then has not heard from the lost one either.
+    let patient = |_, config: &mut ServerConfig| {
+        config.replica.election_timeout = Duration::from_secs(3);
+        config.replica.request_timeout = PATIENCE;
+    };
     let nodes = Served::together_adjusted(3, patient).await;
-    let leads = leader(&nodes);
+    let leads = leader(&nodes).await;
     let (gone, stays) = (&nodes[(leads + 1) % 3], &nodes[(leads + 2) % 3]);
     let (leads, lost) = (&nodes[leads], id(gone));
     gone.server.replica().clone().halt().await;
+    let hears = || {
+        let status = leads.server.replica().status().raft.expect("runs");
+        status.followers.get(&lost).is_some_and(|follower| follower.active)
+    };
     let noticed = async {
-        while leads.server.replica().status().raft.expect("runs").followers[&lost].active {
+        while hears() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -297,7 +313,7 @@ async fn without_the_leader(table: &mut Table) {
     // Long enough to notice the loss.
     let patient = |_, config: &mut ServerConfig| config.replica.request_timeout = Duration::from_secs(2);
     let nodes = Served::together_adjusted(2, patient).await;
-    let leads = leader(&nodes);
+    let leads = leader(&nodes).await;
     let (follower, leads) = (&nodes[1 - leads], &nodes[leads]);
     let transfer = pb::MoveLeaderRequest { target_id: id(leads).0 };
     table.row(EtcdError::NotLeader, maintenance_client(follower).move_leader(transfer).await);
