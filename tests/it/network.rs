@@ -1,13 +1,15 @@
 //! Cuts, one-way cuts, delays and resets between real processes, with clients at work on every node.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use quorate_proto::etcdserverpb::RangeRequest;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_tests::cluster::{Cluster, wait_for};
 use quorate_tests::load::put;
+use quorate_tests::node::get;
 use quorate_tests::proxy::CLIENTS;
 
-use crate::faults::{assert_holds, start_load, start_load_at, wait_for_writes};
+use crate::faults::{assert_holds, put_at_last, start_load, start_load_at, wait_for_writes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_is_replaced_and_acknowledges_nothing_more() {
@@ -103,6 +105,64 @@ async fn links_that_lose_narrow_and_jitter_lose_no_write() {
     let leader = cluster.leader().await;
     wait_for_writes(&cluster, leader, 20).await;
     assert_holds(&cluster, load.finish().await).await;
+}
+
+/// Round trips on the stream of messages that the node at `from` has measured to the member `id`.
+async fn round_trips(cluster: &Cluster, from: usize, id: u64) -> u64 {
+    wait_for("the round trips to a peer", || async {
+        let series = format!("quorate_peer_round_trip_seconds_count{{peer=\"{id:016x}\"}} ");
+        let text = get(cluster.nodes[from].config.metrics, "/metrics").await?;
+        text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok())
+    })
+    .await
+}
+
+/// A node that was away for long gets an image through a link that takes many seconds for it. What else is said on that link
+/// does not wait until the image is through, or the leader would take the node for lost all the while (hazard 53).
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_over_a_narrow_link_holds_up_no_message() {
+    const RATE: u64 = 1_000_000;
+    let flags = ["--snapshot-count=10", "--snapshot-catchup-entries=10"];
+    let mut cluster = Cluster::start_behind_proxies_with(3, &flags).await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    let (id, _) = wait_for("a member's id", || cluster.leader_seen_by(away)).await;
+    cluster.nodes[away].kill();
+    let value = "v".repeat(500_000);
+    for number in 0..24 {
+        put_at_last(&cluster, leader, &format!("large-{number}"), &value).await;
+    }
+    cluster.network().worsen(away, Duration::ZERO, RATE, 0);
+    let (before, began) = (round_trips(&cluster, leader, id).await, Instant::now());
+    cluster.nodes[away].restart();
+    wait_for("the image to arrive", || async {
+        let received = cluster.nodes[away].metric("quorate_snapshots_received_total{outcome=\"installed\"}").await?;
+        (received > 0.0).then_some(())
+    })
+    .await;
+    let took = began.elapsed();
+    let measured = round_trips(&cluster, leader, id).await - before;
+    println!("the image took {took:?}, and {measured} round trips were measured meanwhile");
+    assert!(took > Duration::from_secs(8), "the link was not narrow: {took:?}");
+    assert!(measured >= 2, "the image held up all messages for {took:?}: {measured} round trips");
+    put_at_last(&cluster, away, "after", "1").await;
+}
+
+/// A message that is under way for longer than a peer may be silent is no silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_a_narrow_link_carries_for_many_seconds_arrives() {
+    let cluster = Cluster::start_behind_proxies(3).await;
+    let leader = cluster.leader().await;
+    let narrow = (leader + 1) % 3;
+    cluster.network().worsen(narrow, Duration::ZERO, 200_000, 0);
+    let value = "v".repeat(1_400_000);
+    put_at_last(&cluster, leader, "large", &value).await;
+    wait_for("the node behind the narrow link to hold it", || async {
+        let mut client = KvClient::new(cluster.channel(narrow));
+        let own = RangeRequest { key: "large".into(), serializable: true, keys_only: true, ..RangeRequest::default() };
+        client.range(own).await.ok().filter(|answer| answer.get_ref().count == 1)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

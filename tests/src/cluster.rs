@@ -54,9 +54,15 @@ impl Cluster {
 
     /// The same with a network between the nodes that can be cut.
     pub async fn start_behind_proxies(count: usize) -> Self {
+        Cluster::start_behind_proxies_with(count, &[]).await
+    }
+
+    /// The same with `extra` arguments each.
+    pub async fn start_behind_proxies_with(count: usize, extra: &[&str]) -> Self {
         let mut cluster = Cluster::empty(Some(Network::default()));
         for _ in 0..count {
             let mut config = cluster.next_config();
+            config.extra = extra.iter().map(|&argument| argument.to_owned()).collect();
             config.advertise_peer = Some(cluster.network().add(config.peer).await);
             cluster.nodes.push(Node::start(config));
         }

@@ -18,9 +18,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// A greeting is within the first bytes of a connection.
 const GREETING_BYTES: usize = 16 * 1024;
+/// Pieces of each connection that a narrow link passes on.
+const PIECES_A_SECOND: usize = 64;
 
 /// What happens to bytes from one node to another.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,7 +32,7 @@ struct Link {
     delay: Duration,
     /// Up to this much is added to the delay, another time for each piece.
     jitter: Duration,
-    /// Bytes a second; 0 for as many as may come.
+    /// Bytes a second of all connections together; 0 for as many as may come.
     rate: u64,
     /// Of a thousand pieces so many are lost, each with its connection.
     lost: u64,
@@ -39,6 +42,8 @@ struct Link {
 
 /// Links by sender and receiver.
 type Links = BTreeMap<(usize, usize), Link>;
+/// When narrow links have passed on what was given to them, all connections of a link together.
+type Occupied = Arc<Mutex<BTreeMap<(usize, usize), Instant>>>;
 
 /// Stands for all clients where a link has a sender and a receiver.
 pub const CLIENTS: usize = usize::MAX;
@@ -47,13 +52,14 @@ pub const CLIENTS: usize = usize::MAX;
 #[derive(Debug)]
 pub struct Network {
     links: watch::Sender<Links>,
+    occupied: Occupied,
     /// Advertised addresses by node.
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Network { links: watch::Sender::new(Links::new()), addresses: Arc::default() }
+        Network { links: watch::Sender::new(Links::new()), occupied: Occupied::default(), addresses: Arc::default() }
     }
 }
 
@@ -67,10 +73,11 @@ impl Network {
             addresses.push(address);
             addresses.len() - 1
         };
-        let (links, addresses) = (self.links.subscribe(), Arc::clone(&self.addresses));
+        // Who sends shows in the greeting.
+        let (route, addresses) = (self.route(CLIENTS, node), Arc::clone(&self.addresses));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(greet_and_carry(stream, behind, node, links.clone(), Arc::clone(&addresses)));
+                tokio::spawn(greet_and_carry(stream, behind, route.clone(), Arc::clone(&addresses)));
             }
         });
         address
@@ -81,13 +88,13 @@ impl Network {
     pub async fn add_client_port(&self, node: usize, behind: SocketAddr) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let links = self.links.subscribe();
+        let route = self.route(CLIENTS, node);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let links = links.clone();
+                let route = route.clone();
                 tokio::spawn(async move {
                     if let Ok(server) = TcpStream::connect(behind).await {
-                        carry(client, server, Vec::new(), (CLIENTS, node), links).await;
+                        carry(client, server, Vec::new(), route).await;
                     }
                 });
             }
@@ -148,6 +155,10 @@ impl Network {
         });
     }
 
+    fn route(&self, from: usize, to: usize) -> Route {
+        Route { links: self.links.subscribe(), occupied: Arc::clone(&self.occupied), from, to }
+    }
+
     fn others(&self, node: usize) -> impl Iterator<Item = usize> {
         let count = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).len();
         (0..count).filter(move |other| *other != node)
@@ -158,12 +169,52 @@ impl Network {
     }
 }
 
-/// One connection to the peer port of the node `to`, from its greeting to its end.
+/// One way between two nodes, or between clients and a node.
+#[derive(Debug, Clone)]
+struct Route {
+    links: watch::Receiver<Links>,
+    occupied: Occupied,
+    from: usize,
+    to: usize,
+}
+
+impl Route {
+    fn back(&self) -> Route {
+        Route { from: self.to, to: self.from, ..self.clone() }
+    }
+
+    fn link(&self) -> Link {
+        self.links.borrow().get(&(self.from, self.to)).copied().unwrap_or_default()
+    }
+
+    /// Until the link is no longer cut; false if the network is gone.
+    async fn whole(&mut self) -> bool {
+        let ends = (self.from, self.to);
+        self.links.wait_for(|links| !links.get(&ends).is_some_and(|link| link.cut)).await.is_ok()
+    }
+
+    /// Until the connections of the link are reset.
+    async fn reset(&mut self, resets: u64) {
+        let ends = (self.from, self.to);
+        let _ = self.links.wait_for(|links| links.get(&ends).is_some_and(|link| link.resets != resets)).await;
+    }
+
+    /// When a narrow link has passed on so many bytes more, behind whatever other connections gave to it.
+    fn passed(&self, bytes: usize, rate: u64) -> Instant {
+        let now = Instant::now();
+        let Some(takes_us) = (bytes as u64 * 1_000_000).checked_div(rate) else { return now };
+        let mut occupied = self.occupied.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = occupied.entry((self.from, self.to)).or_insert(now);
+        *until = now.max(*until) + Duration::from_micros(takes_us);
+        *until
+    }
+}
+
+/// One connection to the peer port of the node `route.to`, from its greeting to its end.
 async fn greet_and_carry(
     mut client: TcpStream,
     behind: SocketAddr,
-    to: usize,
-    links: watch::Receiver<Links>,
+    route: Route,
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
 ) {
     let Ok(mut server) = TcpStream::connect(behind).await else { return };
@@ -175,7 +226,7 @@ async fn greet_and_carry(
             read = client.read(&mut sent) => {
                 let Ok(read @ 1..) = read else { return };
                 greeting.extend_from_slice(&sent[..read]);
-                if let Some(from) = sender_of(&greeting, to, &addresses) {
+                if let Some(from) = sender_of(&greeting, route.to, &addresses) {
                     break (from, sent[..read].to_vec());
                 }
                 if greeting.len() > GREETING_BYTES || server.write_all(&sent[..read]).await.is_err() {
@@ -190,24 +241,18 @@ async fn greet_and_carry(
             }
         }
     };
-    carry(client, server, held, (from, to), links).await;
+    carry(client, server, held, Route { from, ..route }).await;
 }
 
 /// Passes on what both sides say, until one of them ends or the link is reset; `held` was said by the client already.
-async fn carry(
-    client: TcpStream,
-    server: TcpStream,
-    held: Vec<u8>,
-    (from, to): (usize, usize),
-    links: watch::Receiver<Links>,
-) {
-    let resets = link(&links, from, to).resets;
+async fn carry(client: TcpStream, server: TcpStream, held: Vec<u8>, mut route: Route) {
+    let resets = route.link().resets;
     let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
-    let mut watched = links.clone();
+    let (forth, back) = (route.clone(), route.back());
     tokio::select! {
-        () = pump(held, client_in, server_out, links.clone(), (from, to)) => {}
-        () = pump(Vec::new(), server_in, client_out, links, (to, from)) => {}
-        _ = watched.wait_for(|links| links.get(&(from, to)).is_some_and(|link| link.resets != resets)) => {}
+        () = pump(held, client_in, server_out, forth) => {}
+        () = pump(Vec::new(), server_in, client_out, back) => {}
+        () = route.reset(resets) => {}
     }
 }
 
@@ -219,35 +264,29 @@ fn sender_of(greeting: &[u8], to: usize, addresses: &Mutex<Vec<SocketAddr>>) -> 
     })
 }
 
-fn link(links: &watch::Receiver<Links>, from: usize, to: usize) -> Link {
-    links.borrow().get(&(from, to)).copied().unwrap_or_default()
-}
-
 /// Passes bytes on, one way, until one side ends or a piece is lost; `held` came before.
-async fn pump(
-    mut held: Vec<u8>,
-    mut input: OwnedReadHalf,
-    mut output: OwnedWriteHalf,
-    mut links: watch::Receiver<Links>,
-    (from, to): (usize, usize),
-) {
+async fn pump(mut held: Vec<u8>, mut input: OwnedReadHalf, mut output: OwnedWriteHalf, mut route: Route) {
     let mut buffer = vec![0; 64 * 1024];
     let mut chance = Chance::new();
     loop {
         if !held.is_empty() {
-            let link = link(&links, from, to);
+            let link = route.link();
             if chance.below(1000) < link.lost {
                 return;
             }
             let jitter = chance.below(u64::try_from(link.jitter.as_micros()).expect("a short time").max(1));
-            let narrow = (held.len() as u64 * 1_000_000).checked_div(link.rate).unwrap_or(0);
-            tokio::time::sleep(link.delay + Duration::from_micros(jitter + narrow)).await;
-            let open = links.wait_for(|links| !links.get(&(from, to)).is_some_and(|link| link.cut)).await.is_ok();
-            if !open || output.write_all(&held).await.is_err() {
+            let passed = route.passed(held.len(), link.rate);
+            tokio::time::sleep_until(passed + link.delay + Duration::from_micros(jitter)).await;
+            if !route.whole().await || output.write_all(&held).await.is_err() {
                 return;
             }
         }
-        let Ok(read @ 1..) = input.read(&mut buffer).await else { return };
+        // What is on its way through a narrow link is small, so that nothing waits long behind it.
+        let most = match usize::try_from(route.link().rate).expect("a small number") / PIECES_A_SECOND {
+            0 => buffer.len(),
+            piece => piece.min(buffer.len()),
+        };
+        let Ok(read @ 1..) = input.read(&mut buffer[..most]).await else { return };
         held.clear();
         held.extend_from_slice(&buffer[..read]);
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use quorate_proto::quorate::peer::v1::peer_server::PeerServer;
 use quorate_wire::peer::MAX_FRAME_BYTES;
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_user_timeout};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,7 +20,7 @@ use tonic::transport::Server;
 use super::greeting::Guarded;
 use super::guests::{Guest, Guests, Place};
 use super::service::PeerService;
-use super::{Host, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use super::{Host, PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL, SILENCE_TIMEOUT};
 use crate::metrics::Metrics;
 use crate::preface::{Beginning, begin};
 
@@ -53,8 +54,8 @@ pub(crate) async fn serve(
         .max_encoding_message_size(MAX_FRAME_BYTES);
     let serving = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .http2_max_pending_accept_reset_streams(Some(20))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -85,6 +86,10 @@ async fn accept(
                 continue;
             }
         };
+        if let Err(error) = notice_silence(&stream) {
+            tracing::debug!(%from, "peer port: connection lost before its first bytes: {error}");
+            continue;
+        }
         let (place, leave) = guests.enter(from);
         let checked = checked.clone();
         let metrics = Arc::clone(&metrics);
@@ -96,6 +101,15 @@ async fn accept(
             }
         });
     }
+}
+
+/// Lets TCP end a connection whose other end vanished.
+fn notice_silence(stream: &TcpStream) -> io::Result<()> {
+    set_socket_keepalive(stream, true)?;
+    set_tcp_keepidle(stream, PROBE_INTERVAL)?;
+    set_tcp_keepintvl(stream, PROBE_INTERVAL)?;
+    set_tcp_user_timeout(stream, u32::try_from(SILENCE_TIMEOUT.as_millis()).expect("a few seconds"))?;
+    Ok(())
 }
 
 /// Waits for the first bytes; an error is the metric's label `reason`.
