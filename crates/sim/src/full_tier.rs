@@ -102,6 +102,8 @@ pub(crate) struct Process {
     state_jobs: VecDeque<StateJob>,
     writing: bool,
     applying: bool,
+    /// The state has changed since it was checkpointed.
+    dirty: bool,
     /// A whole image beside the state.
     received: Option<ReceivedSnapshot>,
     sending: BTreeMap<NodeId, Sending>,

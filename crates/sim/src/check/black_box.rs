@@ -144,79 +144,168 @@ fn after(value: Value, operation: Operation) -> Option<Value> {
     }
 }
 
+/// Whether an operation changes nothing where it may happen, and is sure to have happened: it may as well come at once.
+fn leaves(value: Value, call: &Call) -> bool {
+    call.returned.is_some()
+        && match call.operation {
+            Operation::Read(seen) => seen == value,
+            Operation::Swap { from, matched: Some(false), .. } => from != value,
+            Operation::Write(_) | Operation::Swap { .. } => false,
+        }
+}
+
+/// What a call that is sure to have happened wants to find, if it wants something.
+fn wants(call: &Call) -> Option<u64> {
+    match call.operation {
+        Operation::Read(seen) => seen,
+        Operation::Swap { from, matched: Some(true), .. } => from,
+        Operation::Write(_) | Operation::Swap { .. } => None,
+    }
+    .filter(|_| call.returned.is_some())
+}
+
 struct Step {
     /// The call that was put next.
     call: usize,
     /// The value before it.
     before: Value,
+    /// Nothing else needs to be tried in its place.
+    forced: bool,
+    /// No call before this one was open.
+    first: usize,
+}
+
+struct Search<'a> {
+    calls: &'a [Call],
+    /// A set of calls is known by the sum of its members' random names.
+    names: Vec<u64>,
+    placed: Vec<bool>,
+    /// All calls before it are placed.
+    first: usize,
+    /// Calls not placed yet that have to be.
+    open: usize,
+    /// How many of them want to find a value that no two calls write: it cannot go before they have come.
+    wanted: BTreeMap<u64, usize>,
+    seen: HashSet<(u64, Value)>,
+    path: Vec<Step>,
+    set: u64,
+    value: Value,
 }
 
 fn search(calls: &[Call]) -> Found {
     let mut calls = relevant(calls);
     calls.sort_by_key(|call| call.invoked);
-    // A set of calls is known by the sum of its members' random names.
-    let mut random = Random::new(calls.len() as u64);
-    let names: Vec<u64> = calls.iter().map(|_| random.next()).collect();
-    let mut placed = vec![false; calls.len()];
-    let mut open = calls.iter().filter(|call| call.returned.is_some()).count();
-    let mut seen: HashSet<(u64, Value)> = HashSet::new();
-    let (mut path, mut set, mut value, mut from) = (Vec::<Step>::new(), 0u64, None, 0);
-    for _ in 0..STEPS {
-        if open == 0 {
-            return Found::Order;
-        }
-        match next_call(&calls, &placed, from, value, |call, next| !seen.contains(&(set ^ names[call], next))) {
-            Some((call, next)) => {
-                set ^= names[call];
-                seen.insert((set, next));
-                placed[call] = true;
-                open -= usize::from(calls[call].returned.is_some());
-                path.push(Step { call, before: value });
-                value = next;
-                from = 0;
-            }
-            None => {
-                let Some(step) = path.pop() else { return Found::Contradiction };
-                set ^= names[step.call];
-                placed[step.call] = false;
-                open += usize::from(calls[step.call].returned.is_some());
-                value = step.before;
-                from = step.call + 1;
-            }
-        }
-    }
-    Found::Nothing
+    Search::new(&calls).run()
 }
 
-/// The first call from `from` on that may come next: nothing unplaced returned before it began.
-fn next_call(
-    calls: &[Call],
-    placed: &[bool],
-    from: usize,
-    value: Value,
-    fresh: impl Fn(usize, Value) -> bool,
-) -> Option<(usize, Value)> {
-    let first = placed.iter().position(|placed| !placed)?;
-    let mut earliest_return = Instant(u64::MAX);
-    for index in first..calls.len() {
-        if placed[index] {
-            continue;
+impl<'a> Search<'a> {
+    fn new(calls: &'a [Call]) -> Search<'a> {
+        let mut random = Random::new(calls.len() as u64);
+        let mut writers: BTreeMap<u64, usize> = BTreeMap::new();
+        for call in calls {
+            let (Operation::Write(Some(to)) | Operation::Swap { to, .. }) = call.operation else { continue };
+            *writers.entry(to).or_default() += 1;
         }
-        let call = &calls[index];
-        if call.invoked > earliest_return {
-            return None;
+        let mut wanted: BTreeMap<u64, usize> = BTreeMap::new();
+        for value in calls.iter().filter_map(wants).filter(|value| writers.get(value) == Some(&1)) {
+            *wanted.entry(value).or_default() += 1;
         }
-        earliest_return = earliest_return.min(call.returned.unwrap_or(Instant(u64::MAX)));
-        if index < from {
-            continue;
-        }
-        if let Some(next) = after(value, call.operation)
-            && fresh(index, next)
-        {
-            return Some((index, next));
+        Search {
+            calls,
+            names: calls.iter().map(|_| random.next()).collect(),
+            placed: vec![false; calls.len()],
+            first: 0,
+            open: calls.iter().filter(|call| call.returned.is_some()).count(),
+            wanted,
+            seen: HashSet::new(),
+            path: Vec::new(),
+            set: 0,
+            value: None,
         }
     }
-    None
+
+    fn run(mut self) -> Found {
+        let mut from = 0;
+        for _ in 0..STEPS {
+            if self.open == 0 {
+                return Found::Order;
+            }
+            from = if let Some((call, next, forced)) = self.next_call(from) {
+                self.place(call, next, forced);
+                0
+            } else if let Some(step) = self.take_back() {
+                if step.forced { self.calls.len() } else { step.call + 1 }
+            } else {
+                return Found::Contradiction;
+            };
+        }
+        Found::Nothing
+    }
+
+    fn place(&mut self, call: usize, next: Value, forced: bool) {
+        self.path.push(Step { call, before: self.value, forced, first: self.first });
+        self.set ^= self.names[call];
+        if !forced {
+            self.seen.insert((self.set, next));
+        }
+        self.placed[call] = true;
+        self.open -= usize::from(self.calls[call].returned.is_some());
+        if let Some(count) = wants(&self.calls[call]).and_then(|value| self.wanted.get_mut(&value)) {
+            *count -= 1;
+        }
+        self.value = next;
+        while self.placed.get(self.first) == Some(&true) {
+            self.first += 1;
+        }
+    }
+
+    fn take_back(&mut self) -> Option<Step> {
+        let step = self.path.pop()?;
+        self.set ^= self.names[step.call];
+        self.placed[step.call] = false;
+        self.open += usize::from(self.calls[step.call].returned.is_some());
+        if let Some(count) = wants(&self.calls[step.call]).and_then(|value| self.wanted.get_mut(&value)) {
+            *count += 1;
+        }
+        self.value = step.before;
+        self.first = step.first;
+        Some(step)
+    }
+
+    /// The first call from `from` on that may come next, with the value after it and whether it may as well: nothing unplaced
+    /// returned before it began.
+    fn next_call(&self, from: usize) -> Option<(usize, Value, bool)> {
+        let mut chosen = None;
+        let mut earliest_return = Instant(u64::MAX);
+        for index in self.first..self.calls.len() {
+            if self.placed[index] {
+                continue;
+            }
+            let call = &self.calls[index];
+            if call.invoked > earliest_return {
+                break;
+            }
+            earliest_return = earliest_return.min(call.returned.unwrap_or(Instant(u64::MAX)));
+            if index < from {
+                continue;
+            }
+            if leaves(self.value, call) {
+                return Some((index, self.value, true));
+            }
+            if chosen.is_none() {
+                let next = after(self.value, call.operation).filter(|next| self.is_fresh(index, *next));
+                chosen = next.map(|next| (index, next, false));
+            }
+        }
+        chosen
+    }
+
+    /// Whether the call leads where the search has not been, and leaves no call behind that can never come any more.
+    fn is_fresh(&self, call: usize, next: Value) -> bool {
+        let lost = self.value.filter(|_| next != self.value).and_then(|value| self.wanted.get(&value));
+        let own = usize::from(wants(&self.calls[call]).is_some());
+        lost.is_none_or(|waiting| *waiting <= own) && !self.seen.contains(&(self.set ^ self.names[call], next))
+    }
 }
 
 #[cfg(test)]
@@ -268,5 +357,65 @@ mod tests {
         assert_eq!(search(&both), Found::Contradiction);
         let one = [call(0, Some(9), swap(1, true)), call(0, Some(9), swap(2, false))];
         assert_eq!(search(&one), Found::Order);
+    }
+
+    /// Every order, one after the other.
+    fn some_order(calls: &[Call], placed: &mut Vec<usize>, value: Value) -> bool {
+        let is_open = |index: &usize| !placed.contains(index);
+        let open: Vec<usize> = (0..calls.len()).filter(is_open).collect();
+        if open.iter().all(|index| calls[*index].returned.is_none()) {
+            return true;
+        }
+        open.iter().any(|index| {
+            let call = &calls[*index];
+            let waits = |other: &usize| calls[*other].returned.is_some_and(|returned| returned < call.invoked);
+            let Some(next) = after(value, call.operation).filter(|_| !open.iter().any(waits)) else { return false };
+            placed.push(*index);
+            let found = some_order(calls, placed, next);
+            placed.pop();
+            found
+        })
+    }
+
+    #[test]
+    fn search_finds_an_order_exactly_where_there_is_one() {
+        let mut random = Random::new(1);
+        let mut found = [0, 0];
+        for _ in 0..20_000 {
+            let calls: Vec<Call> = (1..=random.between(2, 6))
+                .map(|number| {
+                    let invoked = random.below(12);
+                    let returned = random.chance(800_000).then(|| invoked + 1 + random.below(6));
+                    let some = random.pick(&[None, Some(1), Some(2), Some(3)]).copied().expect("choices");
+                    let operation = match random.below(6) {
+                        0..=2 => Operation::Read(some),
+                        3 => Operation::Write(Some(number)),
+                        4 => Operation::Write(None),
+                        _ => {
+                            let matched = returned.and(random.pick(&[Some(true), Some(false)]).copied().flatten());
+                            Operation::Swap { from: some, to: number, matched }
+                        }
+                    };
+                    call(invoked, returned, operation)
+                })
+                .collect();
+            let expected = some_order(&calls, &mut Vec::new(), None);
+            assert_eq!(search(&calls), if expected { Found::Order } else { Found::Contradiction }, "{calls:?}");
+            found[usize::from(expected)] += 1;
+        }
+        assert!(found.iter().all(|count| *count > 1_000), "{found:?}");
+    }
+
+    #[test]
+    fn many_readers_at_once_are_no_hard_question() {
+        let mut calls = vec![call(0, None, Operation::Write(Some(7)))];
+        for round in 0..200 {
+            let at = 100 * round;
+            calls.push(call(at, Some(at + 90), Operation::Write(Some(100 + round))));
+            calls.extend((0..20).map(|reader| call(at + reader, Some(at + 95), Operation::Read(Some(100 + round)))));
+        }
+        assert_eq!(search(&calls), Found::Order);
+        calls.push(call(50_000, Some(50_001), Operation::Read(Some(100))));
+        assert_eq!(search(&calls), Found::Contradiction);
     }
 }

@@ -383,6 +383,7 @@ impl Process {
         let strays = self.course != Course::True;
         let batch = if strays { self.apply_straying(context, entries) } else { self.state.apply(entries) };
         let batch = self.healthy(context, Handler::ApplyStep, batch)?;
+        self.dirty = true;
         let (mut results, mut changes) = (Vec::new(), Vec::new());
         for result in batch.results {
             let Some(mut outcome) = result.outcome else { continue };
@@ -431,8 +432,12 @@ impl Process {
         // In small steps history would take as long to go as it took to come.
         let keys = context.plan.load.compact_step_keys;
         let keys = if context.faulty { keys } else { keys.max(HEALED_STEP_KEYS) };
+        let pruned = self.state.view().pruned();
         let compacted = self.state.compact_step(keys);
-        self.healthy(context, Handler::Checkpoint, compacted)?;
+        self.dirty |= self.healthy(context, Handler::Checkpoint, compacted)? || self.state.view().pruned() != pruned;
+        if !self.dirty {
+            return Ok(());
+        }
         let durable_applied = match self.state.checkpoint() {
             Err(WriteError::DiskFull { .. }) => {
                 // Nothing is lost: the log keeps what the state file cannot take.
@@ -441,6 +446,7 @@ impl Process {
             }
             written => self.healthy(context, Handler::Checkpoint, written)?,
         };
+        self.dirty = false;
         context.coverage.hit(Reached::Checkpointed);
         if context.random.chance(50_000) {
             // An image that cannot be written costs time at the next start, nothing else.

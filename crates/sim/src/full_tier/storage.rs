@@ -141,6 +141,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         state_jobs: VecDeque::new(),
         writing: false,
         applying: false,
+        dirty: true,
         received: None,
         sending: BTreeMap::new(),
         images: 0,
