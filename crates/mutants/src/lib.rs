@@ -137,6 +137,7 @@ mutants! {
     DeletedSinceLeftOut: 0, Replica, "The pages of a list at an old revision leave out what was deleted since the first of them.";
     MovedKeyKeepsLease: 0, Replica, "A key that is put under another lease, or under none, stays with the one it had.";
     RevokeUnchecked: 0, Replica, "A lease is revoked whoever may not write its keys.";
+    ProgressWithheld: 0, Replica, "A watch that nothing happens to is never told how far it is.";
     NestedSeesWrites: 0, Replica, "The conditions of a nested transaction see what was written before it in the same one.";
 }
 

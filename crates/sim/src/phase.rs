@@ -289,7 +289,7 @@ impl<T: Tier> World<T> {
         match step {
             ServeStep::Write | ServeStep::LastWrite => coverage.count(Reached::WriteAcked),
             ServeStep::Read => coverage.count(Reached::ConsistentRead),
-            ServeStep::Transfer => coverage.count(Reached::Transferred) + coverage.count(Reached::TransferFailed),
+            ServeStep::Transfer => coverage.count(Reached::Transferred),
             // No lag was measured yet.
             ServeStep::Voters => u64::MAX,
             ServeStep::Quiet | ServeStep::Settle | ServeStep::Trim | ServeStep::Prune => 0,

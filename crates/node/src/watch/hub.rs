@@ -460,7 +460,7 @@ fn admit<O>(
 
 fn report_progress<O: Outlet>(stream: &mut Stream<O>, id: StreamId, groups: &mut Groups, revision: Revision) {
     // A stream that does not take what it has is told so by its silence.
-    if stream.outlet.has_room() {
+    if stream.outlet.has_room() && !mutant!(ProgressWithheld) {
         for (watch, Watch { group, standing, .. }) in stream.watches.iter().filter(|(_, watch)| watch.progress_notify) {
             let told = groups.get(*group).synced.get(&id).is_some_and(|members| members.told);
             if *standing == Standing::Synced && !told {

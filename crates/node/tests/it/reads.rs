@@ -164,19 +164,19 @@ fn an_answer_to_an_earlier_run_confirms_nothing() {
     for (from, to, bytes) in asked {
         cluster.deliver(from, to, bytes);
     }
-    while cluster.intercept(is_read_answer).is_empty() {
+    let (from, to, answer) = loop {
+        if let Some(answer) = cluster.intercept(is_read_answer).pop() {
+            break answer;
+        }
         let (from, to, bytes) = cluster.wire.pop_front().expect("the leader asks its quorum first");
         cluster.deliver(from, to, bytes);
-        if let Some(answer) = cluster.intercept(is_read_answer).pop() {
-            cluster.restart(2);
-            cluster.advance(ELECTION / 2);
-            let request = cluster.read(2, Consistency::Consistent);
-            drop(cluster.intercept(is_read_index));
-            cluster.deliver(answer.0, answer.1, answer.2);
-            assert!(!cluster.answers.contains_key(&request));
-            return;
-        }
-    }
+    };
+    cluster.restart(2);
+    cluster.advance(ELECTION / 2);
+    let request = cluster.read(2, Consistency::Consistent);
+    drop(cluster.intercept(is_read_index));
+    cluster.deliver(from, to, answer);
+    assert!(!cluster.answers.contains_key(&request));
 }
 
 #[test]

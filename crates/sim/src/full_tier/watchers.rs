@@ -470,6 +470,7 @@ impl Watchers {
         let elsewhere: Vec<StreamId> =
             self.streams.iter().filter(|(_, it)| !members.contains(&it.node)).map(|(id, _)| *id).collect();
         elsewhere.into_iter().for_each(|id| self.leave(id, model));
+        let (newest, _) = model.newest();
         if !self.adrift.is_empty() {
             return Some(format!("I-35: {} watches have no stream", self.adrift.len()));
         }
@@ -481,6 +482,11 @@ impl Watchers {
                 let due = watch.due(model.events(), i64::MAX).map(|event| event.revision);
                 if let Some(revision) = due.filter(|_| !watch.canceled) {
                     return Some(format!("I-35: watch {id} of node {} waits for {revision}: {watch:?}", stream.node));
+                }
+                // Told with the next interval, or with the one after it if there were events in this one.
+                let lacks_progress = watch.told < Some(newest) && watch.subject.progress_notify && !watch.canceled;
+                if lacks_progress {
+                    return Some(format!("I-35: watch {id} of node {} is not told the progress {newest}", stream.node));
                 }
             }
         }

@@ -101,7 +101,7 @@ impl Watching {
         let limits = WatchLimits {
             response_bytes: *random.pick(&[1, 200, 512 << 10]).expect("choices"),
             fragment_bytes: *random.pick(&[60, 200, 2 << 20]).expect("choices"),
-            progress_interval: Duration::from_micros(plan.timeout_us() * random.between(1, 20)),
+            progress_interval: Duration::from_micros(plan.timeout_us() * random.between(1, 10)),
             ..WatchLimits::default()
         };
         Watching {
