@@ -6,7 +6,6 @@ use quorate_proto::etcdserverpb::RangeRequest;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_tests::cluster::{Cluster, wait_for};
 use quorate_tests::load::put;
-use quorate_tests::node::get;
 use quorate_tests::proxy::CLIENTS;
 
 use crate::faults::{assert_holds, put_at_last, start_load, start_load_at, wait_for_writes};
@@ -107,12 +106,11 @@ async fn links_that_lose_narrow_and_jitter_lose_no_write() {
     assert_holds(&cluster, load.finish().await).await;
 }
 
-/// Round trips on the stream of messages that the node at `from` has measured to the member `id`.
-async fn round_trips(cluster: &Cluster, from: usize, id: u64) -> u64 {
-    wait_for("the round trips to a peer", || async {
-        let series = format!("quorate_peer_round_trip_seconds_count{{peer=\"{id:016x}\"}} ");
-        let text = get(cluster.nodes[from].config.metrics, "/metrics").await?;
-        text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok())
+/// A metric that the node at `from` keeps of the member `id`.
+async fn of_peer(cluster: &Cluster, from: usize, metric: &str, id: u64) -> u64 {
+    wait_for("the metrics of a peer", || async {
+        let series = format!("{metric}{{peer=\"{id:016x}\"}}");
+        cluster.nodes[from].metric(&series).await.map(|value| value as u64)
     })
     .await
 }
@@ -132,19 +130,38 @@ async fn an_image_over_a_narrow_link_holds_up_no_message() {
     for number in 0..24 {
         put_at_last(&cluster, leader, &format!("large-{number}"), &value).await;
     }
+    // Or it would be sent what it lacks.
+    wait_for("the log to be cut", || async {
+        let first = cluster.nodes[leader].metric("quorate_raft_first_index").await?;
+        (first > 10.0).then_some(())
+    })
+    .await;
     cluster.network().worsen(away, Duration::ZERO, RATE, 0);
-    let (before, began) = (round_trips(&cluster, leader, id).await, Instant::now());
+    let began = Instant::now();
     cluster.nodes[away].restart();
+    wait_for("the stream to open", || async {
+        (of_peer(&cluster, leader, "quorate_peer_connected", id).await == 1).then_some(())
+    })
+    .await;
+    let trips = of_peer(&cluster, leader, "quorate_peer_round_trip_seconds_count", id).await;
+    let breaks = of_peer(&cluster, leader, "quorate_peer_disconnects_total", id).await;
     wait_for("the image to arrive", || async {
         let received = cluster.nodes[away].metric("quorate_snapshots_received_total{outcome=\"installed\"}").await?;
         (received > 0.0).then_some(())
     })
     .await;
     let took = began.elapsed();
-    let measured = round_trips(&cluster, leader, id).await - before;
-    println!("the image took {took:?}, and {measured} round trips were measured meanwhile");
+    let trips = of_peer(&cluster, leader, "quorate_peer_round_trip_seconds_count", id).await - trips;
+    let breaks = of_peer(&cluster, leader, "quorate_peer_disconnects_total", id).await - breaks;
+    println!(
+        "the image took {took:?}; {trips} round trips of messages were measured meanwhile, {breaks} streams broke"
+    );
     assert!(took > Duration::from_secs(8), "the link was not narrow: {took:?}");
-    assert!(measured >= 2, "the image held up all messages for {took:?}: {measured} round trips");
+    // One is asked for every two seconds.
+    assert!(
+        trips >= 2 && breaks == 0,
+        "the image held up all messages for {took:?}: {trips} round trips, {breaks} broke"
+    );
     put_at_last(&cluster, away, "after", "1").await;
 }
 
@@ -156,6 +173,7 @@ async fn a_write_that_a_narrow_link_carries_for_many_seconds_arrives() {
     let narrow = (leader + 1) % 3;
     cluster.network().worsen(narrow, Duration::ZERO, 200_000, 0);
     let value = "v".repeat(1_400_000);
+    let began = Instant::now();
     put_at_last(&cluster, leader, "large", &value).await;
     wait_for("the node behind the narrow link to hold it", || async {
         let mut client = KvClient::new(cluster.channel(narrow));
@@ -163,6 +181,7 @@ async fn a_write_that_a_narrow_link_carries_for_many_seconds_arrives() {
         client.range(own).await.ok().filter(|answer| answer.get_ref().count == 1)
     })
     .await;
+    assert!(began.elapsed() > Duration::from_secs(5), "the link was not narrow: {:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 /// A greeting is within the first bytes of a connection.
 const GREETING_BYTES: usize = 16 * 1024;
-/// Pieces of each connection that a narrow link passes on.
+/// Pieces a second that a narrow link passes on, if one connection has it for itself.
 const PIECES_A_SECOND: usize = 64;
 
 /// What happens to bytes from one node to another.
@@ -281,10 +281,10 @@ async fn pump(mut held: Vec<u8>, mut input: OwnedReadHalf, mut output: OwnedWrit
                 return;
             }
         }
-        // What is on its way through a narrow link is small, so that nothing waits long behind it.
-        let most = match usize::try_from(route.link().rate).expect("a small number") / PIECES_A_SECOND {
+        // Small pieces, so that the connections of a narrow link take turns.
+        let most = match usize::try_from(route.link().rate).expect("a small number") {
             0 => buffer.len(),
-            piece => piece.min(buffer.len()),
+            rate => (rate / PIECES_A_SECOND).clamp(1, buffer.len()),
         };
         let Ok(read @ 1..) = input.read(&mut buffer[..most]).await else { return };
         held.clear();

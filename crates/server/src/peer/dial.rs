@@ -1,12 +1,12 @@
 //! Connections to other nodes' ports.
 //!
 //! An address is a name: it is resolved anew at every dial, because pods change their addresses. TCP notices a peer that
-//! vanished without closing, pings one that hangs.
+//! vanished without closing, HTTP/2 pings notice one that hangs.
 
 use hyper_util::client::legacy::connect::HttpConnector;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{CONNECT_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL, SILENCE_TIMEOUT};
+use super::{CONNECT_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL, SEND_BUFFER_BYTES, SILENCE_TIMEOUT};
 
 /// Receive windows of a peer connection in bytes: several full appends in flight.
 const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
@@ -44,6 +44,7 @@ fn connector() -> HttpConnector {
     connector.set_keepalive(Some(PROBE_INTERVAL));
     connector.set_keepalive_interval(Some(PROBE_INTERVAL));
     connector.set_tcp_user_timeout(Some(SILENCE_TIMEOUT));
+    connector.set_send_buffer_size(Some(SEND_BUFFER_BYTES));
     connector
 }
 
@@ -54,4 +55,29 @@ pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::{
+        socket_keepalive, socket_send_buffer_size, tcp_keepidle, tcp_nodelay, tcp_user_timeout,
+    };
+    use tokio::net::TcpListener;
+    use tonic::codegen::Service as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dialled_connection_notices_a_host_that_vanished_and_holds_little_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let url = format!("http://{address}").parse().expect("a URL");
+        let stream = connector().call(url).await.expect("somebody listens");
+        let stream = stream.inner();
+        assert!(socket_keepalive(stream).expect("an option") && tcp_nodelay(stream).expect("an option"));
+        assert_eq!(tcp_keepidle(stream).expect("an option"), PROBE_INTERVAL);
+        assert_eq!(u128::from(tcp_user_timeout(stream).expect("an option")), SILENCE_TIMEOUT.as_millis());
+        // The kernel doubles it, for what it needs itself.
+        assert!(socket_send_buffer_size(stream).expect("an option") <= 2 * SEND_BUFFER_BYTES);
+    }
 }

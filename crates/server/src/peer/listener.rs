@@ -87,8 +87,7 @@ async fn accept(
             }
         };
         if let Err(error) = notice_silence(&stream) {
-            tracing::debug!(%from, "peer port: connection lost before its first bytes: {error}");
-            continue;
+            tracing::warn!(%from, "peer port: a peer that vanishes will be noticed late: {error}");
         }
         let (place, leave) = guests.enter(from);
         let checked = checked.clone();
@@ -103,8 +102,9 @@ async fn accept(
     }
 }
 
-/// Lets TCP end a connection whose other end vanished.
+/// Lets TCP end a connection whose other end vanished, and hold no answer back.
 fn notice_silence(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
     set_socket_keepalive(stream, true)?;
     set_tcp_keepidle(stream, PROBE_INTERVAL)?;
     set_tcp_keepintvl(stream, PROBE_INTERVAL)?;

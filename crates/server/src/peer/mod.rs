@@ -47,15 +47,19 @@ pub(crate) const MIN_REDIAL: Duration = Duration::from_millis(20);
 pub(crate) const MAX_REDIAL: Duration = Duration::from_millis(500);
 /// The wait after a peer refused the stream: it will go on refusing until somebody acts.
 pub(crate) const REFUSED_REDIAL: Duration = Duration::from_secs(2);
-/// A peer whose host acknowledges nothing of what was sent for this long is dialled again. TCP counts: on a narrow link with
-/// megabytes under way something is acknowledged all the time, though a question asked behind them has no answer for long.
-pub(crate) const SILENCE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer is dialled again whose host acknowledges nothing of what was sent for this long, or takes nothing more. TCP counts: on a
+/// narrow link with megabytes under way something is acknowledged all the time, though a question asked behind them has no
+/// answer for long. Several [`PROBE_INTERVAL`]s, since a probe that is lost is not sent again.
+pub(crate) const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The host at the other end of an idle connection is asked this often whether it is there.
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A peer that leaves an HTTP/2 ping unanswered for this long is dialled again: its host is there, and it hangs.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// An idle connection is pinged this often.
+/// A connection on which nothing was read for this long is pinged.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// What this host holds of a connection before the network takes it; the kernel keeps up to twice as much. A ping waits behind all
+/// of it, so it has to be through in [`PING_TIMEOUT`].
+pub(crate) const SEND_BUFFER_BYTES: usize = 512 * 1024;
 /// The first message of a call must arrive in this time.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -120,7 +120,7 @@ fn relevant(calls: &[Call]) -> Vec<Call> {
     let mut kept = without_open_reads(calls);
     kept.retain(|call| match call.operation {
         Operation::Write(value) => call.returned.is_some() || met.contains(&value),
-        Operation::Swap { to, matched: None, .. } => met.contains(&Some(to)),
+        Operation::Swap { to, matched: None, .. } => call.returned.is_some() || met.contains(&Some(to)),
         _ => true,
     });
     kept
@@ -389,10 +389,11 @@ mod tests {
                     let some = random.pick(&[None, Some(1), Some(2), Some(3)]).copied().expect("choices");
                     let operation = match random.below(6) {
                         0..=2 => Operation::Read(some),
-                        3 => Operation::Write(Some(number)),
+                        3 => Operation::Write(Some(random.pick(&[number, number, 1]).copied().expect("choices"))),
                         4 => Operation::Write(None),
                         _ => {
-                            let matched = returned.and(random.pick(&[Some(true), Some(false)]).copied().flatten());
+                            let matched =
+                                returned.and(random.pick(&[Some(true), Some(false), None]).copied().flatten());
                             Operation::Swap { from: some, to: number, matched }
                         }
                     };
@@ -408,12 +409,15 @@ mod tests {
 
     #[test]
     fn many_readers_at_once_are_no_hard_question() {
-        let mut calls = vec![call(0, None, Operation::Write(Some(7)))];
+        let mut calls: Vec<Call> = (0..20).map(|open| call(open, None, Operation::Write(Some(open)))).collect();
         for round in 0..200 {
             let at = 100 * round;
             calls.push(call(at, Some(at + 90), Operation::Write(Some(100 + round))));
             calls.extend((0..20).map(|reader| call(at + reader, Some(at + 95), Operation::Read(Some(100 + round)))));
         }
+        // Each open write is met once, at the end.
+        let late = |open| call(30_000 + 10 * open, Some(30_005 + 10 * open), Operation::Read(Some(open)));
+        calls.extend((0..20).map(late));
         assert_eq!(search(&calls), Found::Order);
         calls.push(call(50_000, Some(50_001), Operation::Read(Some(100))));
         assert_eq!(search(&calls), Found::Contradiction);
