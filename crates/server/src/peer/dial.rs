@@ -6,11 +6,10 @@
 use hyper_util::client::legacy::connect::HttpConnector;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{CONNECT_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL, SEND_BUFFER_BYTES, SILENCE_TIMEOUT};
-
-/// Receive windows of a peer connection in bytes: several full appends in flight.
-const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+use super::{
+    CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL, SEND_BUFFER_BYTES,
+    SILENCE_TIMEOUT, STREAM_WINDOW_BYTES,
+};
 
 /// Makes connections; the place where their security will be configured.
 #[derive(Debug, Clone, Copy, Default)]

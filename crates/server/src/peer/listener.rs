@@ -20,7 +20,9 @@ use tonic::transport::Server;
 use super::greeting::Guarded;
 use super::guests::{Guest, Guests, Place};
 use super::service::PeerService;
-use super::{Host, PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL, SILENCE_TIMEOUT};
+use super::{
+    CONNECTION_WINDOW_BYTES, Host, PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL, SILENCE_TIMEOUT, STREAM_WINDOW_BYTES,
+};
 use crate::metrics::Metrics;
 use crate::preface::{Beginning, begin};
 
@@ -30,8 +32,6 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_READY: usize = 16;
 /// HTTP/2 streams a connection: a stream of messages, and snapshots and questions beside it.
 const MAX_STREAMS: u32 = 16;
-const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
 /// Serves the peer port, with room for `guests`, until `stop` becomes true; returns when every connection is closed.
 pub(crate) async fn serve(

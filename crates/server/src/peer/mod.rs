@@ -57,6 +57,9 @@ pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection on which nothing was read for this long is pinged.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Receive windows of a peer connection in bytes, of a stream and of all of them: several full appends in flight.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// What this host holds of a connection before the network takes it; the kernel keeps up to twice as much. A ping waits behind all
 /// of it, so it has to be through in [`PING_TIMEOUT`].
 pub(crate) const SEND_BUFFER_BYTES: usize = 512 * 1024;

@@ -169,8 +169,6 @@ struct Step {
     call: usize,
     /// The value before it.
     before: Value,
-    /// Nothing else needs to be tried in its place.
-    forced: bool,
     /// No call before this one was open.
     first: usize,
 }
@@ -230,11 +228,12 @@ impl<'a> Search<'a> {
             if self.open == 0 {
                 return Found::Order;
             }
-            from = if let Some((call, next, forced)) = self.next_call(from) {
-                self.place(call, next, forced);
+            from = if let Some((call, next)) = self.next_call(from) {
+                self.place(call, next);
                 0
             } else if let Some(step) = self.take_back() {
-                if step.forced { self.calls.len() } else { step.call + 1 }
+                // Nothing else needs to be tried in the place of a call that left all as it was.
+                if leaves(step.before, &self.calls[step.call]) { self.calls.len() } else { step.call + 1 }
             } else {
                 return Found::Contradiction;
             };
@@ -242,15 +241,20 @@ impl<'a> Search<'a> {
         Found::Nothing
     }
 
-    fn place(&mut self, call: usize, next: Value, forced: bool) {
-        self.path.push(Step { call, before: self.value, forced, first: self.first });
+    /// How many calls want the value that this one wants.
+    fn wanted_by(&mut self, call: usize) -> Option<&mut usize> {
+        wants(&self.calls[call]).and_then(|value| self.wanted.get_mut(&value))
+    }
+
+    fn place(&mut self, call: usize, next: Value) {
+        self.path.push(Step { call, before: self.value, first: self.first });
         self.set ^= self.names[call];
-        if !forced {
+        if !leaves(self.value, &self.calls[call]) {
             self.seen.insert((self.set, next));
         }
         self.placed[call] = true;
         self.open -= usize::from(self.calls[call].returned.is_some());
-        if let Some(count) = wants(&self.calls[call]).and_then(|value| self.wanted.get_mut(&value)) {
+        if let Some(count) = self.wanted_by(call) {
             *count -= 1;
         }
         self.value = next;
@@ -264,7 +268,7 @@ impl<'a> Search<'a> {
         self.set ^= self.names[step.call];
         self.placed[step.call] = false;
         self.open += usize::from(self.calls[step.call].returned.is_some());
-        if let Some(count) = wants(&self.calls[step.call]).and_then(|value| self.wanted.get_mut(&value)) {
+        if let Some(count) = self.wanted_by(step.call) {
             *count += 1;
         }
         self.value = step.before;
@@ -272,9 +276,9 @@ impl<'a> Search<'a> {
         Some(step)
     }
 
-    /// The first call from `from` on that may come next, with the value after it and whether it may as well: nothing unplaced
-    /// returned before it began.
-    fn next_call(&self, from: usize) -> Option<(usize, Value, bool)> {
+    /// A call from `from` on that may come next, with the value after it: nothing unplaced returned before it began. The first
+    /// that leaves all as it is, or else the first.
+    fn next_call(&self, from: usize) -> Option<(usize, Value)> {
         let mut chosen = None;
         let mut earliest_return = Instant(u64::MAX);
         for index in self.first..self.calls.len() {
@@ -290,11 +294,11 @@ impl<'a> Search<'a> {
                 continue;
             }
             if leaves(self.value, call) {
-                return Some((index, self.value, true));
+                return Some((index, self.value));
             }
             if chosen.is_none() {
                 let next = after(self.value, call.operation).filter(|next| self.is_fresh(index, *next));
-                chosen = next.map(|next| (index, next, false));
+                chosen = next.map(|next| (index, next));
             }
         }
         chosen
