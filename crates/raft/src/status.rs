@@ -1,6 +1,5 @@
 //! What a node can be asked about itself. Owns the shapes; a status is a copy and steers nothing.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::{LogIndex, NodeId, Term, Time};
@@ -78,8 +77,8 @@ pub struct Status {
     pub committed_membership: Arc<Membership>,
     /// The entry that set it.
     pub committed_membership_index: LogIndex,
-    /// The followers, on a leader.
-    pub peers: BTreeMap<NodeId, PeerStatus>,
+    /// The followers, on a leader, in the order of their ids.
+    pub peers: Vec<(NodeId, PeerStatus)>,
     /// End of the lease, on a leader that has one; may be past.
     pub lease_until: Option<Time>,
     /// When the newest round was sent that a quorum has answered, on a leader.
@@ -90,4 +89,12 @@ pub struct Status {
     pub pending_bytes: usize,
     /// Whether the node neither asks for votes nor grants them.
     pub campaigning_stopped: bool,
+}
+
+impl Status {
+    /// The leader's view of `id`; None on a node that does not lead, and of who is no follower.
+    pub fn peer(&self, id: NodeId) -> Option<&PeerStatus> {
+        let at = self.peers.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(&self.peers[at].1)
+    }
 }

@@ -233,7 +233,7 @@ async fn watch(
 }
 
 fn catching_up(raft: &quorate_raft::Status) -> String {
-    let behind = raft.membership.learners.iter().filter_map(|id| raft.peers.get(id));
+    let behind = raft.membership.learners.iter().filter_map(|id| raft.peer(*id));
     let lag = behind.map(|peer| raft.last.0.saturating_sub(peer.matched.0)).max();
     match lag {
         Some(lag) => format!("new voters copy the log: {lag} entries to go"),

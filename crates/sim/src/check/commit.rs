@@ -10,32 +10,43 @@ use super::history::History;
 use super::{Cluster, View};
 use crate::log_model::LogModel;
 
-/// How far each node's commit index was checked.
+/// What is remembered of every running node.
 #[derive(Debug, Default)]
 pub(super) struct Commit {
-    checked: BTreeMap<NodeId, LogIndex>,
-    /// Each node after its last step: the configuration in force, and the term it leads.
-    before: BTreeMap<NodeId, (LogIndex, Arc<Membership>, Option<Term>)>,
+    nodes: BTreeMap<NodeId, Checked>,
+}
+
+/// One node after its last step.
+#[derive(Debug)]
+struct Checked {
+    /// Its commit index was checked up to here.
+    commit: LogIndex,
+    /// The configuration in force.
+    membership: Arc<Membership>,
+    /// The term it leads.
+    leads: Option<Term>,
 }
 
 impl Commit {
     pub(super) fn died(&mut self, node: NodeId) {
-        self.checked.remove(&node);
-        self.before.remove(&node);
+        self.nodes.remove(&node);
     }
 
     pub(super) fn check(&mut self, view: &View<'_>, cluster: &Cluster, history: &mut History) {
         let status = view.status;
         let leads = (status.role == RoleKind::Leader).then_some(status.term);
-        let now = (status.membership_index, Arc::clone(&status.membership), leads);
-        let (_, membership, led) = self.before.insert(view.node, now.clone()).unwrap_or(now);
-        let checked = self.checked.entry(view.node).or_insert(LogIndex(0));
-        if status.commit <= *checked {
+        let first_seen = || Checked { commit: LogIndex(0), membership: Arc::clone(&status.membership), leads };
+        let checked = self.nodes.entry(view.node).or_insert_with(first_seen);
+        let led = std::mem::replace(&mut checked.leads, leads);
+        let moved = !Arc::ptr_eq(&checked.membership, &status.membership);
+        let before = moved.then(|| std::mem::replace(&mut checked.membership, Arc::clone(&status.membership)));
+        if status.commit <= checked.commit {
             return;
         }
+        let from = std::mem::replace(&mut checked.commit, status.commit);
         let log = cluster.logs[view.host.0].issued();
         let fresh = status.commit > history.committed();
-        for index in (checked.0 + 1..=status.commit.0).map(LogIndex) {
+        for index in (from.0 + 1..=status.commit.0).map(LogIndex) {
             // What lies below an installed image cannot be looked at any more.
             let Some((term, chain)) = log.at(index) else { continue };
             match history.at(index) {
@@ -59,12 +70,11 @@ impl Commit {
                 }
             }
         }
-        *checked = status.commit;
         if fresh {
             // A leader that commits its own removal stops leading in the same step.
             let leads = leads.is_some() || led == Some(status.term);
             assert!(leads, "I-5: node {} leads nothing and is the first to commit {}", view.node, status.commit);
-            check_quorum(view, cluster, &membership);
+            check_quorum(view, cluster, before.as_deref().unwrap_or(&status.membership));
         }
     }
 

@@ -107,7 +107,7 @@ fn check_appended(view: &View<'_>, log: &LogImage, index: LogIndex, membership: 
     if joint && !was_joint {
         for promoted in membership.voters.difference(&before.1.voters) {
             assert!(before.1.learners.contains(promoted), "I-26: {promoted} becomes a voter and was no learner");
-            let matched = status.peers.get(promoted).map_or(LogIndex(0), |peer| peer.matched);
+            let matched = status.peer(*promoted).map_or(LogIndex(0), |peer| peer.matched);
             assert!(
                 matched.0 + catch_up + 1 >= index.0,
                 "I-26: {promoted} becomes a voter at {index} with {matched} on its disk, catch-up bound {catch_up}"

@@ -10,7 +10,7 @@ use super::View;
 /// What each leader last knew of its followers.
 #[derive(Debug, Default)]
 pub(super) struct Followers {
-    matched: BTreeMap<NodeId, (Term, BTreeMap<NodeId, LogIndex>)>,
+    matched: BTreeMap<NodeId, (Term, Vec<(NodeId, LogIndex)>)>,
 }
 
 impl Followers {
@@ -29,7 +29,7 @@ impl Followers {
                 status.term,
                 status.last
             );
-            let before = matched.insert(*peer, progress.matched).unwrap_or_default();
+            let before = matched.iter().find(|(id, _)| id == peer).map_or(LogIndex(0), |(_, index)| *index);
             assert!(
                 before <= progress.matched,
                 "I-11: leader {} of term {} knew that {peer} holds {before} and now thinks of {}",
@@ -46,6 +46,7 @@ impl Followers {
                 status.term
             );
         }
-        matched.retain(|peer, _| status.peers.contains_key(peer));
+        matched.clear();
+        matched.extend(status.peers.iter().map(|(peer, progress)| (*peer, progress.matched)));
     }
 }

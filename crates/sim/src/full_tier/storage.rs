@@ -334,6 +334,11 @@ pub(super) fn harm(_context: &mut Context<FullTier>, disk: &mut Disk, harm: Harm
         Harm::ReadError => disk.files.fail_read(random.between(1, 60)),
         Harm::RottenRecord => {
             let (sound, of_log) = (!disk.doubtful, random.coin());
+            let name = if of_log { LOG_NAME } else { STATE_NAME };
+            if disk.files.written_pages(name).is_empty() {
+                // A disk that was wiped, and whose node never started since.
+                return false;
+            }
             let rot = if of_log { rot_log_record } else { rot_state_record };
             if sound && !of_log {
                 leave_index_image(disk);
