@@ -224,7 +224,7 @@ fn run_in_tiers(seed: u64, tiers: &[TierChoice], arguments: &Arguments, summary:
         failed = true;
         let (failure, before) = failure;
         println!("{failure}");
-        if before < SHRUNK && !arguments.speed {
+        if before < SHRUNK && !arguments.speed && !failure.endless {
             println!("{}", shrink(&failure));
         }
     }

@@ -49,13 +49,15 @@ pub struct Failure {
     /// Nothing was broken that is promised: a process that read rotten pages ended as a whole, as redb ends it, and the run
     /// that held it cannot go on.
     pub given_up: bool,
+    /// It has not ended: it goes on in its thread for as long as this process lives.
+    pub endless: bool,
 }
 
 impl Failure {
     /// A broken promise.
     #[must_use]
     pub fn new(seed: u64, tier: TierChoice, what: String) -> Failure {
-        Failure { seed, tier, what, given_up: false }
+        Failure { seed, tier, what, given_up: false, endless: false }
     }
 
     /// What was broken, without where: two failures of one rule are taken for the same.
@@ -80,6 +82,9 @@ impl fmt::Display for Failure {
         write!(f, "  replay: cargo xtask sim --seed {} --tier {}", self.seed, self.tier)
     }
 }
+
+/// A run that takes longer will not end. The longest ones take a minute of a slow machine.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How a run ended, and the processor time it took.
 type Ended = (Result<Verdict, Failure>, Duration);
@@ -184,6 +189,7 @@ pub fn run_lasting(seed: u64, tier: TierChoice, length: Duration) -> Result<Verd
 
 fn run_plan(plan: Plan, tier: TierChoice, verbose: bool) -> Result<Verdict, Failure> {
     keep_panics();
+    let seed = plan.seed;
     let (ended, result) = channel();
     #[cfg(feature = "mutants")]
     let mutant = quorate_mutants::current();
@@ -193,9 +199,14 @@ fn run_plan(plan: Plan, tier: TierChoice, verbose: bool) -> Result<Verdict, Fail
         let running = Running { seed: plan.seed, tier, ended: ended.clone() };
         RUNNING.with(|it| *it.borrow_mut() = Some(running));
         let result = run_here(plan, tier, verbose);
-        ended.send((result, thread_time())).expect("whoever began a run waits for it");
+        // Who waited for a run that seemed endless waits no more.
+        let _ = ended.send((result, thread_time()));
     });
-    let (result, cpu) = result.recv().expect("a run reports its end, whatever it is");
+    let Ok((result, cpu)) = result.recv_timeout(PATIENCE) else {
+        let what =
+            format!("endless: no verdict after {} minutes, one step of it may have no end", PATIENCE.as_secs() / 60);
+        return Err(Failure { endless: true, ..Failure::new(seed, tier, what) });
+    };
     waited_for(cpu);
     result
 }

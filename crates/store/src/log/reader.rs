@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use quorate_raft::{Entry, LogIndex};
 
-use super::tables::{ENTRIES, EntryError, decode_entry};
+use super::tables::{ENTRIES, EntryError, MetaKey, decode_entry};
 use crate::database::Database;
 use crate::disk::LOG_FILE;
 use crate::error::ReadError;
+use crate::fields::Fields;
 use crate::meta::MetaRows;
 
 /// A handle on the stored entries; cheap to clone, never blocks the writer.
@@ -43,30 +44,35 @@ impl LogReader {
     }
 
     /// Reads entries from `from` on until they were `max_bytes`, and verifies them; after the last entry what the file says
-    /// of term, vote, base and node. Gives the bytes read and where to go on; `None` at the end.
+    /// of term, vote, base and node. Gives the bytes read and where to go on, which is past `from`; `None` at the end.
     ///
     /// # Errors
-    /// [`ReadError::Damaged`] if a record or a row fails its checksum.
+    /// [`ReadError::Damaged`] if a record or a row fails its checksum, or an entry is not where it belongs.
     pub fn verify(&self, from: LogIndex, max_bytes: usize) -> Result<(usize, Option<LogIndex>), ReadError> {
         let failed = |error: redb::Error| ReadError::from_redb(LOG_FILE, error);
         let transaction = self.database.read()?;
+        let meta = MetaRows::open(LOG_FILE, &transaction)?;
+        let base = LogIndex(meta.require(MetaKey::Base.name(), |row| Fields(row).u64())?);
         let table = transaction.open_table(ENTRIES).map_err(|error| failed(error.into()))?;
-        let (mut bytes, mut expected) = (0, None);
+        // The front may be gone since the last step.
+        let (mut bytes, mut expected) = (0, from.max(base.next()));
         for row in table.range(from.0..).map_err(|error| failed(error.into()))? {
             let (index, record) = row.map_err(|error| failed(error.into()))?;
             let index = LogIndex(index.value());
+            // redb believes a page about its place. One that went astray takes entries with it, and those that are left are sound;
+            // one of older entries leads back to them, and who goes on where the last step ended would come by them for ever.
+            if index != expected {
+                let detail = format!("entry {index} stands in the place of entry {expected}");
+                return Err(ReadError::damaged(LOG_FILE, detail));
+            }
             if bytes >= max_bytes {
                 return Ok((bytes, Some(index)));
             }
-            // A page that went astray takes whole entries with it, and those that are left are sound.
-            if let Some(expected) = expected.filter(|expected| *expected != index) {
-                return Err(ReadError::damaged(LOG_FILE, format!("entry {expected} is missing")));
-            }
-            expected = Some(index.next());
+            expected = index.next();
             bytes += record.value().len();
             decode_entry(index, record.value()).map_err(|error| damage(index, error))?;
         }
-        bytes += MetaRows::open(LOG_FILE, &transaction)?.verify()?;
+        bytes += meta.verify()?;
         Ok((bytes, None))
     }
 

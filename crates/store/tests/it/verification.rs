@@ -70,9 +70,11 @@ fn verify(stores: &OpenedStores) -> Result<(), ReadError> {
         steps += 1;
         assert!(steps < MAX_STEPS, "the verification of so little has no end");
     }
-    let mut place = Some(LogIndex(0));
+    let (mut place, mut steps) = (Some(LogIndex(0)), 0);
     while let Some(from) = place {
         place = stores.log.reader().verify(from, 1)?.1;
+        steps += 1;
+        assert!(steps < MAX_STEPS, "the verification of so little has no end");
     }
     Ok(())
 }
@@ -119,7 +121,7 @@ fn decay_in_any_table_of_an_open_file_is_found() {
         (STATE_FILE, NAME_OF_MEMBER, "`membership`"),
         (LOG_FILE, VALUE, "entry 2"),
         (LOG_FILE, USER, "entry 3"),
-        (LOG_FILE, NAME_OF_MEMBER, "entry 1"),
+        (LOG_FILE, NAME_OF_MEMBER, "`base`"),
     ] {
         let disk = FaultyDisk::new();
         let stores = open_stores(&disk);
@@ -140,11 +142,9 @@ fn decay_of_what_the_log_says_of_its_base_is_found() {
     assert!(error.contains("`base`"), "{error}");
 }
 
-/// Every page is sound by itself, and a reader that goes on after the last key it saw would come by the old ones for ever.
-#[test]
-fn a_page_of_old_records_in_the_place_of_newer_ones_is_found() {
-    let disk = FaultyDisk::new();
-    let mut stores = open_stores(&disk);
+/// A thousand entries, each with a value of its own, of 80 bytes and more.
+fn open_large_stores(disk: &FaultyDisk) -> OpenedStores {
+    let mut stores = open_stores(disk);
     let value = |index: u64| format!("value-{index:05}-{}", "x".repeat(80));
     let entries = (4..1000).map(|index| {
         command(index, Command::Put(PutRequest { key: "k".into(), value: value(index).into(), ..Default::default() }))
@@ -153,22 +153,37 @@ fn a_page_of_old_records_in_the_place_of_newer_ones_is_found() {
     stores.log.append(&[write(entries.clone())]).expect("no fault");
     stores.state.apply(&entries).expect("no fault");
     stores.state.checkpoint().expect("no fault");
-    verify(&stores).expect("sound");
+    stores
+}
 
-    let backend = disk.open(STATE_FILE, OpenMode::Existing).expect("there");
-    let mut bytes = vec![0; backend.len().expect("no fault") as usize];
-    backend.read(0, &mut bytes).expect("no fault");
-    let page_of = |text: &str| {
-        let mut pages = bytes.chunks(PAGE_BYTES).enumerate().filter(|(_, page)| holds(page, text.as_bytes()));
-        let page = pages.next().expect("it was stored");
-        assert!(pages.next().is_none(), "{text} is stored once");
-        page
-    };
-    let ((_, old), (newer, _)) = (page_of("value-00200-"), page_of("value-00800-"));
-    backend.write((newer * PAGE_BYTES) as u64, old).expect("no fault");
+/// Every page is sound by itself, and a reader that goes on after the last key it saw would come by the old ones for ever.
+#[test]
+fn a_page_of_others_in_the_place_of_a_page_is_found() {
+    let (early, late) = ("value-00200-", "value-00800-");
+    for (file, stray, hit, found) in [
+        (STATE_FILE, early, late, "stands out of order"),
+        (LOG_FILE, early, late, "stands in the place of entry"),
+        (LOG_FILE, late, early, "stands in the place of entry"),
+    ] {
+        let disk = FaultyDisk::new();
+        let stores = open_large_stores(&disk);
+        verify(&stores).expect("sound");
 
-    let error = verify(&stores).expect_err("the order is broken").to_string();
-    assert!(error.contains("stands out of order"), "{error}");
+        let backend = disk.open(file, OpenMode::Existing).expect("there");
+        let mut bytes = vec![0; backend.len().expect("no fault") as usize];
+        backend.read(0, &mut bytes).expect("no fault");
+        let page_of = |text: &str| {
+            let mut pages = bytes.chunks(PAGE_BYTES).enumerate().filter(|(_, page)| holds(page, text.as_bytes()));
+            let page = pages.next().expect("it was stored");
+            assert!(pages.next().is_none(), "{text} is stored once");
+            page
+        };
+        let ((_, page), (place, _)) = (page_of(stray), page_of(hit));
+        backend.write((place * PAGE_BYTES) as u64, page).expect("no fault");
+
+        let error = verify(&stores).expect_err("the order is broken").to_string();
+        assert!(error.contains(found), "{file}, {stray} in the place of {hit}: {error}");
+    }
 }
 
 fn holds(bytes: &[u8], text: &[u8]) -> bool {
