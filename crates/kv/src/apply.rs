@@ -224,7 +224,7 @@ impl<W: WriteRecords> Writer<'_, W> {
             let previous = self.previous(&put.key)?;
             if let Some(previous) = &previous {
                 value = if put.ignore_value { previous.value.clone() } else { value };
-                lease = if put.ignore_lease { previous.lease } else { lease };
+                lease = if put.ignore_lease && !mutant!(IgnoreLeaseDetaches) { previous.lease } else { lease };
             }
             prev_kv = previous.filter(|_| put.prev_kv);
         }

@@ -40,6 +40,10 @@ impl KeySpace {
         }
         match walked {
             Walked::Until(key) => self.pass = Some(Pass { after: Some(key), ..pass }),
+            Walked::All if mutant!(PassClaimsNewest) => {
+                self.meta.pruned = self.meta.compact_revision;
+                self.meta.pruning = self.meta.pruned;
+            }
             Walked::All => self.meta.pruned = pass.target,
         }
         Ok(if self.pass.is_some() || self.next_pass().is_some() { Step::More } else { Step::Done })

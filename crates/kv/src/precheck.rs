@@ -64,7 +64,8 @@ impl<'a> TxnCheck<'a> {
     /// through it.
     fn put(&self, put: &PutRequest) -> Result<(), KvError> {
         check_put(self.space, put)?;
-        if keeps_a_field(put) && self.deleted.iter().any(|interval| interval.contains(&put.key)) {
+        let gone = self.deleted.iter().any(|interval| interval.contains(&put.key)) && !mutant!(KeepsOfDeleted);
+        if keeps_a_field(put) && gone {
             return Err(KvError::KeyNotFound);
         }
         Ok(())

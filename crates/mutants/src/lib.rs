@@ -138,6 +138,17 @@ mutants! {
     MovedKeyKeepsLease: 0, Replica, "A key that is put under another lease, or under none, stays with the one it had.";
     RevokeUnchecked: 0, Replica, "A lease is revoked whoever may not write its keys.";
     ProgressWithheld: 0, Replica, "A watch that nothing happens to is never told how far it is.";
+    StandingLearnerLeaves: 0, Consensus, "A learner that was added to stay leaves with a change of the voters.";
+    LeaseGoneAfterTransfer: 0, Consensus, "A leader whose transfer came to nothing has no lease for the rest of its term.";
+    AnnouncesUnbound: 0, Replica, "A node that was added before it was started takes the configurations before its start for a forgery.";
+    ReadsBeforeReplay: 0, Replica, "A restarted node serves stale reads before it has replayed what it knew to be committed.";
+    MinRevisionForgotten: 0, Replica, "A read under the lease does not wait for the revision that it asks for.";
+    FencedServesReads: 0, Replica, "A node that was fenced or removed serves reads.";
+    PassClaimsNewest: 0, Replica, "A pass of compaction claims to have done what was asked in its middle.";
+    LineageOfNewest: 0, Replica, "An older version of a key is shown with the version and create revision of the newest.";
+    KeepsOfDeleted: 0, Replica, "A put keeps the value of a key that was deleted before it in the same transaction.";
+    IgnoreLeaseDetaches: 0, Replica, "A put that keeps the lease of its key takes it away.";
+    PrevValueUnjudged: 0, Replica, "A put tells the value before to who may not read it.";
     NestedSeesWrites: 0, Replica, "The conditions of a nested transaction see what was written before it in the same one.";
 }
 

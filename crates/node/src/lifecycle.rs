@@ -8,7 +8,6 @@
 //! 1. at most one cluster and one id are ever adopted by a directory, and the id follows from cluster and incarnation;
 //! 2. removed, fenced and damaged are left only by setting the data aside ([`Lifecycle::check_reset`]).
 
-use std::collections::BTreeSet;
 
 use quorate_raft::{Incarnation, Membership, NodeId};
 use quorate_wire::identity::check_version;
@@ -23,7 +22,7 @@ pub struct Lifecycle {
     bootstrap: Option<Bootstrap>,
     seen_in_configuration: bool,
     /// Nodes that have left, by the newest configuration known to be committed.
-    removed: BTreeSet<NodeId>,
+    removed: Vec<NodeId>,
     barred: Option<Barred>,
 }
 
@@ -116,14 +115,8 @@ impl Lifecycle {
         barred: Option<Barred>,
         committed: Option<&Membership>,
     ) -> Lifecycle {
-        let mut lifecycle = Lifecycle {
-            incarnation,
-            identity,
-            bootstrap,
-            seen_in_configuration: false,
-            removed: BTreeSet::new(),
-            barred,
-        };
+        let mut lifecycle =
+            Lifecycle { incarnation, identity, bootstrap, seen_in_configuration: false, removed: Vec::new(), barred };
         if let Some(committed) = committed {
             lifecycle.configuration_committed(committed);
         }
@@ -237,9 +230,13 @@ impl Lifecycle {
         }
         let Some(membership) = membership else { return Ok(()) };
         match membership.members.get(&hello.from) {
-            Some(known) if known.incarnation != hello.member.incarnation => Err(HelloRefused::WrongIncarnation(
-                format!("node {} is incarnation {:032x}", hello.from, known.incarnation.0),
-            )),
+            // This node may be behind the entry that ties the id to the caller's data directory.
+            Some(known) if known.is_bound() && known.incarnation != hello.member.incarnation => {
+                Err(HelloRefused::WrongIncarnation(format!(
+                    "node {} is incarnation {:032x}",
+                    hello.from, known.incarnation.0
+                )))
+            }
             _ => Ok(()),
         }
     }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Incarnation, LogIndex, NodeId};
 
-/// Removed ids that are remembered. Ids are random and never given out twice, so forgetting the smallest beyond this
+/// Removed ids that are remembered. Ids are random and never given out twice, so forgetting the oldest beyond this
 /// many only costs a removed node a clear answer; each one that is remembered takes about nine bytes in every configuration of the
 /// log, and in what each batch of the state writes.
 pub const MAX_REMOVED: usize = 128;
@@ -60,8 +60,8 @@ pub struct Membership {
     pub target: Option<BTreeSet<NodeId>>,
     /// Everybody above.
     pub members: BTreeMap<NodeId, Member>,
-    /// Ids that left and must not come back; at most [`MAX_REMOVED`].
-    pub removed: BTreeSet<NodeId>,
+    /// Ids that left and must not come back, in the order in which they left; at most [`MAX_REMOVED`].
+    pub removed: Vec<NodeId>,
     /// Version that the log and the wire may use; rises only when every member supports it.
     pub cluster_version: u32,
 }
@@ -157,8 +157,8 @@ impl Membership {
     pub fn size(&self) -> usize {
         const ID_BYTES: usize = 9;
         const MEMBER_BYTES: usize = 40;
-        let lists = [&self.voters, &self.outgoing, &self.learners, &self.standing, &self.rising, &self.removed];
-        let ids: usize = lists.iter().map(|ids| ids.len()).sum();
+        let sets = [&self.voters, &self.outgoing, &self.learners, &self.standing, &self.rising];
+        let ids: usize = sets.iter().map(|ids| ids.len()).sum::<usize>() + self.removed.len();
         let target = self.target.as_ref().map_or(0, BTreeSet::len);
         let members: usize = self
             .members

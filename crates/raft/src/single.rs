@@ -158,7 +158,7 @@ mod tests {
         let last = leave_joint(&joint);
         last.check();
         assert_eq!((last.voters.len(), &last.standing), (2, &[NodeId(4)].into()));
-        assert_eq!(last.removed, [NodeId(3)].into());
+        assert_eq!(last.removed, [NodeId(3)]);
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl Raft {
         if self.now >= transfer.deadline && !mutant!(TransferNeverEnds) {
             self.end_transfer(TransferFailed::TimedOut);
             // Only a new term makes the word to the target void, wherever it is, and lets a lease hold again.
-            if transfer.told && transfer.request.is_some() && self.may_campaign() {
+            let again = transfer.told && transfer.request.is_some() && !mutant!(LeaseGoneAfterTransfer);
+            if again && self.may_campaign() {
                 self.campaign(true);
             }
         } else if transfer.told {

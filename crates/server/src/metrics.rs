@@ -99,6 +99,8 @@ impl Default for Metrics {
 
 #[cfg(test)]
 mod tests {
+    use quorate_raft::NodeId;
+
     use super::Metrics;
 
     #[test]
@@ -111,5 +113,18 @@ mod tests {
         assert!(text.contains("\netcd_disk_wal_fsync_duration_seconds_count 1\n"), "{text}");
         assert!(text.contains("\netcd_network_peer_sent_bytes_total{To=\"7\"} 10\n"), "{text}");
         assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+    }
+
+    #[test]
+    fn who_left_has_no_series() {
+        let metrics = Metrics::new();
+        let text = || String::from_utf8(metrics.encode().expect("encodes")).expect("is text");
+        metrics.network.begin_peer(NodeId(7));
+        let connected = metrics.network.connected(NodeId(7));
+        assert!(text().contains("\nquorate_peer_connected{peer=\"0000000000000007\"} 1\n"), "{}", text());
+        metrics.network.end_peer(NodeId(7));
+        // The stream's task ends a little later.
+        drop(connected);
+        assert!(!text().contains("0000000000000007"), "{}", text());
     }
 }

@@ -284,6 +284,7 @@ impl Process {
             }
             Ask::Transfer { to } => self.step(context, disk, Input::TransferLeader { request, to }),
             Ask::UpdateMember { id, member } => self.step(context, disk, Input::UpdateMember { request, id, member }),
+            Ask::ChangeMember(change) => self.step(context, disk, Input::ChangeMember { request, change }),
             Ask::RaiseVersion => {
                 self.step(context, disk, Input::RaiseVersion { request, version: CoreTier::NEWEST_VERSION })
             }

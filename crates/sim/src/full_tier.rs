@@ -80,6 +80,8 @@ pub(crate) struct Disk {
 
 /// A running process.
 pub(crate) struct Process {
+    /// What its log said to be committed when it started.
+    started_at: LogIndex,
     files: FaultyDisk,
     /// Failures of the disk before this life.
     failures_before: u64,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_raft::{Member, NodeId, Status, VoterTarget};
+use quorate_raft::{Member, MemberChange, NodeId, Status, VoterTarget};
 
 use crate::clock::Instant;
 use crate::context::{Event, Load};
@@ -54,7 +54,11 @@ impl<T: Tier> World<T> {
                 }
             }
             Load::Membership => {
-                self.change_voters();
+                match self.random.below(8) {
+                    0..=3 => self.change_voters(),
+                    4 => self.bind_members(),
+                    _ => self.change_member(),
+                }
                 if self.random.chance(200_000) {
                     // A second administrator, who knows nothing of the first.
                     self.change_voters();
@@ -131,6 +135,68 @@ impl<T: Tier> World<T> {
                 }
             }
         }
+    }
+
+    /// One member comes, goes or rises.
+    fn change_member(&mut self) {
+        let Some((leader, status)) = self.leader() else { return };
+        let membership = &status.membership;
+        let now = self.context.now();
+        let wanted: Vec<NodeId> = membership.target.as_ref().unwrap_or(&membership.voters).iter().copied().collect();
+        let change = match self.random.below(4) {
+            0 => {
+                let ids: Vec<NodeId> = membership.members.keys().copied().collect();
+                let Some(&id) = self.random.pick(&ids) else { return };
+                let left: Vec<NodeId> = wanted.into_iter().filter(|node| *node != id).collect();
+                let dead = left.iter().filter(|node| self.dead.contains(node)).count();
+                if dead * 2 >= left.len() {
+                    return;
+                }
+                let timeout = self.context.plan.timeout_us();
+                self.removals.retain(|(at, _)| now.since(*at).as_micros() as u64 <= timeout * ASKED_FOR_TIMEOUTS);
+                self.removals.push((now, id));
+                self.asked.push((now, left));
+                self.context.coverage.hit(Reached::MemberRemoved);
+                MemberChange::Remove { id }
+            }
+            1 => {
+                let ids: Vec<NodeId> = membership.standing.iter().copied().collect();
+                let Some(&id) = self.random.pick(&ids) else { return };
+                if self.dead.contains(&id) {
+                    return;
+                }
+                self.asked.push((now, wanted.into_iter().chain([id]).collect()));
+                self.context.coverage.hit(Reached::MemberPromoted);
+                MemberChange::Promote { id }
+            }
+            _ => {
+                let free = |host: &HostId| !membership.members.contains_key(&self.hosts[host.0].node);
+                let free: Vec<HostId> = (0..self.hosts.len()).map(HostId).filter(free).collect();
+                let Some(&host) = self.random.pick(&free) else { return };
+                let node = self.hosts[host.0].node;
+                if (membership.removed.contains(&node) || self.dead.contains(&node)) && !self.hosts[host.0].abandoned {
+                    self.wipe(host);
+                }
+                let (id, peer_address) = (self.hosts[host.0].node, format!("host-{}:2380", host.0));
+                self.context.coverage.hit(Reached::MemberAdded);
+                MemberChange::Add { id, peer_address, rises: self.random.coin() }
+            }
+        };
+        self.ask(leader, Ask::ChangeMember(change));
+    }
+
+    /// The first empty data directory is found at the address of a member that was added before.
+    pub(crate) fn bind_members(&mut self) {
+        let Some((leader, status)) = self.leader() else { return };
+        let unbound = |host: &HostId| {
+            let known = status.membership.members.get(&self.hosts[host.0].node);
+            known.is_some_and(|member| !member.is_bound())
+        };
+        let Some(host) = self.running().into_iter().find(unbound) else { return };
+        let (id, incarnation) = (self.hosts[host.0].node, self.hosts[host.0].incarnation);
+        self.context.coverage.hit(Reached::MemberBound);
+        let member = member(host, incarnation, self.context.versions[host.0]);
+        self.ask(leader, Ask::UpdateMember { id, member });
     }
 
     fn change_voters(&mut self) {

@@ -43,9 +43,10 @@ pub(crate) fn membership_hash(membership: &Membership) -> u64 {
         membership;
     let ids =
         |hash: u64, ids: &BTreeSet<NodeId>| ids.iter().fold(mix(hash, ids.len() as u64), |hash, id| mix(hash, id.0));
-    let lists = [voters, outgoing, learners, standing, rising, removed].into_iter().chain(target);
-    let lists_hash = lists.fold(mix(3, u64::from(target.is_some())), ids);
-    let described = members.iter().fold(lists_hash, |hash, (id, member)| member_hash(mix(hash, id.0), member));
+    let sets = [voters, outgoing, learners, standing, rising].into_iter().chain(target);
+    let sets_hash = sets.fold(mix(3, u64::from(target.is_some())), ids);
+    let removed_hash = removed.iter().fold(mix(sets_hash, removed.len() as u64), |hash, id| mix(hash, id.0));
+    let described = members.iter().fold(removed_hash, |hash, (id, member)| member_hash(mix(hash, id.0), member));
     mix(described, u64::from(*cluster_version))
 }
 

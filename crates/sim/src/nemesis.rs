@@ -287,6 +287,10 @@ impl<T: Tier> World<T> {
             lost(&mut membership.voters.iter())
                 || lost(&mut membership.outgoing.iter())
                 || membership.target.as_ref().is_some_and(|target| lost(&mut target.iter()))
+                // Those that rise by themselves, and what is left without who is to go.
+                || membership.standing.iter().any(|one| lost(&mut membership.voters.iter().chain([one])))
+                || lost(&mut membership.voters.iter().chain(&membership.standing))
+                || self.removals.iter().any(|(_, gone)| lost(&mut membership.voters.iter().filter(|it| *it != gone)))
         };
         let (committed_at, committed) = self.context.oracle.committed_membership();
         if committed.is_some_and(|membership| unsafe_in(&membership)) {

@@ -112,6 +112,9 @@ impl<T: Tier> World<T> {
     /// Looks at the phase, moves it on, and comes back soon.
     pub(crate) fn poll(&mut self) {
         let now = self.context.now();
+        if !matches!(self.phase, Phase::Safety | Phase::Done) {
+            self.bind_members();
+        }
         match self.phase.clone() {
             Phase::Safety => self.heal(),
             Phase::Converge { since, led, progress } => self.converge(since, led, progress),
@@ -247,6 +250,9 @@ impl<T: Tier> World<T> {
         if status.membership.is_joint() {
             return Some(format!("the configuration {:?} is joint", status.membership_index));
         }
+        if status.lease_until.is_none() && !status.membership.voters.iter().eq([&status.id]) {
+            return Some(format!("the leader on host {} holds no lease", leader.0));
+        }
         if let Some(host) = self.running().into_iter().find(|&host| self.owes_fence(host)) {
             return Some(format!("host {} has a state of its own and does not fence itself", host.0));
         }
@@ -272,7 +278,8 @@ impl<T: Tier> World<T> {
             .into_iter()
             .filter(|host| {
                 let node = self.hosts[host.0].node;
-                membership.voters.contains(&node) || membership.learners.contains(&node)
+                let bound = membership.members.get(&node).is_some_and(|member| member.is_bound());
+                bound && (membership.voters.contains(&node) || membership.learners.contains(&node))
             })
             .collect()
     }

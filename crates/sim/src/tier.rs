@@ -4,7 +4,7 @@
 //! what its disk holds. The core tier drives the consensus core on a model of a disk, the full tier the whole replica
 //! on its real stores.
 
-use quorate_raft::{Incarnation, LogIndex, Member, Membership, NodeId, Status, Term, Time, VoterTarget};
+use quorate_raft::{Incarnation, LogIndex, Member, MemberChange, Membership, NodeId, Status, Term, Time, VoterTarget};
 
 use crate::context::Context;
 use crate::coverage::Handler;
@@ -54,6 +54,8 @@ pub(crate) enum Ask {
         /// The record.
         member: Member,
     },
+    /// A member comes, goes or becomes a voter, as etcd's calls ask for it.
+    ChangeMember(MemberChange),
     /// The cluster version shall rise.
     RaiseVersion,
     /// The disk of this node cannot be trusted with promises for now, or can again.

@@ -62,6 +62,8 @@ pub(crate) struct World<T: Tier> {
     pub(crate) dead: Vec<NodeId>,
     /// Voter sets asked for lately; a disk that one of them needs is not wiped.
     pub(crate) asked: Vec<(Instant, Vec<NodeId>)>,
+    /// Members whose removal was asked for lately, from whatever set is in force when it is served.
+    pub(crate) removals: Vec<(Instant, NodeId)>,
     pub(crate) struck: u64,
     pub(crate) operations: u64,
     pub(crate) leader_after_percent: u64,
@@ -104,6 +106,7 @@ impl<T: Tier> World<T> {
             random: random.fork(3),
             dead: Vec::new(),
             asked: Vec::new(),
+            removals: Vec::new(),
             struck: 0,
             operations: 0,
             leader_after_percent: 0,

@@ -52,6 +52,7 @@ impl StoreOptions {
             return Err(OpenError::damaged(STATE_FILE, detail));
         }
         let mut state = guarded(STATE_FILE, || StateStore::open(disk.clone(), self.state))?;
+        state.follow(log.durable_base());
         check_cluster(&recovered, &mut state)?;
         reconcile(&mut log, &state)?;
         let mut recovered = log.recovered();

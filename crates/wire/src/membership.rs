@@ -44,7 +44,7 @@ pub(crate) fn to_membership(membership: &Membership) -> pb::Membership {
         learners: to_ids(&membership.learners),
         target: membership.target.as_ref().map(|target| pb::Target { voters: to_ids(target) }),
         members: membership.members.iter().map(|(id, member)| to_member(*id, member)).collect(),
-        removed: to_ids(&membership.removed),
+        removed: membership.removed.iter().map(|id| id.0).collect(),
         cluster_version: membership.cluster_version,
         standing: to_ids(&membership.standing),
         rising: to_ids(&membership.rising),
@@ -74,7 +74,8 @@ pub(crate) fn from_membership(membership: pb::Membership) -> Result<Membership, 
         rising: from_ids(&membership.rising)?,
         target: membership.target.map(|target| from_ids(&target.voters)).transpose()?,
         members,
-        removed: from_ids(&membership.removed)?,
+        // Their order says who left first.
+        removed: from_ids(&membership.removed).map(|_| membership.removed.iter().map(|id| NodeId(*id)).collect())?,
         cluster_version: membership.cluster_version,
     };
     match contradiction(&membership) {
@@ -96,7 +97,7 @@ fn contradiction(membership: &Membership) -> Option<&'static str> {
         (membership.standing.is_subset(&membership.learners), "a standing learner is no learner"),
         (membership.rising.is_subset(&membership.standing), "who rises by itself is no standing learner"),
         (unbound.map(|(id, _)| id).all(|id| membership.standing.contains(id)), "a member has no data directory"),
-        (membership.removed.is_disjoint(&described), "a removed node is a member"),
+        (membership.removed.iter().all(|id| !described.contains(id)), "a removed node is a member"),
         (!membership.voters.is_empty() || membership.members.is_empty(), "there are members but no voters"),
         (!joint_elsewhere, "a joint phase leads elsewhere than its target"),
         (target.is_none_or(|target| !target.is_empty() && target.is_subset(&described)), "the target is no member"),

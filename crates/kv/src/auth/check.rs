@@ -170,7 +170,7 @@ impl Caller<'_> {
         if put.lease != 0 {
             self.may_with_lease(Right::Write, put.lease, leases)?;
         }
-        if put.prev_kv { self.may(Right::Read, &put.key, b"") } else { Ok(()) }
+        if put.prev_kv && !mutant!(PrevValueUnjudged) { self.may(Right::Read, &put.key, b"") } else { Ok(()) }
     }
 
     fn may_delete(&self, delete: &DeleteRangeRequest) -> Result<(), AuthError> {

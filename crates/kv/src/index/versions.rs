@@ -132,7 +132,8 @@ impl KeyVersions {
                     _ => history.stamps.partition_point(|stamp| stamp.revision <= revision),
                 };
                 let stamp = history.stamps[..seen].last().filter(|stamp| !stamp.tombstone)?;
-                let lineage = (seen == history.stamps.len()).then_some(history.lineage);
+                let newest = seen == history.stamps.len() || mutant!(LineageOfNewest);
+                let lineage = newest.then_some(history.lineage);
                 Some(Live { at: stamp.at(), lineage })
             }
         }

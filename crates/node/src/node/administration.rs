@@ -130,7 +130,9 @@ impl Node {
         }
         let deadline = self.deadline();
         let membership = Arc::clone(self.membership());
-        if let Some(known) = membership.members.get(&self.id).filter(|known| **known != self.config.member) {
+        // A node that was added before it was started comes by configurations that do not know its data directory yet.
+        let known = membership.members.get(&self.id).filter(|known| known.is_bound() || mutant!(AnnouncesUnbound));
+        if let Some(known) = known.filter(|known| **known != self.config.member) {
             assert_eq!(
                 known.incarnation, self.config.member.incarnation,
                 "the configuration knows this id under another incarnation"

@@ -61,7 +61,9 @@ impl Node {
     }
 
     pub(super) fn admit_read(&self) -> Result<(), NodeError> {
-        self.admit()?;
+        if !(mutant!(FencedServesReads) && self.stopping.is_none()) {
+            self.admit()?;
+        }
         if self.reads.len() >= self.config.limits.max_waiting_reads {
             return Err(NodeError::TooManyRequests);
         }

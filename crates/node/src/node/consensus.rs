@@ -141,7 +141,7 @@ impl Node {
                 let reason = format!("the configuration at log index {index} no longer lists this node");
                 self.bar(NodeState::Removed, reason);
             } else if self.is_leader() {
-                for id in membership.removed.difference(&before.removed) {
+                for id in membership.removed.iter().filter(|id| !before.removed.contains(id)) {
                     self.tell_removed(*id, index);
                 }
             }

@@ -91,7 +91,7 @@ impl Node {
     }
 
     fn under_lease(&self, index: LogIndex, options: ReadOptions) -> Next {
-        if let Some(wait) = self.revision_missing(options) {
+        if let Some(wait) = self.revision_missing(options).filter(|_| !mutant!(MinRevisionForgotten)) {
             return Next::Wait(wait);
         }
         let fence = Some(LeaseFence { term: self.term });
@@ -153,7 +153,7 @@ impl Node {
     /// Whether the node has anything to show: a fresh joiner has not, and neither has one that restarted and has not yet
     /// replayed what it knew to be committed (Consul answered such reads with an empty body, hashicorp/consul#4554).
     fn has_state(&self) -> bool {
-        self.applied.index.0 > 0 && self.applied.index >= self.restored_commit
+        self.applied.index.0 > 0 && (self.applied.index >= self.restored_commit || mutant!(ReadsBeforeReplay))
     }
 
     fn revision_missing(&self, options: ReadOptions) -> Option<WaitFor> {

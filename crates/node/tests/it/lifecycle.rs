@@ -110,7 +110,7 @@ fn a_removed_caller_is_told_so() {
     let mut node = empty(1);
     node.init(&bootstrap(&[1, 2, 3])).expect("accepted");
     let (_, mut membership) = bootstrap(&[1, 2]).membership();
-    membership.removed.insert(node_id(3));
+    membership.removed.push(node_id(3));
     assert_eq!(
         node.admit(&hello(3, 1), Some(&membership)),
         Ok(Admitted::Welcome),

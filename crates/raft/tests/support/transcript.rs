@@ -137,7 +137,7 @@ fn configuration(membership: &Membership) -> String {
         ("learners", &membership.learners),
         ("standing", &membership.standing),
         ("rising", &membership.rising),
-        ("removed", &membership.removed),
+        ("removed", &membership.removed.iter().copied().collect()),
     ] {
         if !ids.is_empty() {
             text += &format!(" {name}={}", set(ids));

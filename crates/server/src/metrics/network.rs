@@ -96,6 +96,22 @@ impl NetworkMetrics {
         self.peer_round_trip_seconds.with_label_values(peer);
     }
 
+    /// Forgets the series of `peer`, which left: nodes come and go for as long as this one runs.
+    pub(crate) fn end_peer(&self, peer: NodeId) {
+        let peer = &[&peer.to_string()];
+        // One that is not there has been forgotten before.
+        for counters in [
+            &self.peer_sent_bytes_total,
+            &self.peer_received_bytes_total,
+            &self.peer_send_failures_total,
+            &self.peer_disconnects_total,
+        ] {
+            let _ = counters.remove_label_values(peer);
+        }
+        let _ = self.peer_connected.remove_label_values(peer);
+        let _ = self.peer_round_trip_seconds.remove_label_values(peer);
+    }
+
     /// The stream to `peer` is open, until the answer is dropped.
     pub(crate) fn connected(&self, peer: NodeId) -> Connected {
         let peer = &[&peer.to_string()];

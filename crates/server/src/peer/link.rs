@@ -130,10 +130,11 @@ impl Links {
     /// Forgets links that nobody needs any more.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
-        self.lock().retain(|_, link| {
+        self.lock().retain(|id, link| {
             let over = link.need.is_over(now);
             if over {
                 link.end();
+                self.context.metrics.network.end_peer(*id);
             }
             !over
         });

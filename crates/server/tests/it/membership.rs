@@ -131,6 +131,11 @@ async fn a_member_added_before_it_is_started_becomes_a_voter_by_itself() {
     cluster.put(0, "key", "is written without it").await;
     let added = cluster.replica(0).status().raft.expect("runs").membership.1.members[&id].clone();
     assert_eq!((added.is_bound(), added.name.as_str(), added.peer_address), (false, "", address));
+    // More than an append holds: it comes by the configuration that does not know its data directory before it comes by its own.
+    let value = "x".repeat(256 << 10);
+    for _ in 0..12 {
+        cluster.put(0, "large", &value).await;
+    }
     let node = cluster.add_on(port).await;
     cluster
         .until(0, "has two voters", |status| {

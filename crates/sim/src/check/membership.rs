@@ -96,6 +96,11 @@ fn check_appended(view: &View<'_>, log: &LogImage, index: LogIndex, membership: 
         "I-22: leader {} enters a joint phase at {index} that does not start from the voters in force",
         view.node
     );
+    assert!(
+        !was_joint || joint || before.1.standing.iter().all(|id| membership.learners.contains(id)),
+        "I-24: a standing learner leaves at {index} with a change of the voters: {:?}, then {membership:?}",
+        before.1
+    );
     let started = membership.members.values().filter(|member| member.is_bound());
     let oldest = started.map(|member| member.max_version).min();
     assert!(

@@ -132,6 +132,14 @@ reached! {
     DiskFilled => "disk filled",
     /// A member got a new record.
     MemberUpdated => "member update asked",
+    /// A member was to be added before it was started.
+    MemberAdded => "member addition asked",
+    /// A member that was added before was found at its address.
+    MemberBound => "added member found",
+    /// A learner was to be promoted.
+    MemberPromoted => "promotion asked",
+    /// One member was to be removed.
+    MemberRemoved => "removal of one member asked",
     /// The cluster version was to rise.
     VersionAsked => "version rise asked",
     /// The cluster version rose.

@@ -10,6 +10,7 @@ use quorate_kv::{Actor, Command, CompactRequest, Digest, KeyValue, Outcome, Rang
 use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, Effect, Input, NodeError, ReadGrant, ReadOptions};
 use quorate_raft::{Entry, LogIndex, NodeId, RequestId, RoleKind, Term, Time};
 use quorate_store::{StateStore, StateView};
+use quorate_wire::peer::NodeState;
 
 use super::config::{ANSWER_SLACK_TIMEOUTS, node_config};
 use super::model::{Model, ranges, value_id};
@@ -149,7 +150,12 @@ impl Clients {
     /// Which of these nodes still keep history that was to be forgotten, and how much.
     pub(super) fn unpruned(&self, nodes: &[(NodeId, &StateStore)]) -> Option<String> {
         let Some(goal) = self.prune_to else { return Some("L-11: nobody asks for a compaction".to_owned()) };
-        let keeps = |state: &StateStore| state.view().pruned().0 < goal;
+        // Its own word is not enough: what is left is counted.
+        let records = self.model.records();
+        let stale = |state: &StateStore| {
+            state.view().applied() == self.model.applied() && state.stats().totals.count != records
+        };
+        let keeps = |state: &StateStore| state.view().pruned().0 < goal || stale(state);
         let behind: Vec<String> = nodes
             .iter()
             .filter(|(_, state)| keeps(state))
@@ -270,6 +276,7 @@ impl Process {
             Ask::UpdateMember { id, member } => {
                 (Asked::Admin, ClientOp::Admin(AdminOperation::UpdateMember { id, member }))
             }
+            Ask::ChangeMember(change) => (Asked::Admin, ClientOp::Admin(AdminOperation::ChangeMember(change))),
             Ask::RaiseVersion => {
                 let version = <FullTier as Tier>::NEWEST_VERSION;
                 (Asked::Admin, ClientOp::Admin(AdminOperation::RaiseVersion { version }))
@@ -389,6 +396,12 @@ impl Process {
         answer: Answer,
     ) -> Result<(), Killed> {
         let pending = self.pending.remove(&request).expect("a request is answered once");
+        let state = self.node.as_ref().map(|node| node.state());
+        assert!(
+            !(matches!(answer, Answer::ReadAt(_)) && matches!(state, Some(NodeState::Fenced | NodeState::Removed))),
+            "I-14: node {} is {state:?} and grants a read",
+            context.node
+        );
         if self.has_strayed() {
             // What it says is of no use to anybody until it has found out.
             let now = context.now();

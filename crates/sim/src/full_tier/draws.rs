@@ -90,6 +90,14 @@ impl Clients {
 
     /// A put that keeps the value there is, and perhaps the lease: to clients nothing has changed.
     fn draw_touch(&self, random: &mut Random, key: u64) -> Command {
+        if random.chance(250_000) {
+            // Of a key that an open-ended deletion before it has taken away nothing can be kept: this is refused, whole.
+            let range_end = Bytes::from_static(b"\0");
+            let delete = DeleteRangeRequest { key: key_name(key), range_end, prev_kv: false };
+            let put = PutRequest { key: key_name(key), ignore_value: true, ..PutRequest::default() };
+            let success = vec![RequestOp::DeleteRange(delete), RequestOp::Put(put)];
+            return Command::Txn(TxnRequest { compare: Vec::new(), success, failure: Vec::new() });
+        }
         let (ignore_lease, prev_kv) = (random.coin(), random.coin());
         let put = PutRequest { key: key_name(key), ignore_value: true, ignore_lease, prev_kv, ..PutRequest::default() };
         Command::Put(put)
@@ -129,7 +137,7 @@ impl Clients {
             consistency,
             max_staleness: (stale && random.coin()).then(|| Duration::from_micros(random.below(timeout_us * 3))),
             on_stale: *random.pick(&[OnStale::Refuse, OnStale::Wait, OnStale::Forward]).expect("choices"),
-            min_revision: random.chance(200_000).then_some(self.last_revision),
+            min_revision: random.chance(200_000).then(|| self.last_revision + random.below(3) as i64),
         }
     }
 }

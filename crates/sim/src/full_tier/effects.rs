@@ -7,6 +7,7 @@ use quorate_raft::{Entry, LogIndex, RoleKind};
 use quorate_store::{LogWrite as StoreWrite, NodeMark, WriteError};
 use quorate_wire::peer::NodeState;
 
+use super::reading::look_between;
 use super::{Course, Event, FullTier, LogJob, Process, StateJob, storage};
 use crate::context::Context;
 use crate::coverage::{Handler, Reached, Struck};
@@ -382,7 +383,13 @@ impl Process {
         }
         let (before, compacted) = (self.state.view().revision(), self.state.view().compact_revision());
         let strays = self.course != Course::True;
-        let batch = if strays { self.apply_straying(context, entries) } else { self.state.apply(entries) };
+        let batch = if strays {
+            self.apply_straying(context, entries)
+        } else {
+            let (model, node) = (&context.clients.model, context.node);
+            let number = entries.last().map_or(0, |entry| entry.index.0);
+            self.state.apply_seen(entries, |view| look_between(view, model, node, number))
+        };
         let batch = self.healthy(context, Handler::ApplyStep, batch)?;
         self.dirty = true;
         let (mut results, mut changes) = (Vec::new(), Vec::new());

@@ -81,6 +81,17 @@ impl KeyModel {
         keys.filter_map(move |(_, versions)| seen(versions, revision))
     }
 
+    /// Records that are left once everything that a compaction to `target` hides is gone.
+    pub(super) fn records_from(&self, target: i64) -> u64 {
+        let left = |versions: &Vec<(i64, Option<KeyValue>)>| {
+            let before = versions.partition_point(|(at, _)| *at < target);
+            let at_target = versions.get(before).is_some_and(|(at, _)| *at == target);
+            let needed = !at_target && versions[..before].last().is_some_and(|(_, version)| version.is_some());
+            (versions.len() - before) as u64 + u64::from(needed)
+        };
+        self.versions.values().map(left).sum()
+    }
+
     fn push(&mut self, revision: i64, key: &Bytes, now: Option<KeyValue>) {
         let before = self.at(key, revision - 1).cloned();
         self.versions.entry(key.clone()).or_default().push((revision, now.clone()));

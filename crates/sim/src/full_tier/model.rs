@@ -17,7 +17,7 @@ use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, Payload};
 use quorate_store::StateView;
 use quorate_wire::decode_envelope;
 
-use super::key_model::{KeyEvent, KeyModel};
+use super::key_model::{KeyEvent, KeyModel, holds};
 use super::lease_model::LeaseModel;
 use super::rights::Rights;
 
@@ -174,14 +174,28 @@ impl Model {
 
     /// What refuses a transaction, looked for in the branches that would be taken.
     fn check_txn(&self, txn: &TxnRequest) -> Result<(), KvError> {
+        self.check_ops(txn, &mut Vec::new())
+    }
+
+    /// `deleted` is what operations before have deleted: of such a key nothing is left that a put could keep.
+    fn check_ops<'a>(&self, txn: &'a TxnRequest, deleted: &mut Vec<&'a DeleteRangeRequest>) -> Result<(), KvError> {
         self.branch(txn).1.iter().try_for_each(|operation| match operation {
             RequestOp::Range(range) if range.revision > self.revision => Err(KvError::FutureRevision),
             RequestOp::Range(range) if range.revision != 0 && range.revision < self.compact_revision => {
                 Err(KvError::Compacted)
             }
-            RequestOp::Put(put) => self.check_put(put),
-            RequestOp::Txn(nested) => self.check_txn(nested),
-            RequestOp::Range(_) | RequestOp::DeleteRange(_) => Ok(()),
+            RequestOp::Put(put) => {
+                self.check_put(put)?;
+                let gone = |delete: &&DeleteRangeRequest| holds(&delete.key, &delete.range_end, &put.key);
+                let keeps = put.ignore_value || put.ignore_lease;
+                if keeps && deleted.iter().any(gone) { Err(KvError::KeyNotFound) } else { Ok(()) }
+            }
+            RequestOp::Txn(nested) => self.check_ops(nested, deleted),
+            RequestOp::DeleteRange(delete) => {
+                deleted.push(delete);
+                Ok(())
+            }
+            RequestOp::Range(_) => Ok(()),
         })
     }
 
@@ -304,6 +318,11 @@ impl Model {
             *answer == expected,
             "I-14: node {node} answers {request:?} at revision {current} with {answer:?}, the replay {expected:?}"
         );
+    }
+
+    /// Records of a node that has applied everything and pruned all that may go.
+    pub(super) fn records(&self) -> u64 {
+        self.keys.records_from(self.compact_revision)
     }
 
     /// The leases of a node that has applied everything.

@@ -1,12 +1,15 @@
 //! Reads that were granted: what the state says, whether it may be said, and what checkers learn from it.
 
 use bytes::Bytes;
-use quorate_kv::{RangeRequest, SortOrder, SortTarget};
+use quorate_kv::{
+    Compare, CompareResult, CompareTarget, RangeRequest, RequestOp, ResponseBody, SortOrder, SortTarget, TxnRequest,
+};
 use quorate_node::{ClientOp, Consistency, ReadGrant, ReadOptions};
-use quorate_raft::LogIndex;
+use quorate_raft::{LogIndex, NodeId};
+use quorate_store::StateView;
 
 use super::clients::{Asked, FinishedRead, Pending, PendingRead, all_keys, key_name};
-use super::model::value_id;
+use super::model::{Model, value_id};
 use super::{Event, FullTier, Process};
 use crate::check::black_box::Operation;
 use crate::context::Context;
@@ -41,6 +44,11 @@ impl Process {
         if let Some(least) = request.options.min_revision {
             assert!(response.revision.0 >= least, "node {node} reads at {}, asked for {least}", response.revision);
         }
+        assert!(
+            applied >= self.started_at,
+            "I-12: node {node} serves a read at {applied}, and knew {} to be committed when it started",
+            self.started_at
+        );
         if grant.effective == Consistency::Stale {
             check_stale(context, &request, &grant, applied);
         }
@@ -107,6 +115,38 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// What somebody reads in the middle of a batch, when the key index is ahead of the file: all as it was before.
+pub(super) fn look_between(view: &StateView, model: &Model, node: NodeId, number: u64) {
+    let current = view.revision();
+    let (key, range_end) = all_keys();
+    let all = RangeRequest { key, range_end, sort_target: SortTarget::Version, ..RangeRequest::default() };
+    let Ok(answer) = view.range(&all) else { return };
+    model.check_range(node, (current.0, i64::MIN), &all, &answer);
+    let kvs = answer.expect("a current range").kvs;
+    if kvs.is_empty() {
+        return;
+    }
+    let kv = &kvs[number as usize % kvs.len()];
+    let compare =
+        |target| Compare { key: kv.key.clone(), range_end: Bytes::new(), target, result: CompareResult::Equal };
+    let compares = vec![
+        compare(CompareTarget::Version(kv.version)),
+        compare(CompareTarget::Create(kv.create_revision)),
+        compare(CompareTarget::Mod(kv.mod_revision)),
+        compare(CompareTarget::Value(kv.value.clone())),
+    ];
+    let success = vec![RequestOp::Range(RangeRequest { key: kv.key.clone(), ..RangeRequest::default() })];
+    let txn = TxnRequest { compare: compares, success, failure: Vec::new() };
+    let Ok(answer) = view.read_txn_within(&txn, &|_| true) else { return };
+    let answer = answer.expect("a current transaction");
+    assert!(answer.succeeded, "I-14: node {node} reads {kv:?} at {current}, and no transaction finds it so");
+    let found = match &answer.responses[0].body {
+        ResponseBody::Range(range) => range.kvs.first(),
+        other => panic!("I-14: node {node} answers a range with {other:?}"),
+    };
+    assert!(found == Some(kv), "I-14: node {node} reads {kv:?} at {current}, and {found:?} in a transaction");
 }
 
 /// A range at an old revision, at times at one that is forgotten or still to come.

@@ -125,6 +125,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
     let lifecycle = Lifecycle::new(recovered.incarnation, recovered.identity, None, barred(&recovered.mark), committed);
     let membership = recovered.memberships.last().map_or(&recovered.base_membership.1, |(_, membership)| membership);
     Some(Process {
+        started_at: recovered.hard_state.commit,
         files: disk.files.clone(),
         failures_before,
         failed_syncs_before,

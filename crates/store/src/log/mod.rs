@@ -16,6 +16,7 @@ mod tables;
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_raft::{Entry, HardState, Incarnation, LogIndex, Membership, SnapshotMeta, Term};
 use quorate_wire::Identity;
@@ -98,6 +99,21 @@ pub struct LogStats {
     pub file: FileCounts,
 }
 
+/// After which entry the log on the disk begins, for whoever keeps something for each of its entries: no loss of power brings an
+/// entry before back.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DurableBase(Arc<AtomicU64>);
+
+impl DurableBase {
+    pub(crate) fn index(&self) -> LogIndex {
+        LogIndex(self.0.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, base: LogIndex) {
+        self.0.store(base.0, Ordering::Relaxed);
+    }
+}
+
 /// The log. One writer; [`LogStore::reader`] gives handles for other threads.
 #[derive(Debug)]
 pub struct LogStore {
@@ -107,6 +123,7 @@ pub struct LogStore {
     node: NodeRow,
     hard_state: HardState,
     shape: LogShape,
+    durable_base: DurableBase,
 }
 
 impl LogStore {
@@ -129,7 +146,9 @@ impl LogStore {
         };
         let scan::Scanned { node, hard_state, shape } = scan::scan(&database.read()?)?;
         shape.check();
-        let log = Self { disk, database: Arc::new(database), options, node, hard_state, shape };
+        let durable_base = DurableBase::default();
+        durable_base.set(shape.base.0);
+        let log = Self { disk, database: Arc::new(database), options, node, hard_state, shape, durable_base };
         let recovered = log.recovered();
         Ok((log, recovered))
     }
@@ -195,6 +214,7 @@ impl LogStore {
         })?;
         self.hard_state = hard_state;
         self.shape = shape;
+        self.durable_base.set(self.shape.base.0);
         Ok(())
     }
 
@@ -204,6 +224,11 @@ impl LogStore {
     /// [`ReadError::Damaged`] if a record fails its checksum.
     pub fn entries(&self, from: LogIndex, max_bytes: usize) -> Result<Vec<Entry>, ReadError> {
         self.reader().entries(from, max_bytes)
+    }
+
+    /// Shared with this log: it moves as the log does.
+    pub(crate) fn durable_base(&self) -> DurableBase {
+        self.durable_base.clone()
     }
 
     /// A handle for reading from another thread.

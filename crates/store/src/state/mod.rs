@@ -39,6 +39,7 @@ pub(crate) use tables::{ROWS, RowReader, StateReader, store_image_rows};
 use crate::database::{Commit, Database};
 use crate::disk::{Disk, FileCounts, INDEX_FILE_NEW, STATE_FILE, STATE_FILE_NEW, remove_if_present};
 use crate::error::{ApplyError, OpenError, SnapshotError, WriteError};
+use crate::log::DurableBase;
 use crate::snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
 use records::{BatchRecords, RecordReader, store_records};
 use tables::store_rows;
@@ -104,6 +105,8 @@ pub struct StateStore {
     options: StateOptions,
     durable_applied: LogIndex,
     dirty_bytes: u64,
+    /// What is kept for each entry of the log goes with it. At 0 without a log.
+    log_base: DurableBase,
 }
 
 impl StateStore {
@@ -132,7 +135,7 @@ impl StateStore {
         let durable_applied = rows.position.applied;
         let inner = Inner { database: Arc::new(database), key_space, rows, generation: 0 };
         let shared = Arc::new(Shared::new(disk.clone(), options.cache_bytes, inner));
-        Ok(Self { disk, shared, options, durable_applied, dirty_bytes: 0 })
+        Ok(Self { disk, shared, options, durable_applied, dirty_bytes: 0, log_base: DurableBase::default() })
     }
 
     /// A handle for readers.
@@ -172,6 +175,11 @@ impl StateStore {
         Ok(())
     }
 
+    /// Forgets from now on what is kept for entries that this log has lost.
+    pub(crate) fn follow(&mut self, log_base: DurableBase) {
+        self.log_base = log_base;
+    }
+
     /// Applies committed entries, in order, in one transaction. Readers see all of them or none.
     ///
     /// # Errors
@@ -180,6 +188,22 @@ impl StateStore {
     /// # Panics
     /// If the entries do not follow the applied index.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<AppliedBatch, ApplyError> {
+        self.apply_with(entries, |_| {})
+    }
+
+    /// The same, with a look by a reader when the key index is ahead of the file.
+    ///
+    /// # Errors
+    /// As [`StateStore::apply`].
+    ///
+    /// # Panics
+    /// As [`StateStore::apply`].
+    #[cfg(feature = "testing")]
+    pub fn apply_seen(&mut self, entries: &[Entry], look: impl FnOnce(&StateView)) -> Result<AppliedBatch, ApplyError> {
+        self.apply_with(entries, look)
+    }
+
+    fn apply_with(&mut self, entries: &[Entry], look: impl FnOnce(&StateView)) -> Result<AppliedBatch, ApplyError> {
         let commands = decode(entries)?;
         let shared = self.shared.clone();
         let _batch = shared.begin_batch();
@@ -212,8 +236,10 @@ impl StateStore {
             }
             rows.position.key_space = inner.key_space.meta();
         }
+        look(&self.view());
         let batch = records.into_batch();
         let before = rows.position.totals;
+        let log_base = self.log_base.index();
         let totals = database.write(Commit::Deferred, |transaction| {
             let mut totals = before;
             store_records(transaction, &batch.records, &mut totals)?;
@@ -222,7 +248,7 @@ impl StateStore {
                 rows::store_membership(transaction, &rows.membership)?;
             }
             if !revisions.is_empty() {
-                revisions::store(transaction, first, &revisions)?;
+                revisions::store(transaction, first, &revisions, log_base)?;
             }
             let mut stored = Position { totals, ..rows.position };
             if mutant!(AppliedIndexApart) {

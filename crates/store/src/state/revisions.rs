@@ -2,7 +2,7 @@
 //! entry may change nothing.
 //!
 //! `revisions`: index of a batch's first entry -> sealed row of one varint an entry: the revision after the first, then
-//! the increase of each. Rows are kept for the last [`KEPT_ENTRIES`] entries.
+//! the increase of each. Rows are kept for the entries of the log, and for no more than the last [`KEPT_ENTRIES`].
 
 use std::collections::BTreeMap;
 
@@ -20,8 +20,17 @@ pub(crate) const REVISIONS: TableDefinition<'static, u64, &[u8]> = TableDefiniti
 /// Far more entries than a log is meant to keep, at one or two bytes each.
 const KEPT_ENTRIES: u64 = 1 << 18;
 
-/// Stores the revisions after `first` and the entries behind it, and forgets one old row if there is one.
-pub(crate) fn store(transaction: &WriteTransaction, first: LogIndex, after: &[Revision]) -> Result<(), redb::Error> {
+/// Rows that may go when one comes, so that the table comes down to what is kept however much that has become less.
+const FORGOTTEN_ROWS: usize = 4;
+
+/// Stores the revisions after `first` and the entries behind it, and forgets some rows of entries up to `log_base`, which no log
+/// holds any more.
+pub(crate) fn store(
+    transaction: &WriteTransaction,
+    first: LogIndex,
+    after: &[Revision],
+    log_base: LogIndex,
+) -> Result<(), redb::Error> {
     let mut row = seal::unsealed();
     let mut before = 0;
     for revision in after {
@@ -30,12 +39,16 @@ pub(crate) fn store(transaction: &WriteTransaction, first: LogIndex, after: &[Re
     }
     seal::seal(&first.0.to_be_bytes(), &mut row);
     let mut table = transaction.open_table(REVISIONS)?;
-    let oldest = table.first()?.map(|(index, _)| index.value());
-    // One row goes for each that comes, so the table stays at its bound however slowly it was reached.
-    if oldest.is_some_and(|oldest| oldest + KEPT_ENTRIES < first.0) {
+    table.insert(first.0, row.as_slice())?;
+    let oldest_kept = log_base.next().0.max(first.0.saturating_sub(KEPT_ENTRIES));
+    for _ in 0..FORGOTTEN_ROWS {
+        // A row reaches up to the next one.
+        let next = table.iter()?.nth(1).transpose()?.map(|(index, _)| index.value());
+        if next.is_none_or(|next| next > oldest_kept) {
+            break;
+        }
         table.pop_first()?;
     }
-    table.insert(first.0, row.as_slice())?;
     Ok(())
 }
 

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use quorate_kv::{Command, CompactRequest, PutRequest};
 use quorate_raft::{Entry, HardState, Incarnation, LogIndex, NodeId, Payload, Term};
 use quorate_store::testing::FaultyDisk;
-use quorate_store::{LogStore, LogWrite, StateStore};
+use quorate_store::{LogStore, LogWrite, OpenedStores, StateStore};
 use quorate_wire::{Envelope, encode_envelope};
 
-use crate::fixture::{INCARNATION, member, options};
+use crate::fixture::{INCARNATION, entries, member, options, write};
 
 pub(crate) fn command(index: u64, command: Command) -> Entry {
     let envelope = Envelope {
@@ -102,4 +102,27 @@ fn read_bytes_of_open(disk: &FaultyDisk, keys: usize, digest: (LogIndex, quorate
     state.check();
     drop(state);
     disk.read_bytes() - before
+}
+
+/// One row a batch would fill megabytes with what nobody asks for any more.
+#[test]
+fn revisions_of_entries_go_with_the_entries_when_no_crash_can_bring_those_back() {
+    let disk = FaultyDisk::new();
+    let mut stores = member(&disk);
+    let add = |stores: &mut OpenedStores, first: u64| {
+        let batch = entries(7, first..=first + 9);
+        stores.log.append(&[write(batch.clone())]).expect("no fault");
+        stores.state.apply(&batch).expect("no fault");
+    };
+    let oldest = |stores: &OpenedStores| {
+        let revisions = stores.state.view().applied_revisions().expect("no fault");
+        *revisions.first_key_value().expect("some were applied").0
+    };
+    (0..10).for_each(|batch| add(&mut stores, batch * 10 + 1));
+    assert_eq!(oldest(&stores), LogIndex(1));
+    while stores.log.truncate_prefix(LogIndex(55)).expect("no fault") {}
+    stores.state.apply(&[]).expect("no fault");
+    assert_eq!(oldest(&stores), LogIndex(1), "a crash now brings the entries back");
+    (10..12).for_each(|batch| add(&mut stores, batch * 10 + 1));
+    assert_eq!(oldest(&stores), LogIndex(51), "entry 56 is in the row that begins at 51");
 }

@@ -192,6 +192,22 @@ impl Leases {
         self.call(call, Command::Put(put))
     }
 
+    /// A key is put under a lease, and right behind put again with a part of it kept.
+    fn put_and_keep(&mut self, id: i64, generation: u64, was: Was, random: &mut Random) -> Vec<(u64, ClientOp)> {
+        let key = Bytes::from(format!("{}{}", prefix(id), random.below(4)));
+        let first = value(NUMBERS | (self.next + 1), b"");
+        let put = PutRequest { key: key.clone(), value: first, lease: id, ..PutRequest::default() };
+        let mut moves = vec![self.call(Call::Attach { id, was, generation }, Command::Put(put))];
+        let mut again = PutRequest { key, ignore_lease: true, prev_kv: random.coin(), ..PutRequest::default() };
+        if random.coin() {
+            again.ignore_value = true;
+        } else {
+            again.value = value(NUMBERS | (self.next + 1), b"");
+        }
+        moves.push(self.call(Call::Detach, Command::Put(again)));
+        moves
+    }
+
     fn was(&self, id: i64) -> Was {
         match self.known.get(&id) {
             Some(known) if !known.ended && known.held_since.is_none() => Was::Unsure,
@@ -305,7 +321,8 @@ impl Workload for Leases {
                 .collect(),
             1 | 2 => vec![self.renew(now, ids)],
             3..=6 => vec![self.renew(now, vec![id])],
-            7..=12 => vec![self.put(random, id, &ids)],
+            7..=11 => vec![self.put(random, id, &ids)],
+            12 => self.put_and_keep(id, generation, was, random),
             13 | 14 => {
                 self.known.get_mut(&id).expect("just picked").revoking = true;
                 vec![self.call(Call::Revoke { id, was, generation }, Command::LeaseRevoke { id })]

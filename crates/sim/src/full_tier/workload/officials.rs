@@ -122,12 +122,21 @@ impl Officials {
     /// The first steps, without which the switch cannot be turned.
     fn begin(&self) -> Option<AuthCommand> {
         let password = Some(PasswordHash(Bytes::from_static(b"not a hash")));
+        let grant = |kind, first, end| {
+            let permission = Permission { kind, key: key(first), range_end: key(end) };
+            Some(AuthCommand::RoleGrantPermission { role: "front".into(), permission })
+        };
         match self.next {
             0 => Some(AuthCommand::UserAdd { name: ROOT.into(), password }),
             1 => Some(AuthCommand::UserGrantRole { user: ROOT.into(), role: ROOT.into() }),
             2 => Some(AuthCommand::UserAdd { name: "ann".into(), password }),
             3 => Some(AuthCommand::RoleAdd { name: "front".into() }),
-            4 => Some(AuthCommand::Enable),
+            4 => Some(AuthCommand::UserGrantRole { user: "ann".into(), role: "front".into() }),
+            // Neighbours that add up, and keys of which only one right is held.
+            5 => grant(PermissionKind::Write, 0, 2),
+            6 => grant(PermissionKind::Write, 2, 4),
+            7 => grant(PermissionKind::Read, 4, 5),
+            8 => Some(AuthCommand::Enable),
             _ => None,
         }
     }
@@ -177,6 +186,13 @@ impl Officials {
 
     /// Who asks at a node of this state: whom it knows by a session, somebody without, or one judged by an older state.
     fn actor(&self, random: &mut Random, state: &AuthState) -> Actor {
+        // Some are known by their certificates, and need no login.
+        let names: Vec<&str> = state.user_names().filter(|name| *name != ROOT).collect();
+        if random.chance(400_000)
+            && let Some(name) = random.pick(&names)
+        {
+            return Actor::User { name: (*name).to_owned(), auth_revision: state.revision() };
+        }
         let Some((name, password_revision)) = random.pick(&self.sessions).filter(|_| !random.chance(50_000)) else {
             return Actor::Anonymous;
         };
