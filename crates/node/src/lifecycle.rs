@@ -8,7 +8,6 @@
 //! 1. at most one cluster and one id are ever adopted by a directory, and the id follows from cluster and incarnation;
 //! 2. removed, fenced and damaged are left only by setting the data aside ([`Lifecycle::check_reset`]).
 
-
 use quorate_raft::{Incarnation, Membership, NodeId};
 use quorate_wire::identity::check_version;
 use quorate_wire::peer::{Hello, HelloRefused, NodeState};
@@ -230,7 +229,8 @@ impl Lifecycle {
         }
         let Some(membership) = membership else { return Ok(()) };
         match membership.members.get(&hello.from) {
-            // This node may be behind the entry that ties the id to the caller's data directory.
+            // This node may be behind the entry that ties the id to the caller's data directory. Until then the id counts in no quorum,
+            // and is adopted only by whom the leader names.
             Some(known) if known.is_bound() && known.incarnation != hello.member.incarnation => {
                 Err(HelloRefused::WrongIncarnation(format!(
                     "node {} is incarnation {:032x}",

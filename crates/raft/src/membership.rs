@@ -60,7 +60,8 @@ pub struct Membership {
     pub target: Option<BTreeSet<NodeId>>,
     /// Everybody above.
     pub members: BTreeMap<NodeId, Member>,
-    /// Ids that left and must not come back, in the order in which they left; at most [`MAX_REMOVED`].
+    /// Ids that left and must not come back, in the order in which they left. With the next one that leaves they are at most
+    /// [`MAX_REMOVED`].
     pub removed: Vec<NodeId>,
     /// Version that the log and the wire may use; rises only when every member supports it.
     pub cluster_version: u32,

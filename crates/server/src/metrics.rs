@@ -24,6 +24,7 @@ pub use self::etcd::EtcdMetrics;
 pub use self::grpc::{GrpcMetrics, MethodCounters, MethodKind};
 pub use self::lease::LeaseMetrics;
 pub use self::network::NetworkMetrics;
+pub(crate) use self::network::PeerSeries;
 pub use self::raft::RaftMetrics;
 pub use self::reads::{ReadMetrics, ReadOutcome, RequestMetrics};
 pub use self::storage::StorageMetrics;
@@ -119,12 +120,13 @@ mod tests {
     fn who_left_has_no_series() {
         let metrics = Metrics::new();
         let text = || String::from_utf8(metrics.encode().expect("encodes")).expect("is text");
-        metrics.network.begin_peer(NodeId(7));
-        let connected = metrics.network.connected(NodeId(7));
+        let series = metrics.network.begin_peer(NodeId(7));
+        let connected = series.connected();
         assert!(text().contains("\nquorate_peer_connected{peer=\"0000000000000007\"} 1\n"), "{}", text());
         metrics.network.end_peer(NodeId(7));
-        // The stream's task ends a little later.
+        // The link's task ends a little later.
         drop(connected);
+        series.send_failures.inc();
         assert!(!text().contains("0000000000000007"), "{}", text());
     }
 }

@@ -185,7 +185,7 @@ impl<T: Tier> World<T> {
         self.ask(leader, Ask::ChangeMember(change));
     }
 
-    /// The first empty data directory is found at the address of a member that was added before.
+    /// The leader finds the data directory at the address of a member that was added before, as `promises` of the server does.
     pub(crate) fn bind_members(&mut self) {
         let Some((leader, status)) = self.leader() else { return };
         let unbound = |host: &HostId| {

@@ -113,6 +113,7 @@ impl<T: Tier> World<T> {
     pub(crate) fn poll(&mut self) {
         let now = self.context.now();
         if !matches!(self.phase, Phase::Safety | Phase::Done) {
+            // Until that, a member that was added is nobody, and nobody has to catch up.
             self.bind_members();
         }
         match self.phase.clone() {

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -83,7 +83,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A run that takes longer will not end. The longest ones take a minute of a slow machine.
+/// A run that takes longer will not end: the longest ones take a minute of a slow machine. It is the machine's time, not that of the
+/// run's thread, since a step may also wait for ever.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How a run ended, and the processor time it took.
@@ -202,10 +203,14 @@ fn run_plan(plan: Plan, tier: TierChoice, verbose: bool) -> Result<Verdict, Fail
         // Who waited for a run that seemed endless waits no more.
         let _ = ended.send((result, thread_time()));
     });
-    let Ok((result, cpu)) = result.recv_timeout(PATIENCE) else {
-        let what =
-            format!("endless: no verdict after {} minutes, one step of it may have no end", PATIENCE.as_secs() / 60);
-        return Err(Failure { endless: true, ..Failure::new(seed, tier, what) });
+    let (result, cpu) = match result.recv_timeout(PATIENCE) {
+        Ok(ended) => ended,
+        Err(RecvTimeoutError::Timeout) => {
+            let minutes = PATIENCE.as_secs() / 60;
+            let what = format!("endless: no verdict after {minutes} minutes, one step of it may have no end");
+            return Err(Failure { endless: true, ..Failure::new(seed, tier, what) });
+        }
+        Err(RecvTimeoutError::Disconnected) => unreachable!("a run reports its end, whatever it is"),
     };
     waited_for(cpu);
     result

@@ -66,6 +66,9 @@ pub(crate) fn from_membership(membership: pb::Membership) -> Result<Membership, 
             return Err(DecodeError::malformed(WHAT, format_args!("node {id} stands in it twice")));
         }
     }
+    // Their order says who left first.
+    from_ids(&membership.removed)?;
+    let removed = membership.removed.iter().map(|id| NodeId(*id)).collect();
     let membership = Membership {
         voters: from_ids(&membership.voters)?,
         outgoing: from_ids(&membership.outgoing)?,
@@ -74,8 +77,7 @@ pub(crate) fn from_membership(membership: pb::Membership) -> Result<Membership, 
         rising: from_ids(&membership.rising)?,
         target: membership.target.map(|target| from_ids(&target.voters)).transpose()?,
         members,
-        // Their order says who left first.
-        removed: from_ids(&membership.removed).map(|_| membership.removed.iter().map(|id| NodeId(*id)).collect())?,
+        removed,
         cluster_version: membership.cluster_version,
     };
     match contradiction(&membership) {

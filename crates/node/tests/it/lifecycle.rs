@@ -106,6 +106,17 @@ fn an_id_of_another_data_directory_is_refused() {
 }
 
 #[test]
+fn who_was_added_before_it_was_started_is_welcome_where_its_start_is_not_known_yet() {
+    let mut node = empty(1);
+    node.init(&bootstrap(&[1, 2])).expect("accepted");
+    let (_, mut membership) = bootstrap(&[1, 2]).membership();
+    membership.members.insert(node_id(3), Member { peer_address: "n3:2380".to_owned(), ..Member::default() });
+    assert_eq!(node.admit(&hello(3, 1), Some(&membership)), Ok(Admitted::Welcome));
+    membership.members.insert(node_id(3), member(4));
+    assert!(matches!(node.admit(&hello(3, 1), Some(&membership)), Err(HelloRefused::WrongIncarnation(_))));
+}
+
+#[test]
 fn a_removed_caller_is_told_so() {
     let mut node = empty(1);
     node.init(&bootstrap(&[1, 2, 3])).expect("accepted");

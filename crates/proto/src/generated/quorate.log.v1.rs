@@ -49,7 +49,7 @@ pub struct Membership {
     pub target: ::core::option::Option<Target>,
     #[prost(message, repeated, tag = "5")]
     pub members: ::prost::alloc::vec::Vec<Member>,
-    /// Ids that must never come back.
+    /// Ids that must never come back, in the order in which they left; the last ones.
     #[prost(uint64, repeated, tag = "6")]
     pub removed: ::prost::alloc::vec::Vec<u64>,
     #[prost(uint32, tag = "7")]

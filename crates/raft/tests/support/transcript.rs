@@ -137,11 +137,14 @@ fn configuration(membership: &Membership) -> String {
         ("learners", &membership.learners),
         ("standing", &membership.standing),
         ("rising", &membership.rising),
-        ("removed", &membership.removed.iter().copied().collect()),
     ] {
         if !ids.is_empty() {
             text += &format!(" {name}={}", set(ids));
         }
+    }
+    if !membership.removed.is_empty() {
+        let removed: Vec<String> = membership.removed.iter().map(ToString::to_string).collect();
+        text += &format!(" removed={}", removed.join(","));
     }
     if let Some(target) = &membership.target {
         text += &format!(" target={}", set(target));

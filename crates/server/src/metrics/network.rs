@@ -1,6 +1,6 @@
 //! Metrics of connections: peers by id, clients as a whole.
 
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use quorate_raft::NodeId;
 
@@ -82,21 +82,20 @@ impl NetworkMetrics {
     }
 
     /// Shows the series of `peer` from now on: an alert must be able to tell no failure from no data.
-    pub(crate) fn begin_peer(&self, peer: NodeId) {
+    pub(crate) fn begin_peer(&self, peer: NodeId) -> PeerSeries {
         let peer = &[&peer.to_string()];
-        for counters in [
-            &self.peer_sent_bytes_total,
-            &self.peer_received_bytes_total,
-            &self.peer_send_failures_total,
-            &self.peer_disconnects_total,
-        ] {
-            counters.with_label_values(peer);
+        self.peer_received_bytes_total.with_label_values(peer);
+        PeerSeries {
+            sent_bytes: self.peer_sent_bytes_total.with_label_values(peer),
+            send_failures: self.peer_send_failures_total.with_label_values(peer),
+            disconnects: self.peer_disconnects_total.with_label_values(peer),
+            connected: self.peer_connected.with_label_values(peer),
+            round_trip_seconds: self.peer_round_trip_seconds.with_label_values(peer),
         }
-        self.peer_connected.with_label_values(peer);
-        self.peer_round_trip_seconds.with_label_values(peer);
     }
 
-    /// Forgets the series of `peer`, which left: nodes come and go for as long as this one runs.
+    /// Forgets the series of `peer`, which left: nodes come and go for as long as this one runs. What still counts into them counts
+    /// for nothing: a stream that the peer keeps open to here begins a new series when it is opened again.
     pub(crate) fn end_peer(&self, peer: NodeId) {
         let peer = &[&peer.to_string()];
         // One that is not there has been forgotten before.
@@ -111,14 +110,23 @@ impl NetworkMetrics {
         let _ = self.peer_connected.remove_label_values(peer);
         let _ = self.peer_round_trip_seconds.remove_label_values(peer);
     }
+}
 
-    /// The stream to `peer` is open, until the answer is dropped.
-    pub(crate) fn connected(&self, peer: NodeId) -> Connected {
-        let peer = &[&peer.to_string()];
-        let (open, ended) =
-            (self.peer_connected.with_label_values(peer), self.peer_disconnects_total.with_label_values(peer));
-        open.set(1);
-        Connected { open, ended }
+/// What one link counts. Looked up once: a link that ends while its task still runs must not bring back what was forgotten.
+#[derive(Debug)]
+pub(crate) struct PeerSeries {
+    pub(crate) sent_bytes: IntCounter,
+    pub(crate) send_failures: IntCounter,
+    pub(crate) round_trip_seconds: Histogram,
+    disconnects: IntCounter,
+    connected: IntGauge,
+}
+
+impl PeerSeries {
+    /// The stream is open, until the answer is dropped.
+    pub(crate) fn connected(&self) -> Connected {
+        self.connected.set(1);
+        Connected { open: self.connected.clone(), ended: self.disconnects.clone() }
     }
 }
 

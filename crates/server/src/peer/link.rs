@@ -21,7 +21,7 @@ use tonic::Streaming;
 use super::dial::innermost;
 use super::outbox::{Outbox, Pushed};
 use super::{Dialer, HELLO_TIMEOUT, Host, MAX_REDIAL, MIN_REDIAL, REFUSED_REDIAL};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PeerSeries};
 
 /// More peers than any configuration has, counting those that just left.
 const MAX_LINKS: usize = 64;
@@ -74,6 +74,7 @@ struct Shared {
     address: Mutex<String>,
     /// The peer was heard of: do not wait out the pause between two dials.
     heard: Notify,
+    series: PeerSeries,
 }
 
 /// How one attempt at a stream ended.
@@ -154,11 +155,11 @@ impl Links {
             stale.end();
         }
         let link = links.entry(peer.id).or_insert_with(|| {
-            self.context.metrics.network.begin_peer(peer.id);
             let shared = Arc::new(Shared {
                 outbox: Arc::new(Outbox::default()),
                 address: Mutex::new(address.clone()),
                 heard: Notify::new(),
+                series: self.context.metrics.network.begin_peer(peer.id),
             });
             let task = self.context.runtime.spawn(keep_open(Arc::clone(&self.context), peer, Arc::clone(&shared)));
             Link { peer, need: Need::Lingering { last_used: Instant::now() }, shared, task }
@@ -230,7 +231,7 @@ async fn keep_open(context: Arc<Context>, peer: Peer, shared: Arc<Shared>) {
             }
         };
         if !text.is_empty() {
-            context.metrics.network.peer_send_failures_total.with_label_values(&[&peer.id.to_string()]).inc();
+            shared.series.send_failures.inc();
         }
         // The same failure again is no news: a peer that is down for a day must not fill the log.
         if text != said && !text.is_empty() {
@@ -251,8 +252,7 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
         Ok(channel) => channel,
         Err(text) => return Ended::Unreachable(text),
     };
-    let sent = context.metrics.network.peer_sent_bytes_total.with_label_values(&[&peer.id.to_string()]);
-    let frames = shared.outbox.open(&hello, sent);
+    let frames = shared.outbox.open(&hello, shared.series.sent_bytes.clone());
     let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
     let greeting = async {
         let mut answers = client.stream(frames).await?.into_inner();
@@ -273,9 +273,9 @@ async fn attempt(context: &Context, peer: Peer, shared: &Shared) -> Ended {
         Ok(_) => {}
     }
     tracing::debug!(peer = %peer.id, %address, "peer stream open");
-    let _connected = context.metrics.network.connected(peer.id);
-    let round_trip = context.metrics.network.peer_round_trip_seconds.with_label_values(&[&peer.id.to_string()]);
-    let ended = measure(&shared.outbox, answers, |took| round_trip.observe(took.as_secs_f64())).await;
+    let _connected = shared.series.connected();
+    let observe = |took: Duration| shared.series.round_trip_seconds.observe(took.as_secs_f64());
+    let ended = measure(&shared.outbox, answers, observe).await;
     Ended::Broken(format!("{address} {ended}"))
 }
 

@@ -99,8 +99,8 @@ pub struct LogStats {
     pub file: FileCounts,
 }
 
-/// After which entry the log on the disk begins, for whoever keeps something for each of its entries: no loss of power brings an
-/// entry before back.
+/// After which entry the log on the disk begins, for whoever keeps something for each of its entries: no loss of power brings back an
+/// entry up to it. It only lags behind, and says nothing of anything else in memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DurableBase(Arc<AtomicU64>);
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quorate_raft::{Entry, LogIndex};
 
-use super::tables::{ENTRIES, EntryError, MetaKey, decode_entry};
+use super::tables::{ENTRIES, EntryError, MetaKey, decode_entry, hard_state};
 use crate::database::Database;
 use crate::disk::LOG_FILE;
 use crate::error::ReadError;
@@ -48,9 +48,13 @@ impl LogReader {
     ///
     /// # Errors
     /// [`ReadError::Damaged`] if a record or a row fails its checksum, or an entry is not where it belongs.
+    ///
+    /// # Panics
+    /// If `max_bytes` is 0.
     pub fn verify(&self, from: LogIndex, max_bytes: usize) -> Result<(usize, Option<LogIndex>), ReadError> {
         let failed = |error: redb::Error| ReadError::from_redb(LOG_FILE, error);
         let transaction = self.database.read()?;
+        assert!(max_bytes > 0, "no entry is read in steps of nothing");
         let meta = MetaRows::open(LOG_FILE, &transaction)?;
         let base = LogIndex(meta.require(MetaKey::Base.name(), |row| Fields(row).u64())?);
         let table = transaction.open_table(ENTRIES).map_err(|error| failed(error.into()))?;
@@ -73,6 +77,13 @@ impl LogReader {
             decode_entry(index, record.value()).map_err(|error| damage(index, error))?;
         }
         bytes += meta.verify()?;
+        let commit = hard_state(&meta)?.commit;
+        if expected <= commit {
+            return Err(ReadError::damaged(
+                LOG_FILE,
+                format!("entry {expected} is missing, and {commit} is committed"),
+            ));
+        }
         Ok((bytes, None))
     }
 

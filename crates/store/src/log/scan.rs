@@ -7,7 +7,7 @@ use quorate_raft::{HardState, LogIndex};
 use redb::ReadTransaction;
 
 use super::shape::LogShape;
-use super::tables::{BaseRow, ENTRIES, EntryError, LOG_FORMAT, MetaKey, NodeRow, decode_entry};
+use super::tables::{self, BaseRow, ENTRIES, EntryError, LOG_FORMAT, MetaKey, NodeRow, decode_entry};
 use crate::disk::LOG_FILE;
 use crate::error::OpenError;
 use crate::meta::MetaRows;
@@ -23,9 +23,7 @@ pub(super) fn scan(transaction: &ReadTransaction) -> Result<Scanned, OpenError> 
     let rows = MetaRows::open(LOG_FILE, transaction)?;
     rows.check_format(LOG_FORMAT)?;
     let node = rows.require(MetaKey::Node.name(), NodeRow::decode)?;
-    let hard_state = rows.require(MetaKey::HardState.name(), |row| {
-        quorate_wire::decode_hard_state(bytes::Bytes::copy_from_slice(row)).ok()
-    })?;
+    let hard_state = tables::hard_state(&rows)?;
     let base = BaseRow::decode(&rows)?;
     let mut shape = LogShape::empty(base.base, base.membership);
     push_entries(transaction, &mut shape)?;

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_raft::{Entry, Incarnation, LogIndex, Membership, NodeId, Term};
+use quorate_raft::{Entry, HardState, Incarnation, LogIndex, Membership, NodeId, Term};
 use quorate_wire::{DecodeError, Identity};
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::disk::LOG_FILE;
-use crate::error::OpenError;
+use crate::error::{OpenError, ReadError};
 use crate::fields::{Fields, PutFields};
 use crate::meta::{META, MetaRows, StoredMembership, put_membership, put_meta};
 use crate::seal;
@@ -134,6 +134,14 @@ impl BaseRow {
         })?;
         Ok(Self { base, membership: membership.decode(LOG_FILE)? })
     }
+}
+
+/// The row [`MetaKey::HardState`].
+pub(crate) fn hard_state<T>(rows: &MetaRows<T>) -> Result<HardState, ReadError>
+where
+    T: ReadableTable<&'static str, &'static [u8]>,
+{
+    rows.require(MetaKey::HardState.name(), |row| quorate_wire::decode_hard_state(Bytes::copy_from_slice(row)).ok())
 }
 
 /// Stores one row of the log's `meta` table.

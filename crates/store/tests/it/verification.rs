@@ -186,6 +186,30 @@ fn a_page_of_others_in_the_place_of_a_page_is_found() {
     }
 }
 
+/// What is left of the log is sound, and in order.
+#[test]
+fn a_last_page_that_went_back_takes_committed_entries_with_it_and_is_found() {
+    let disk = FaultyDisk::new();
+    let mut stores = open_large_stores(&disk);
+    let entry = |index: u64| command(index, Command::Put(PutRequest { key: "k".into(), ..Default::default() }));
+    let place_of = |disk: &FaultyDisk, text: &[u8]| {
+        let backend = disk.open(LOG_FILE, OpenMode::Existing).expect("there");
+        let mut bytes = vec![0; backend.len().expect("no fault") as usize];
+        backend.read(0, &mut bytes).expect("no fault");
+        let places = bytes.chunks(PAGE_BYTES).enumerate().filter(|(_, page)| holds(page, text)).map(|(place, _)| place);
+        (places.collect::<Vec<_>>(), bytes)
+    };
+    let (before, bytes) = place_of(&disk, b"value-00999-");
+    let old = &bytes[before[0] * PAGE_BYTES..][..PAGE_BYTES];
+    stores.log.append(&[write(vec![entry(1000)])]).expect("no fault");
+    let (after, _) = place_of(&disk, b"value-00999-");
+    let backend = disk.open(LOG_FILE, OpenMode::Existing).expect("there");
+    // Wherever the page lies now, the version without the last entry.
+    after.iter().for_each(|place| backend.write((place * PAGE_BYTES) as u64, old).expect("no fault"));
+    let error = verify(&stores).expect_err("the last entry is gone").to_string();
+    assert!(error.contains("entry 1000 is missing"), "{error}");
+}
+
 fn holds(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|part| part == text)
 }

@@ -50,8 +50,14 @@ pub(crate) fn member() -> impl Strategy<Value = Member> {
 pub(crate) fn membership() -> impl Strategy<Value = Membership> {
     let ids = btree_set(1_u64..1000, 0..9);
     let records = vec(member(), 9);
-    (ids, records, 0_usize..4, btree_set(1000_u64..2000, 0..4), 0..=FORMAT_VERSION).prop_map(
-        |(ids, records, shape, removed, cluster_version)| {
+    (
+        ids,
+        records,
+        0_usize..4,
+        btree_set(1000_u64..2000, 0..4).prop_map(Vec::from_iter).prop_shuffle(),
+        0..=FORMAT_VERSION,
+    )
+        .prop_map(|(ids, records, shape, removed, cluster_version)| {
             let ids: Vec<NodeId> = ids.into_iter().map(NodeId).collect();
             let (first, second) = ids.split_at(ids.len().div_ceil(2));
             let set = |ids: &[NodeId]| ids.iter().copied().collect::<BTreeSet<NodeId>>();
@@ -76,8 +82,7 @@ pub(crate) fn membership() -> impl Strategy<Value = Membership> {
             }
             membership.check();
             membership
-        },
-    )
+        })
 }
 
 fn payload() -> impl Strategy<Value = Payload> {
