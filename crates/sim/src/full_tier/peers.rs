@@ -96,8 +96,9 @@ impl Process {
 
     /// The first frame of a stream to a node, if its incarnation is known.
     pub(super) fn hello(&self, context: &Context<FullTier>, to: NodeId) -> Option<Arc<Hello>> {
-        let known = self.membership.members.get(&to).map(|member| member.incarnation);
-        let to_incarnation = known.or_else(|| self.peers.get(&to).copied())?;
+        // A node that is behind may know of a member that its data directory is not known yet, and hear from it.
+        let bound = self.membership.members.get(&to).filter(|member| member.is_bound());
+        let to_incarnation = bound.map(|member| member.incarnation).or_else(|| self.peers.get(&to).copied())?;
         Some(Arc::new(Hello {
             cluster_id: CLUSTER,
             from: context.node,
