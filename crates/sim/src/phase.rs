@@ -229,13 +229,16 @@ impl<T: Tier> World<T> {
             }
             owed |= self.owes_fence(host);
         }
-        if owed && let Some(leader) = self.leading_host() {
+        if owed && let Some((leader, status)) = self.leader() {
             if self.owes_fence(leader) {
                 // Its images are held back, so who needs one to be part of a quorum again waits for another leader.
                 self.ask(leader, Ask::Transfer { to: None });
             }
-            for _ in 0..WRITES_TO_COMPARE {
-                self.ask(leader, Ask::Write);
+            // No more than is applied: slow nodes would fall behind what they have to compare.
+            if status.applied == status.last {
+                for _ in 0..WRITES_TO_COMPARE {
+                    self.ask(leader, Ask::Write);
+                }
             }
         }
     }
