@@ -18,6 +18,10 @@ fn another(payload: &Payload) -> Option<Payload> {
     let Payload::Command(bytes) = payload else { return None };
     let mut envelope = decode_envelope(bytes).ok()?;
     let Command::Put(put) = &mut envelope.command else { return None };
+    if put.ignore_value {
+        // With a value it would be refused, which changes nothing.
+        return None;
+    }
     let mut value = put.value.to_vec();
     value.push(0xee);
     put.value = value.into();

@@ -212,6 +212,8 @@ impl Leases {
         match self.known.get(&id) {
             Some(known) if !known.ended && known.held_since.is_none() => Was::Unsure,
             Some(known) if !known.ended => Was::Held,
+            // A copy of an earlier grant may come late, and grant once more.
+            Some(known) if known.generation > 1 => Was::Unsure,
             _ => Was::Over,
         }
     }
