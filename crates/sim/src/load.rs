@@ -152,8 +152,8 @@ impl<T: Tier> World<T> {
                 if dead * 2 >= left.len() {
                     return;
                 }
-                let timeout = self.context.plan.timeout_us();
-                self.removals.retain(|(at, _)| now.since(*at).as_micros() as u64 <= timeout * ASKED_FOR_TIMEOUTS);
+                let lately = self.asked_for_since();
+                self.removals.retain(|(at, _)| *at >= lately);
                 self.removals.push((now, id));
                 self.asked.push((now, left));
                 self.context.coverage.hit(Reached::MemberRemoved);
@@ -173,10 +173,8 @@ impl<T: Tier> World<T> {
                 let free = |host: &HostId| !membership.members.contains_key(&self.hosts[host.0].node);
                 let free: Vec<HostId> = (0..self.hosts.len()).map(HostId).filter(free).collect();
                 let Some(&host) = self.random.pick(&free) else { return };
-                let node = self.hosts[host.0].node;
-                if (membership.removed.contains(&node) || self.dead.contains(&node)) && !self.hosts[host.0].abandoned {
-                    self.wipe(host);
-                }
+                let removed = membership.removed.contains(&self.hosts[host.0].node);
+                self.start_over_if_spent(host, removed);
                 let (id, peer_address) = (self.hosts[host.0].node, format!("host-{}:2380", host.0));
                 self.context.coverage.hit(Reached::MemberAdded);
                 MemberChange::Add { id, peer_address, rises: self.random.coin() }
@@ -219,13 +217,9 @@ impl<T: Tier> World<T> {
     pub(crate) fn ask_voters(&mut self, leader: HostId, status: &Status, hosts: &[HostId]) {
         let (_, committed) = self.context.oracle.committed_membership();
         for &host in hosts {
-            // A removed node never comes back under its id: its host starts over.
-            // Nor is a disk that cannot be trusted any more.
             let node = self.hosts[host.0].node;
             let removed = committed.as_ref().is_some_and(|membership| membership.removed.contains(&node));
-            if removed || (self.dead.contains(&node) && !self.hosts[host.0].abandoned) {
-                self.wipe(host);
-            }
+            self.start_over_if_spent(host, removed);
         }
         let mut target = Vec::new();
         let mut nodes = Vec::new();
@@ -249,12 +243,24 @@ impl<T: Tier> World<T> {
             1 => Some(quorate_raft::LogIndex(status.membership_index.0.saturating_sub(1))),
             _ => Some(status.membership_index),
         };
-        let now = self.context.now();
-        let timeout = self.context.plan.timeout_us();
-        self.asked.retain(|(at, _)| now.since(*at).as_micros() as u64 <= timeout * ASKED_FOR_TIMEOUTS);
-        self.asked.push((now, nodes));
+        let lately = self.asked_for_since();
+        self.asked.retain(|(at, _)| *at >= lately);
+        self.asked.push((self.context.now(), nodes));
         self.context.coverage.hit(Reached::VotersAsked);
         self.ask(leader, Ask::SetVoters { target, expected });
+    }
+
+    /// A removed node never comes back under its id, nor does a disk that cannot be trusted any more: its host starts over.
+    fn start_over_if_spent(&mut self, host: HostId, removed: bool) {
+        let it = &self.hosts[host.0];
+        if removed || (self.dead.contains(&it.node) && !it.abandoned) {
+            self.wipe(host);
+        }
+    }
+
+    /// What was asked for since then may still take effect.
+    fn asked_for_since(&self) -> Instant {
+        Instant(self.context.now().0.saturating_sub(self.context.plan.timeout_us() * ASKED_FOR_TIMEOUTS))
     }
 
     /// A set of live disks only.

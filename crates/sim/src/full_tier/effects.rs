@@ -388,7 +388,7 @@ impl Process {
         } else {
             let (model, node) = (&context.clients.model, context.node);
             let number = entries.last().map_or(0, |entry| entry.index.0);
-            self.state.apply_seen(entries, |view| look_between(view, model, node, number))
+            self.state.apply_seen(entries, |state| look_between(&state.view(), model, node, number))
         };
         let batch = self.healthy(context, Handler::ApplyStep, batch)?;
         self.dirty = true;

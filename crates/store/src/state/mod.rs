@@ -191,7 +191,7 @@ impl StateStore {
         self.apply_with(entries, |_| {})
     }
 
-    /// The same, with a look by a reader when the key index is ahead of the file.
+    /// The same, with a look at the state when the key index is ahead of the file.
     ///
     /// # Errors
     /// As [`StateStore::apply`].
@@ -199,11 +199,11 @@ impl StateStore {
     /// # Panics
     /// As [`StateStore::apply`].
     #[cfg(feature = "testing")]
-    pub fn apply_seen(&mut self, entries: &[Entry], look: impl FnOnce(&StateView)) -> Result<AppliedBatch, ApplyError> {
+    pub fn apply_seen(&mut self, entries: &[Entry], look: impl FnOnce(&Self)) -> Result<AppliedBatch, ApplyError> {
         self.apply_with(entries, look)
     }
 
-    fn apply_with(&mut self, entries: &[Entry], look: impl FnOnce(&StateView)) -> Result<AppliedBatch, ApplyError> {
+    fn apply_with(&mut self, entries: &[Entry], look: impl FnOnce(&Self)) -> Result<AppliedBatch, ApplyError> {
         let commands = decode(entries)?;
         let shared = self.shared.clone();
         let _batch = shared.begin_batch();
@@ -236,7 +236,7 @@ impl StateStore {
             }
             rows.position.key_space = inner.key_space.meta();
         }
-        look(&self.view());
+        look(self);
         let batch = records.into_batch();
         let before = rows.position.totals;
         let log_base = self.log_base.index();

@@ -16,6 +16,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::faulty_file::{FaultyFile, PAGE_BYTES};
 use crate::disk::{Disk, OpenMode};
 
+/// What a write says that does not fit.
+pub const NO_SPACE: &str = "no space left on the disk";
+
 /// The caller's source of decisions: the same choices give the same disk.
 pub trait Choices {
     /// A number in `0..bound`; `bound` is at least 1.
@@ -409,7 +412,7 @@ impl Handle {
         let Some(limit) = state.limit_bytes else { return Ok(()) };
         let new_bytes = state.files.get(&self.file).map_or(0, |file| file.new_bytes(offset, len));
         if new_bytes > 0 && state.used_bytes() + new_bytes > limit {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the disk"));
+            return Err(io::Error::new(io::ErrorKind::StorageFull, NO_SPACE));
         }
         Ok(())
     }

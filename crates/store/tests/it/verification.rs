@@ -79,11 +79,16 @@ fn verify(stores: &OpenedStores) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Flips a bit in every copy of `text` in a file.
-fn rot(disk: &FaultyDisk, file: &str, text: &str) {
+fn bytes_of(disk: &FaultyDisk, file: &str) -> Vec<u8> {
     let backend = disk.open(file, OpenMode::Existing).expect("there");
     let mut bytes = vec![0; backend.len().expect("no fault") as usize];
     backend.read(0, &mut bytes).expect("no fault");
+    bytes
+}
+
+/// Flips a bit in every copy of `text` in a file.
+fn rot(disk: &FaultyDisk, file: &str, text: &str) {
+    let bytes = bytes_of(disk, file);
     let places = (0..bytes.len() - text.len()).filter(|at| bytes[*at..].starts_with(text.as_bytes()));
     let places: Vec<usize> = places.collect();
     assert!(!places.is_empty(), "{text} is not in {file}");
@@ -169,9 +174,7 @@ fn a_page_of_others_in_the_place_of_a_page_is_found() {
         let stores = open_large_stores(&disk);
         verify(&stores).expect("sound");
 
-        let backend = disk.open(file, OpenMode::Existing).expect("there");
-        let mut bytes = vec![0; backend.len().expect("no fault") as usize];
-        backend.read(0, &mut bytes).expect("no fault");
+        let bytes = bytes_of(&disk, file);
         let page_of = |text: &str| {
             let mut pages = bytes.chunks(PAGE_BYTES).enumerate().filter(|(_, page)| holds(page, text.as_bytes()));
             let page = pages.next().expect("it was stored");
@@ -179,6 +182,7 @@ fn a_page_of_others_in_the_place_of_a_page_is_found() {
             page
         };
         let ((_, page), (place, _)) = (page_of(stray), page_of(hit));
+        let backend = disk.open(file, OpenMode::Existing).expect("there");
         backend.write((place * PAGE_BYTES) as u64, page).expect("no fault");
 
         let error = verify(&stores).expect_err("the order is broken").to_string();
@@ -192,20 +196,17 @@ fn a_last_page_that_went_back_takes_committed_entries_with_it_and_is_found() {
     let disk = FaultyDisk::new();
     let mut stores = open_large_stores(&disk);
     let entry = |index: u64| command(index, Command::Put(PutRequest { key: "k".into(), ..Default::default() }));
-    let place_of = |disk: &FaultyDisk, text: &[u8]| {
-        let backend = disk.open(LOG_FILE, OpenMode::Existing).expect("there");
-        let mut bytes = vec![0; backend.len().expect("no fault") as usize];
-        backend.read(0, &mut bytes).expect("no fault");
-        let places = bytes.chunks(PAGE_BYTES).enumerate().filter(|(_, page)| holds(page, text)).map(|(place, _)| place);
-        (places.collect::<Vec<_>>(), bytes)
-    };
-    let (before, bytes) = place_of(&disk, b"value-00999-");
-    let old = &bytes[before[0] * PAGE_BYTES..][..PAGE_BYTES];
+    let is_last = |page: &&[u8]| holds(page, b"value-00999-");
+    let before = bytes_of(&disk, LOG_FILE);
+    let old = before.chunks(PAGE_BYTES).find(is_last).expect("it was stored");
     stores.log.append(&[write(vec![entry(1000)])]).expect("no fault");
-    let (after, _) = place_of(&disk, b"value-00999-");
     let backend = disk.open(LOG_FILE, OpenMode::Existing).expect("there");
     // Wherever the page lies now, the version without the last entry.
-    after.iter().for_each(|place| backend.write((place * PAGE_BYTES) as u64, old).expect("no fault"));
+    for (place, page) in bytes_of(&disk, LOG_FILE).chunks(PAGE_BYTES).enumerate() {
+        if is_last(&page) {
+            backend.write((place * PAGE_BYTES) as u64, old).expect("no fault");
+        }
+    }
     let error = verify(&stores).expect_err("the last entry is gone").to_string();
     assert!(error.contains("entry 1000 is missing"), "{error}");
 }
