@@ -13,7 +13,7 @@ use crate::compact::Pass;
 use crate::digest::Digest;
 use crate::error::KvError;
 use crate::image::IndexImage;
-use crate::index::{KeyIndex, Lineage, Stamp};
+use crate::index::{KeyIndex, Lineage, Stamp, Walked};
 use crate::lease::Leases;
 use crate::range::RangePlan;
 use crate::records::{ReadRecords, ReadRows};
@@ -213,6 +213,28 @@ impl KeySpace {
     #[must_use]
     pub fn key_count(&self) -> usize {
         self.index.len()
+    }
+
+    /// Number of records the index names.
+    #[must_use]
+    pub fn record_count(&self) -> u64 {
+        let mut count = 0;
+        self.index.walk_all(None, usize::MAX, |_, versions| count += versions.stamps().count() as u64);
+        count
+    }
+
+    /// Where the records of up to `max_keys` keys after `after` are, and the last of those keys; `None` after the last of all.
+    /// Without those that compaction hides: after a start from an image the index may name some that are gone already.
+    #[must_use]
+    pub fn records_of_keys(&self, after: Option<&[u8]>, max_keys: usize) -> (Vec<RecordKey>, Option<Box<[u8]>>) {
+        let (mut records, compacted) = (Vec::new(), self.meta.compact_revision.0);
+        let walked = self.index.walk_all(after, max_keys, |_, versions| {
+            records.extend(versions.kept(compacted).map(Stamp::at));
+        });
+        match walked {
+            Walked::Until(key) => (records, Some(key)),
+            Walked::All => (records, None),
+        }
     }
 
     /// Where the version of `key` is that a read at `revision` sees, if the key is alive there: what a watcher needs

@@ -115,6 +115,11 @@ impl ImageEncoder {
         (encoder, out.freeze())
     }
 
+    /// Records written so far.
+    pub fn record_count(&self) -> u64 {
+        self.records
+    }
+
     /// One frame with these rows. Gather about [`RECORDS_TARGET_BYTES`].
     ///
     /// # Panics

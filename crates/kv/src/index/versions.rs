@@ -174,13 +174,7 @@ impl KeyVersions {
     pub(crate) fn prune(&mut self, target: i64, gone: &mut Vec<RecordKey>) -> bool {
         // The one inline version is alive: a read at any later revision needs it.
         let KeyVersions::Many(history) = self else { return true };
-        let before = history.stamps.partition_point(|stamp| stamp.revision < target);
-        let at_target = history.stamps.get(before).is_some_and(|stamp| stamp.revision == target);
-        let newest_before_is_needed =
-            !at_target && history.stamps[..before].last().is_some_and(|stamp| !stamp.tombstone);
-        let is_taken = |stamp: &Stamp| mutant!(TombstoneAtTargetPruned) && stamp.tombstone && stamp.revision == target;
-        let before = before + usize::from(history.stamps.get(before).is_some_and(is_taken));
-        let dropped = if newest_before_is_needed { before - 1 } else { before };
+        let dropped = history.hidden(target);
         gone.extend(history.stamps.drain(..dropped).map(Stamp::at));
         if dropped > 0 {
             history.stamps.shrink_to_fit();
@@ -194,6 +188,15 @@ impl KeyVersions {
         !history.stamps.is_empty()
     }
 
+    /// The records that no compaction up to `target` lets go, oldest first.
+    pub(crate) fn kept(&self, target: i64) -> impl Iterator<Item = Stamp> + '_ {
+        let hidden = match self {
+            KeyVersions::One { .. } => 0,
+            KeyVersions::Many(history) => history.hidden(target),
+        };
+        self.stamps().skip(hidden)
+    }
+
     /// Panics if an invariant is broken.
     pub(crate) fn check(&self, newest: i64) {
         let stamps: Vec<Stamp> = self.stamps().collect();
@@ -201,6 +204,18 @@ impl KeyVersions {
         let last = stamps.last().expect("a key has records");
         assert!(last.revision <= newest, "record {} lies after the store's revision {newest}", last.at());
         assert_eq!(last.tombstone, self.lineage() == Lineage::NONE, "lineage and newest record disagree: {self:?}");
+    }
+}
+
+impl History {
+    /// How many records, from the oldest on, no read at `target` or later needs.
+    fn hidden(&self, target: i64) -> usize {
+        let before = self.stamps.partition_point(|stamp| stamp.revision < target);
+        let at_target = self.stamps.get(before).is_some_and(|stamp| stamp.revision == target);
+        let newest_before_is_needed = !at_target && self.stamps[..before].last().is_some_and(|stamp| !stamp.tombstone);
+        let is_taken = |stamp: &Stamp| mutant!(TombstoneAtTargetPruned) && stamp.tombstone && stamp.revision == target;
+        let before = before + usize::from(self.stamps.get(before).is_some_and(is_taken));
+        if newest_before_is_needed { before - 1 } else { before }
     }
 }
 

@@ -9,6 +9,7 @@ use quorate_kv::Row;
 use quorate_raft::SnapshotMeta;
 use quorate_wire::snapshot::{Header, ImageEncoder, RECORDS_TARGET_BYTES};
 
+use crate::disk::STATE_FILE;
 use crate::error::{ReadError, SnapshotError};
 use crate::state::{PinnedState, RawKey, RowReader, StateView};
 
@@ -69,6 +70,15 @@ impl SnapshotSource {
         self.state.rows.position.key_space.revision
     }
 
+    /// An image that lacks records would pass for whole wherever it arrives.
+    fn check_whole(&self, given: u64) -> Result<(), ReadError> {
+        let stored = self.state.rows.position.totals.count;
+        if given == stored {
+            return Ok(());
+        }
+        Err(ReadError::damaged(STATE_FILE, format!("an image of it has {given} records, and {stored} are stored")))
+    }
+
     /// About how many bytes the whole image will have: for showing progress.
     pub fn expected_bytes(&self) -> u64 {
         self.state.rows.position.totals.bytes
@@ -97,7 +107,7 @@ impl Iterator for SnapshotSource {
             Stage::Records(mut encoder, from) => match self.state.gather(from, self.revision(), self.frame_bytes) {
                 Err(error) => Some(Err(error)),
                 Ok(records) => match records.last() {
-                    None => Some(Ok(encoder.finish())),
+                    None => Some(self.check_whole(encoder.record_count()).map(|()| encoder.finish())),
                     Some((last, _)) => {
                         let from = Bound::Excluded(last.to_bytes());
                         let chunk = encoder.records(&records);

@@ -68,6 +68,15 @@ impl RecordReader {
         Ok(Self { table })
     }
 
+    /// Fails if there is no record at `at`. What it holds is not looked at.
+    pub(crate) fn require(&self, at: RecordKey) -> Result<(), ReadError> {
+        match ReadableTable::get(&self.table, at.to_bytes()) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Self::missing(at)),
+            Err(error) => Err(ReadError::from_redb(STATE_FILE, error)),
+        }
+    }
+
     /// Visits the records of the file alone, from `from` on, as they are stored.
     ///
     /// Each key is greater than the one before. redb believes a page about its place: on one that went back to an older version

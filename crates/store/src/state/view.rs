@@ -40,6 +40,9 @@ const SMALL_RANGE_KEYS: usize = 256;
 /// Records fetched for a small range.
 const SMALL_RANGE_RECORDS: usize = 64;
 
+/// Bytes counted for a record that is looked up for itself: a page.
+const LOOK_UP_BYTES: usize = 4096;
+
 /// Bytes a chunk of a streamed range is meant to have.
 const CHUNK_TARGET_BYTES: usize = 512 << 10;
 
@@ -355,16 +358,19 @@ impl StateView {
         SnapshotSink::new(self.shared.disk.clone(), Some(expected), self.shared.cache_bytes)
     }
 
-    /// Reads the file from `from` on until that were `max_bytes`, and verifies it: records, then rows (leases, users, roles,
-    /// alarms), then the revisions and the rest. Gives the bytes read and where to go on; `None` at the end.
+    /// Reads the file from `from` on until that were `max_bytes`, and verifies it: records, then that each record the key index
+    /// names is there, then rows (leases, users, roles, alarms), then the revisions and the rest. Gives the bytes read and where
+    /// to go on; `None` at the end.
     ///
     /// # Errors
-    /// [`ReadError::Damaged`] for what fails its checksum.
+    /// [`ReadError::Damaged`] for what fails its checksum or is missing.
     pub fn verify(&self, from: StatePlace, max_bytes: usize) -> Result<(usize, Option<StatePlace>), ReadError> {
-        let transaction = self.shared.read().database.read()?;
+        let inner = self.shared.read();
+        let transaction = inner.database.read()?;
         match from {
             StatePlace::Records(from) => {
-                let (mut bytes, mut next) = (0, StatePlace::Rows(Vec::new()));
+                drop(inner);
+                let (mut bytes, mut next) = (0, StatePlace::Index(None));
                 RecordReader::new(&transaction)?.visit_stored(Bound::Included(from.to_bytes()), |raw, sealed| {
                     if bytes >= max_bytes {
                         next = StatePlace::Records(RecordKey::from_bytes(raw));
@@ -375,11 +381,26 @@ impl StateView {
                 })?;
                 Ok((bytes, Some(next)))
             }
+            StatePlace::Index(after) => {
+                let max_keys = (max_bytes / LOOK_UP_BYTES).max(1);
+                let (records, last) = inner.key_space.records_of_keys(after.as_deref(), max_keys);
+                let visible = inner.visible();
+                drop(inner);
+                let reader = RecordReader::new(&transaction)?;
+                // The index is ahead of the file by a batch at most, and records leave it before they leave the file.
+                for at in records.iter().filter(|at| at.revision <= visible.0) {
+                    reader.require(*at)?;
+                }
+                let next = last.map_or_else(|| StatePlace::Rows(Vec::new()), |last| StatePlace::Index(Some(last)));
+                Ok((records.len() * LOOK_UP_BYTES, Some(next)))
+            }
             StatePlace::Rows(from) => {
+                drop(inner);
                 let (bytes, next) = RowReader::new(&transaction)?.verify(&from, max_bytes)?;
                 Ok((bytes, Some(next.map_or(StatePlace::Rest, StatePlace::Rows))))
             }
             StatePlace::Rest => {
+                drop(inner);
                 let revisions = revisions::read(&transaction)?;
                 let bytes = MetaRows::open(STATE_FILE, &transaction)?.verify()?;
                 Ok((bytes + revisions.len(), None))
@@ -424,6 +445,8 @@ impl AttachedKeys for StateView {
 pub enum StatePlace {
     /// At this record.
     Records(RecordKey),
+    /// Behind this key of the index; `None` before the first.
+    Index(Option<Box<[u8]>>),
     /// At this row.
     Rows(Vec<u8>),
     /// At what is read at once: the revisions of entries, position, configuration and origin.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_kv::auth::AuthCommand;
-use quorate_kv::{Actor, Command, PutRequest};
+use quorate_kv::{Actor, Command, CompactRequest, PutRequest};
 use quorate_raft::{Entry, Incarnation, LogIndex, Member, Membership, NodeId, Payload, Term};
 use quorate_store::testing::FaultyDisk;
 use quorate_store::{
@@ -190,25 +190,75 @@ fn a_page_of_others_in_the_place_of_a_page_is_found() {
     }
 }
 
-/// What is left of the log is sound, and in order.
-#[test]
-fn a_last_page_that_went_back_takes_committed_entries_with_it_and_is_found() {
-    let disk = FaultyDisk::new();
-    let mut stores = open_large_stores(&disk);
-    let entry = |index: u64| command(index, Command::Put(PutRequest { key: "k".into(), ..Default::default() }));
+/// Lets the last page of a table of `file` go back to what it was before `change`: what is left is sound, and in order.
+fn take_back_last_page(disk: &FaultyDisk, file: &str, change: impl FnOnce()) {
     let is_last = |page: &&[u8]| holds(page, b"value-00999-");
-    let before = bytes_of(&disk, LOG_FILE);
+    let before = bytes_of(disk, file);
     let old = before.chunks(PAGE_BYTES).find(is_last).expect("it was stored");
-    stores.log.append(&[write(vec![entry(1000)])]).expect("no fault");
-    let backend = disk.open(LOG_FILE, OpenMode::Existing).expect("there");
-    // Wherever the page lies now, the version without the last entry.
-    for (place, page) in bytes_of(&disk, LOG_FILE).chunks(PAGE_BYTES).enumerate() {
+    change();
+    let backend = disk.open(file, OpenMode::Existing).expect("there");
+    // Wherever the page lies now.
+    for (place, page) in bytes_of(disk, file).chunks(PAGE_BYTES).enumerate() {
         if is_last(&page) {
             backend.write((place * PAGE_BYTES) as u64, old).expect("no fault");
         }
     }
+}
+
+fn last_entry() -> Entry {
+    command(1000, Command::Put(PutRequest { key: "k".into(), ..Default::default() }))
+}
+
+#[test]
+fn a_last_page_that_went_back_takes_committed_entries_with_it_and_is_found() {
+    let disk = FaultyDisk::new();
+    let mut stores = open_large_stores(&disk);
+    take_back_last_page(&disk, LOG_FILE, || {
+        stores.log.append(&[write(vec![last_entry()])]).expect("no fault");
+    });
     let error = verify(&stores).expect_err("the last entry is gone").to_string();
     assert!(error.contains("entry 1000 is missing"), "{error}");
+}
+
+#[test]
+fn a_last_page_that_went_back_takes_records_with_it_and_is_found_before_anyone_believes_the_rest() {
+    let disk = FaultyDisk::new();
+    let mut stores = open_large_stores(&disk);
+    take_back_last_page(&disk, STATE_FILE, || {
+        stores.log.append(&[write(vec![last_entry()])]).expect("no fault");
+        stores.state.apply(&[last_entry()]).expect("no fault");
+        stores.state.checkpoint().expect("no fault");
+    });
+    let error = verify(&stores).expect_err("the last record is gone").to_string();
+    assert!(error.contains("is in the key index, but not in the file"), "{error}");
+
+    let image: Result<Vec<Bytes>, ReadError> = stores.state.snapshot().expect("of a cluster").collect();
+    let error = image.expect_err("it would pass for whole").to_string();
+    assert!(error.contains("an image of it has 997 records, and 998 are stored"), "{error}");
+
+    drop(stores);
+    let opening = StoreOptions::default().open(&(Arc::new(disk) as Arc<dyn Disk>), Incarnation(1));
+    let error = opening.err().expect("the file lacks a record");
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+    assert!(error.to_string().contains("it holds 997 records, and 998 were stored"), "{error}");
+}
+
+/// The index of such a start names records that went after its image was made.
+#[test]
+fn a_compacted_file_is_sound_after_a_start_from_an_older_image() {
+    let disk = FaultyDisk::new();
+    let mut stores = open_large_stores(&disk);
+    stores.state.view().write_index_image().expect("no fault");
+    let compact = command(1000, Command::Compact(CompactRequest { revision: 500, physical: false }));
+    stores.log.append(&[write(vec![compact.clone()])]).expect("no fault");
+    stores.state.apply(&[compact]).expect("no fault");
+    while stores.state.compact_step(100).expect("no fault") {}
+    stores.state.checkpoint().expect("no fault");
+    drop(stores);
+
+    let stores = StoreOptions::default().open(&(Arc::new(disk) as Arc<dyn Disk>), Incarnation(1)).expect("sound");
+    assert_eq!(stores.state.stats().totals.count, 499, "what compaction hides is gone");
+    verify(&stores).expect("sound");
 }
 
 fn holds(bytes: &[u8], text: &[u8]) -> bool {
