@@ -21,6 +21,9 @@ const SLOW_FACTOR: u64 = 20;
 /// What is seldom done is interrupted so many times as often as the rest.
 const SELDOM_FACTOR: u32 = 50;
 
+/// A late answer comes within this many election timeouts.
+const MOST_ANSWER_TIMEOUTS: u64 = 3;
+
 /// One life of a process on a host; what was meant for an earlier one is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Life(pub u64);
@@ -264,6 +267,16 @@ impl<T: Tier> Context<T> {
     /// How long this host's next read from the disk takes, in microseconds.
     pub(crate) fn read_latency_us(&mut self, call: Handler) -> u64 {
         1 + self.random.exponential(self.plan.disk.write_mean_us) + self.stalled_us(call)
+    }
+
+    /// How long an answer waits after what it says was read, in microseconds; 0 for most. Whoever asked may have stopped leading
+    /// meanwhile, or lead again.
+    pub(crate) fn answer_delay_us(&mut self) -> u64 {
+        if !(self.faulty && self.random.chance(self.plan.disk.late_report)) {
+            return 0;
+        }
+        self.coverage.hit(Reached::AnswerLate);
+        1 + self.random.below(MOST_ANSWER_TIMEOUTS * self.plan.timeout_us())
     }
 
     /// How long this host's next durable write takes, in microseconds.

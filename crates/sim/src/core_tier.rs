@@ -77,8 +77,10 @@ pub(crate) enum Event {
     Applied(u64),
     /// The state shall become durable.
     Checkpoint,
-    /// Entries were read back.
-    EntriesRead { to: NodeId, from: LogIndex, max_bytes: usize },
+    /// Entries shall be read back.
+    ReadEntries { to: NodeId, from: LogIndex, max_bytes: usize },
+    /// Entries were read back, perhaps long ago.
+    EntriesRead { to: NodeId, from: LogIndex, entries: Vec<Entry> },
     /// An image that was sent got no answer.
     ImageTimedOut { to: NodeId, number: u64 },
 }

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_kv::ClusterTime;
+use quorate_kv::{ClusterTime, DueLease};
 use quorate_node::{AppliedState, Input, Lifecycle, Node};
 use quorate_raft::{
     Entry, Incarnation, LogIndex, Membership, NodeId, RequestId, SnapshotMeta, Status, Term, Time, WriteSeq,
@@ -182,9 +182,13 @@ pub(crate) enum Event {
     /// The state shall become durable.
     Checkpoint,
     /// Entries shall be read back.
-    EntriesRead { to: NodeId, from: LogIndex, max_bytes: usize },
+    ReadEntries { to: NodeId, from: LogIndex, max_bytes: usize },
+    /// Entries were read back, perhaps long ago.
+    EntriesRead { to: NodeId, from: LogIndex, entries: Vec<Entry> },
     /// Leases that are due shall be looked for.
     FindDueLeases { until: ClusterTime, max: usize },
+    /// These were found, perhaps long ago.
+    LeasesDue { due: Vec<DueLease> },
     /// The next part of an image shall be read.
     ImageChunk { to: NodeId, number: u64 },
     /// An image that was sent got no answer.

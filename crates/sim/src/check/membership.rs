@@ -117,6 +117,8 @@ fn check_appended(view: &View<'_>, log: &LogImage, index: LogIndex, membership: 
                 matched.0 + catch_up + 1 >= index.0,
                 "I-26: {promoted} becomes a voter at {index} with {matched} on its disk, catch-up bound {catch_up}"
             );
+            let heard = status.peer(*promoted).is_some_and(|peer| peer.recently_active);
+            assert!(heard, "I-26: {promoted} becomes a voter at {index} and has not been heard of late");
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod black_box;
 mod commit;
+mod consent;
 mod history;
 mod leadership;
 mod lease;
@@ -75,6 +76,7 @@ pub(crate) struct Oracle {
     log_matching: log_matching::LogMatching,
     commit: commit::Commit,
     monotonic: monotonic::Monotonic,
+    consent: consent::Consent,
     followers: progress::Followers,
     leadership: leadership::Leadership,
     membership: membership::MembershipChanges,
@@ -94,6 +96,7 @@ impl Oracle {
             log_matching: log_matching::LogMatching::default(),
             commit: commit::Commit::default(),
             monotonic: monotonic::Monotonic::default(),
+            consent: consent::Consent::default(),
             followers: progress::Followers::default(),
             leadership: leadership::Leadership::new(plan.raft.election_timeout, plan.network.replay > 0),
             membership: membership::MembershipChanges::default(),
@@ -119,6 +122,7 @@ impl Oracle {
         let log = &cluster.logs[view.host.0];
         log_bounds::check(view, log);
         self.monotonic.check(view);
+        self.consent.check(view);
         membership::check_active(view, log);
         self.commit.check(view, cluster, &mut self.history);
         if self.one_leader.check(view) {
@@ -153,6 +157,7 @@ impl Oracle {
     /// A node's process ended.
     pub(crate) fn died(&mut self, node: NodeId) {
         self.monotonic.died(node);
+        self.consent.died(node);
         self.commit.died(node);
         self.one_leader.died(node);
         self.leadership.died(node);

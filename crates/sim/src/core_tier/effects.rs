@@ -113,7 +113,7 @@ impl Process {
             }
             Effect::ReadEntries { to, from, max_bytes } => {
                 let delay = context.read_latency_us(Handler::ReadBack);
-                context.later(delay, Event::EntriesRead { to, from, max_bytes });
+                context.later(delay, Event::ReadEntries { to, from, max_bytes });
             }
             Effect::SendSnapshot { to } => self.send_image(context, to),
             Effect::TruncatePrefix { .. } => {
@@ -180,8 +180,17 @@ impl Process {
                 self.applied(context, disk)
             }
             Event::Checkpoint => self.checkpoint(context, disk),
-            Event::EntriesRead { to, from, max_bytes } => {
+            Event::ReadEntries { to, from, max_bytes } => {
                 let entries = read_back(context, from, max_bytes);
+                match context.answer_delay_us() {
+                    0 => self.step(context, disk, Input::EntriesRead { to, from, entries }),
+                    delay => {
+                        context.later(delay, Event::EntriesRead { to, from, entries });
+                        Ok(())
+                    }
+                }
+            }
+            Event::EntriesRead { to, from, entries } => {
                 self.step(context, disk, Input::EntriesRead { to, from, entries })
             }
             Event::ImageTimedOut { to, number } => self.image_timed_out(context, disk, to, number),

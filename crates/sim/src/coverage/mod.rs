@@ -72,6 +72,8 @@ reached! {
     DiskStalled => "disk stalled",
     /// A completion was reported after that of a later write.
     CompletionReordered => "write completions reordered",
+    /// An answer came long after what it says was read.
+    AnswerLate => "answer came late",
     /// A disk was lost, and the host came back empty under its name.
     Wiped => "disk wiped",
     /// A clock jumped forward, as after a suspended machine.

@@ -98,7 +98,7 @@ impl Process {
             }
             Effect::ReadEntries { to, from, max_bytes } => {
                 let delay = context.read_latency_us(Handler::ReadBack);
-                context.later(delay, Event::EntriesRead { to, from, max_bytes });
+                context.later(delay, Event::ReadEntries { to, from, max_bytes });
             }
             Effect::FindDueLeases { until, max } => {
                 let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us);
@@ -189,15 +189,29 @@ impl Process {
             Event::LogWritten(seq) => self.step(context, Input::LogWritten { seq }),
             Event::StateDone => self.state_done(context),
             Event::Checkpoint => self.checkpoint(context),
-            Event::EntriesRead { to, from, max_bytes } => {
+            Event::ReadEntries { to, from, max_bytes } => {
                 let entries = self.log.entries(from, max_bytes);
                 let entries = self.healthy(context, Handler::ReadBack, entries)?;
-                self.step(context, Input::EntriesRead { to, from, entries })
+                match context.answer_delay_us() {
+                    0 => self.step(context, Input::EntriesRead { to, from, entries }),
+                    delay => {
+                        context.later(delay, Event::EntriesRead { to, from, entries });
+                        Ok(())
+                    }
+                }
             }
+            Event::EntriesRead { to, from, entries } => self.step(context, Input::EntriesRead { to, from, entries }),
             Event::FindDueLeases { until, max } => {
                 let due = self.state.view().due_leases(until, max);
-                self.step(context, Input::LeasesDue { due })
+                match context.answer_delay_us() {
+                    0 => self.step(context, Input::LeasesDue { due }),
+                    delay => {
+                        context.later(delay, Event::LeasesDue { due });
+                        Ok(())
+                    }
+                }
             }
+            Event::LeasesDue { due } => self.step(context, Input::LeasesDue { due }),
             Event::ImageChunk { to, number } => self.image_chunk(context, to, number),
             Event::ImageTimedOut { to, number } => self.image_timed_out(context, to, number),
             Event::WatchTurn => self.watch_turn(context),

@@ -18,6 +18,7 @@ use quorate_node::{Answer, ClientOp, Consistency, ReadOptions};
 use quorate_raft::{LogIndex, NodeId};
 use quorate_store::StateView;
 
+use super::super::lease_model::LeaseModel;
 use super::super::rights::Rights;
 use super::{Committed, Workload, value, written};
 use crate::clock::Instant;
@@ -57,8 +58,8 @@ pub(super) struct Officials {
     history: Vec<(LogIndex, Rights)>,
     /// Logins that the log let in.
     let_in: BTreeSet<Session>,
-    /// Rights as each node has them: a node judges by its own.
-    states: BTreeMap<NodeId, Arc<AuthState>>,
+    /// Rights as each node has them, and up to where it had applied: a node judges by its own.
+    states: BTreeMap<NodeId, (LogIndex, Arc<AuthState>)>,
 }
 
 fn user(random: &mut Random) -> String {
@@ -243,6 +244,22 @@ impl Officials {
         }
     }
 
+    /// Everybody comes to the door of a node that has applied this much, and is judged there as the log would. Nothing is sent.
+    fn knock(&mut self, random: &mut Random, applied: LogIndex, state: &AuthState) {
+        let default = Rights::default();
+        let names: Vec<String> = state.user_names().map(str::to_owned).collect();
+        for name in names {
+            let (actor, command) = (Actor::User { name, auth_revision: state.revision() }, self.command(random));
+            let judged = state.admit(&actor).and_then(|caller| caller.may_submit(&command, &NoLeases));
+            let rights = self.rights_at(applied).unwrap_or(&default);
+            let expected = rights.refuse(&actor, &command, &LeaseModel::default());
+            assert!(
+                judged == expected.map_or(Ok(()), Err),
+                "auth: {actor:?} asks for {command:?} at {applied} and is judged {judged:?}; by the log {expected:?}"
+            );
+        }
+    }
+
     fn write(&mut self, random: &mut Random, state: &AuthState) -> Vec<(u64, ClientOp)> {
         let actor = self.actor(random, state);
         let command = self.command(random);
@@ -328,8 +345,9 @@ impl Workload for Officials {
         if let Some(change) = self.begin() {
             return self.call(Call::Change, ClientOp::Write { actor: Actor::Node, command: Command::Auth(change) });
         }
-        let states: Vec<Arc<AuthState>> = self.states.values().cloned().collect();
-        let Some(state) = random.pick(&states).cloned() else { return Vec::new() };
+        let states: Vec<(LogIndex, Arc<AuthState>)> = self.states.values().cloned().collect();
+        let Some((applied, state)) = random.pick(&states).cloned() else { return Vec::new() };
+        self.knock(random, applied, &state);
         // Rights have to exist, and to be changed, before there is something to get wrong: a turn is several moves.
         (0..random.between(1, 3)).flat_map(|_| self.make_move(random, &state)).collect()
     }
@@ -376,7 +394,7 @@ impl Workload for Officials {
     }
 
     fn applied(&mut self, node: NodeId, view: &StateView, _now: Instant) {
-        self.states.insert(node, view.auth());
+        self.states.insert(node, (view.applied(), view.auth()));
     }
 
     fn died(&mut self, node: NodeId) {
