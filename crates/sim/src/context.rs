@@ -178,7 +178,10 @@ impl<T: Tier> Context<T> {
         if handler == Handler::TimeoutNow {
             self.handed_over_at = Some(self.now());
         }
-        let arrivals = self.network.send(self.queue.now(), self.host, host, bytes, &mut self.coverage);
+        let mut arrivals = self.network.send(self.queue.now(), self.host, host, bytes, &mut self.coverage);
+        if matches!(handler, Handler::Forward | Handler::ForwardReply) {
+            self.network.detour(&mut arrivals, &mut self.coverage);
+        }
         for at in arrivals.0.into_iter().flatten() {
             self.queue.at(at, Event::Arrive { host, node: to, message: message.clone() });
         }

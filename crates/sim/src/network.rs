@@ -7,6 +7,9 @@ use crate::clock::Instant;
 use crate::coverage::{Coverage, Handler, Reached, Struck};
 use crate::random::Random;
 
+/// Longest time that a detour takes, in microseconds: several election timeouts.
+const MOST_DETOUR_US: u64 = 3_000_000;
+
 /// A machine: its disk and process come and go, its name stays. Numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct HostId(pub usize);
@@ -28,6 +31,8 @@ pub(crate) struct NetworkPlan {
     pub(crate) replay: u32,
     /// What a link carries, in bytes a second; 0 = any amount.
     pub(crate) bandwidth: u64,
+    /// Chance that a forwarded write, or its refusal, is under way for seconds, per million.
+    pub(crate) detour: u32,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -109,6 +114,19 @@ impl Network {
             arrivals.0[1] = Some(self.arrival(sent, from, to, coverage));
         }
         arrivals
+    }
+
+    /// What was sent arrives later, perhaps: it was still on the stream before this one, which its sender has given up.
+    pub(crate) fn detour(&mut self, arrivals: &mut Arrivals, coverage: &mut Coverage) {
+        let Some(at) = &mut arrivals.0[0] else { return };
+        if self.random.chance(self.plan.detour) {
+            let late = Instant(at.0 + self.random.below(MOST_DETOUR_US));
+            if late < self.faults_until {
+                coverage.hit(Reached::Detoured);
+                coverage.struck_message(Struck::Reordered);
+                *at = late;
+            }
+        }
     }
 
     /// When an image that starts now would arrive, or none if the link fails it. It has a connection of its own and shares a
@@ -259,6 +277,7 @@ impl Network {
             reordering: 0,
             replay: 0,
             bandwidth: 0,
+            detour: 0,
         };
         last_arrival
     }
@@ -281,6 +300,7 @@ mod tests {
             reordering: 0,
             replay: 0,
             bandwidth: 0,
+            detour: 0,
         }
     }
 

@@ -99,6 +99,7 @@ mod tests {
             reordering: 0,
             replay: 0,
             bandwidth: 0,
+            detour: 0,
         };
         Network::new(hosts, plan, Instant(0), Random::new(1))
     }

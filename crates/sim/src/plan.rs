@@ -176,11 +176,12 @@ pub struct Restriction {
 
 impl Restriction {
     /// Rates that can be left out.
-    pub const RATES: [&'static str; 12] = [
+    pub const RATES: [&'static str; 13] = [
         "loss",
         "duplication",
         "reordering",
         "replay",
+        "detours",
         "bandwidth",
         "kills-in-steps",
         "stalls",
@@ -295,6 +296,7 @@ impl Plan {
                 "duplication" => self.network.duplication = 0,
                 "reordering" => self.network.reordering = 0,
                 "replay" => self.network.replay = 0,
+                "detours" => self.network.detour = 0,
                 "bandwidth" => self.network.bandwidth = 0,
                 "kills-in-steps" => self.kill_in_step = 0,
                 "stalls" => self.disk.stall = 0,
@@ -343,6 +345,7 @@ fn draw_network(random: &mut Random, timeout_us: u64) -> NetworkPlan {
         reordering,
         replay,
         bandwidth: if random.chance(250_000) { random.between(20_000, 400_000) } else { 0 },
+        detour: if random.chance(300_000) { random.below(300_000) as u32 } else { 0 },
     }
 }
 

@@ -126,6 +126,7 @@ impl Oracle {
         membership::check_active(view, log);
         self.commit.check(view, cluster, &mut self.history);
         if self.one_leader.check(view) {
+            self.one_vote.check_new_leader(view);
             self.commit.check_new_leader(view, log, &self.history);
             if let Some(lease) = &self.lease {
                 lease.check_new_leader(view);

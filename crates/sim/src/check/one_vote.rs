@@ -1,8 +1,11 @@
-//! I-2: a node votes once a term, across all its lives, whether the vote was sent or only made durable.
+//! I-2: a node votes once a term, across all its lives, whether the vote was sent or only made durable. Whoever comes to lead
+//! a term has the votes of a quorum, each on its voter's disk.
 
 use std::collections::BTreeMap;
 
 use quorate_raft::{HardState, NodeId, Term};
+
+use super::View;
 
 /// The vote of each node in each term.
 #[derive(Debug, Default)]
@@ -15,6 +18,19 @@ impl OneVote {
         if let Some(candidate) = hard_state.vote {
             self.replied(node, hard_state.term, candidate);
         }
+    }
+
+    /// A node has just become leader.
+    pub(super) fn check_new_leader(&self, view: &View<'_>) {
+        let (leader, status) = (view.node, view.status);
+        let voted = |id: NodeId| self.votes.get(&(id, status.term)) == Some(&leader);
+        assert!(
+            status.membership.quorum_reached(voted),
+            "I-2: node {leader} leads term {} without the votes of a quorum of {:?} and {:?}",
+            status.term,
+            status.membership.voters,
+            status.membership.outgoing
+        );
     }
 
     pub(super) fn replied(&mut self, node: NodeId, term: Term, candidate: NodeId) {

@@ -32,6 +32,10 @@ macro_rules! reached {
 reached! {
     /// A message was lost.
     Lost => "message lost",
+    /// A leader refused a forwarded write.
+    ForwardRefused => "forward refused",
+    /// A forwarded write, or its refusal, came seconds later than what was sent after it.
+    Detoured => "forward took a detour",
     /// A message arrived twice.
     Duplicated => "message duplicated",
     /// A message overtook an earlier one of its link.
@@ -395,6 +399,8 @@ impl Reached {
     fn is_of(self, tier: TierChoice) -> bool {
         match self {
             Reached::ImageDamaged
+            | Reached::Detoured
+            | Reached::ForwardRefused
             | Reached::WriteForwarded
             | Reached::StaleRefused
             | Reached::Compacted

@@ -25,7 +25,8 @@ pub(super) fn node_config(plan: &Plan, host: HostId, incarnation: Incarnation, v
         max_log_bytes: *random.pick(&[1_000, 100_000, 512 << 20]).expect("choices"),
     };
     config.digest_every_entries = *random.pick(&[1, 7, 64]).expect("choices");
-    if random.chance(300_000) {
+    // What is refused is what a detour may spoil.
+    if random.chance(300_000) || plan.network.detour > 0 {
         config.limits = small_limits(&mut random);
     }
     config
@@ -46,7 +47,7 @@ fn small_limits(random: &mut Random) -> Limits {
         max_pending_writes: small(defaults.max_pending_writes, 1, 20),
         max_pending_write_bytes: small(defaults.max_pending_write_bytes, 1, 20_000),
         unpaced_writes: small(defaults.unpaced_writes, 1, 20),
-        max_unapplied_proposals: small(defaults.max_unapplied_proposals, 1, 20),
+        max_unapplied_proposals: small(defaults.max_unapplied_proposals, 1, 6),
         max_unapplied_proposal_bytes: small(defaults.max_unapplied_proposal_bytes, 1, 20_000),
         max_apply_backlog_entries: small(defaults.max_apply_backlog_entries as usize, 1, 50) as u64,
         max_apply_backlog_bytes: small(defaults.max_apply_backlog_bytes, 0, 5_000),

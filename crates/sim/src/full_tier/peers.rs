@@ -11,7 +11,7 @@ use super::{CLUSTER, Disk, FullTier, Packet, Process, config, jitter, storage};
 use crate::check::Promise;
 use crate::context::Context;
 use crate::core_tier::describe_message;
-use crate::coverage::Handler;
+use crate::coverage::{Handler, Reached};
 use crate::tier::Killed;
 use crate::world::member;
 
@@ -116,6 +116,9 @@ impl Process {
             && let Some(promise) = Promise::of(message)
         {
             context.promised(&promise);
+        }
+        if matches!(message, PeerMessage::ForwardReply(_)) {
+            context.coverage.hit(Reached::ForwardRefused);
         }
         // What its state machine says of other nodes' requests is as wrong as the state.
         if self.has_strayed() && matches!(message, PeerMessage::Outcome(_)) {
