@@ -60,6 +60,7 @@ mutants! {
     LearnerRefusesVote: 11, Consensus, "A node refuses its vote because it does not know yet that it is a voter.";
     LearnerCampaigns: 12, Consensus, "A node campaigns without being a voter.";
     LearnerPromotedAtOnce: 13, Consensus, "A learner becomes a voter before it has caught up.";
+    SilentLearnerPromoted: 13, Consensus, "A learner becomes a voter though nothing was heard of it lately.";
     UpdatePromotes: 14, Consensus, "An update of a learner's addresses makes it a voter.";
     NoPreVote: 16, Consensus, "A node that hears nobody raises the term without asking first.";
     IdentityOutlivesDisk: 17, Consensus, "A node whose disk was lost comes back empty under its old id.";
@@ -74,6 +75,7 @@ mutants! {
     LowerTermsUnanswered: 25, Consensus, "Nodes of a lower term get no answer, though nobody's term rises without one.";
     HigherTermIgnored: 27, Consensus, "A leader ignores answers of a higher term, so a node of that term never gets back in.";
     LatePreVoteCampaigns: 28, Consensus, "A grant left over from the pre-vote makes the new leader campaign again.";
+    StaleVoteCounts: 28, Consensus, "A vote for an earlier candidacy counts for the present one.";
     VotesTwice: 30, Consensus, "A node votes for whoever asks, also twice in a term.";
     NoCheckQuorum: 32, Consensus, "A leader that hears no quorum leads on.";
     LeaseKeptOverTransfer: 33, Consensus, "A leader trusts its lease after it told a successor to campaign.";
@@ -128,6 +130,7 @@ mutants! {
     LeaseClockBegunAnew: 81, Replica, "A new leader counts the time of leases from the beginning.";
     LockNotRechecked: 82, Replica, "A lock is taken without a look whether its lease outlived the wait.";
     ForwardTakenTwice: 83, Replica, "A forwarded write that arrives twice is proposed twice.";
+    RefusedForgotten: 83, Replica, "A forwarded write that was refused is taken when a copy of it comes.";
     RetriesInFlight: 83, Replica, "A write in flight is proposed again as soon as the leader changes.";
     QueueWithoutLimit: 84, Replica, "Writes are taken without end.";
     OldRightsServe: 0, Replica, "A request that was let in by older rights is served by them.";
@@ -149,6 +152,11 @@ mutants! {
     KeepsOfDeleted: 0, Replica, "A put keeps the value of a key that was deleted before it in the same transaction.";
     IgnoreLeaseDetaches: 0, Replica, "A put that keeps the lease of its key takes it away.";
     PrevValueUnjudged: 0, Replica, "A put tells the value before to who may not read it.";
+    BarredVotes: 0, Consensus, "A node that may not campaign still votes.";
+    CompactsFuture: 0, Replica, "A compaction to a revision that is yet to come is carried out.";
+    NeighboursApart: 0, Replica, "Rights on two intervals that touch do not add up to one on both.";
+    FailureBranchUnjudged: 0, Replica, "The branch of a transaction that is taken when a compare fails is not judged.";
+    WatchEndIncluded: 0, Replica, "A watch is told of the key at which its interval ends.";
     NestedSeesWrites: 0, Replica, "The conditions of a nested transaction see what was written before it in the same one.";
 }
 

@@ -78,10 +78,14 @@ impl Intake {
                 continue;
             }
             let Some(command) = open_envelope(from, session, sequence, &envelope) else { continue };
-            window.mark(sequence);
-            if room.disk_full && needs_space(&command) {
+            let lacks_space = room.disk_full && needs_space(&command);
+            let is_full = self.queue.len() >= room.writes || self.bytes + envelope.len() > room.bytes;
+            if !(mutant!(RefusedForgotten) && (lacks_space || is_full)) {
+                window.mark(sequence);
+            }
+            if lacks_space {
                 no_space.push(sequence);
-            } else if self.queue.len() >= room.writes || self.bytes + envelope.len() > room.bytes {
+            } else if is_full {
                 too_many.push(sequence);
             } else {
                 self.bytes += envelope.len();

@@ -224,7 +224,8 @@ impl Raft {
         let is_close = |id: &NodeId| {
             leader.progress.get(id).is_some_and(|progress| {
                 let lag = self.log.last().0 - progress.matched.0;
-                lag <= self.config.catch_up_entries && progress.is_active(self.now, &self.config)
+                let is_there = progress.is_active(self.now, &self.config) || mutant!(SilentLearnerPromoted);
+                lag <= self.config.catch_up_entries && is_there
             })
         };
         learners.iter().copied().filter(is_close).collect()

@@ -170,7 +170,8 @@ impl Raft {
         free |= mutant!(VotesTwice);
         let up_to_date = candidate_last >= (self.log.last_term(), self.log.last());
         let unaware = mutant!(LearnerRefusesVote) && !self.log.membership().1.is_voter(self.id);
-        let granted = free && up_to_date && !self.stopped && !unaware;
+        let barred = self.stopped && !mutant!(BarredVotes);
+        let granted = free && up_to_date && !barred && !unaware;
         let mut reply = self.message(from, Body::VoteReply { pre, granted });
         if pre {
             if granted {
@@ -207,7 +208,7 @@ impl Raft {
             Role::PreCandidate(ballot) if pre && (!granted || term == expected) => {
                 ballot.votes.entry(from).or_insert(granted);
             }
-            Role::Candidate(ballot) if !pre && term == expected => {
+            Role::Candidate(ballot) if !pre && (term == expected || mutant!(StaleVoteCounts)) => {
                 ballot.votes.entry(from).or_insert(granted);
             }
             _ => return,

@@ -136,7 +136,8 @@ impl Caller<'_> {
     pub fn may_transact(&self, txn: &TxnRequest, leases: &dyn AttachedKeys) -> Result<(), AuthError> {
         // A compare tells what it finds.
         txn.compare.iter().try_for_each(|compare| self.may(Right::Read, &compare.key, &compare.range_end))?;
-        txn.success.iter().chain(&txn.failure).try_for_each(|op| match op {
+        let failure = if mutant!(FailureBranchUnjudged) { &[] } else { &txn.failure[..] };
+        txn.success.iter().chain(failure).try_for_each(|op| match op {
             RequestOp::Range(range) => self.may_read(range),
             RequestOp::Put(put) => self.may_put(put, leases),
             RequestOp::DeleteRange(delete) => self.may_delete(delete),

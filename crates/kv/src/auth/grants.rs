@@ -150,6 +150,6 @@ fn span(permission: &Permission) -> Option<(Bytes, End)> {
 fn touches(end: &End, first: &Bytes) -> bool {
     match end {
         End::Never => true,
-        End::Before(end) => end >= first,
+        End::Before(end) => end > first || (end == first && !mutant!(NeighboursApart)),
     }
 }

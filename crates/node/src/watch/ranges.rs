@@ -45,7 +45,7 @@ pub(super) struct RangeIndex {
 impl End {
     fn is_after(&self, key: &[u8]) -> bool {
         match self {
-            End::Before(end) => key < &end[..],
+            End::Before(end) => key < &end[..] || (mutant!(WatchEndIncluded) && key == &end[..]),
             End::Never => true,
         }
     }

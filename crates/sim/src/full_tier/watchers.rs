@@ -15,6 +15,7 @@ use quorate_raft::NodeId;
 use quorate_store::StateView;
 use quorate_wire::etcd::{WatchCreate, decode_events};
 
+use super::clients::key_name;
 use super::key_model::{KeyEvent, holds};
 use super::model::Model;
 use super::watching::Line;
@@ -318,11 +319,16 @@ impl Watchers {
 
     fn new_watch(random: &mut Random, keys: u64, model: &Model) -> Watch {
         let (revision, compacted) = model.newest();
-        let (key, range_end): (Bytes, Bytes) = match random.below(6) {
+        let (key, range_end): (Bytes, Bytes) = match random.below(7) {
             0 => (Bytes::from_static(b"\0"), Bytes::from_static(b"\0")),
             1 => (Bytes::from_static(b"k"), Bytes::from_static(b"l")),
             2 => (Bytes::from_static(b"lease/"), Bytes::from_static(b"lock0")),
-            _ => (super::clients::key_name(random.below(keys)), Bytes::new()),
+            3 => {
+                // Up to, and without, a key that is written.
+                let first = random.below(keys);
+                (key_name(first), key_name(first + random.between(1, 3)))
+            }
+            _ => (key_name(random.below(keys)), Bytes::new()),
         };
         let told = match random.below(6) {
             0 | 1 => None,
