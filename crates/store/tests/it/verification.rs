@@ -238,7 +238,7 @@ fn a_last_page_that_went_back_takes_records_with_it_and_is_found_before_anyone_b
 
     drop(stores);
     let opening = StoreOptions::default().open(&(Arc::new(disk) as Arc<dyn Disk>), Incarnation(1));
-    let error = opening.err().expect("the file lacks a record");
+    let error = opening.expect_err("the file lacks a record");
     assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
     assert!(error.to_string().contains("it holds 997 records, and 998 were stored"), "{error}");
 }
