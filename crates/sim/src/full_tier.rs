@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_kv::{ClusterTime, DueLease};
+use quorate_kv::ClusterTime;
 use quorate_node::{AppliedState, Input, Lifecycle, Node};
 use quorate_raft::{
     Entry, Incarnation, LogIndex, Membership, NodeId, RequestId, SnapshotMeta, Status, Term, Time, WriteSeq,
@@ -173,8 +173,8 @@ struct Sending {
 pub(crate) enum Event {
     /// The first so many jobs of the log are done.
     LogDone(usize),
-    /// A completion that was held up is reported.
-    LogWritten(WriteSeq),
+    /// What was held up reaches the replica.
+    Late(Input),
     /// A client goes away.
     ClientLeaves(RequestId),
     /// The first job of the state is done.
@@ -183,12 +183,8 @@ pub(crate) enum Event {
     Checkpoint,
     /// Entries shall be read back.
     ReadEntries { to: NodeId, from: LogIndex, max_bytes: usize },
-    /// Entries were read back, perhaps long ago.
-    EntriesRead { to: NodeId, from: LogIndex, entries: Vec<Entry> },
     /// Leases that are due shall be looked for.
     FindDueLeases { until: ClusterTime, max: usize },
-    /// These were found, perhaps long ago.
-    LeasesDue { due: Vec<DueLease> },
     /// The next part of an image shall be read.
     ImageChunk { to: NodeId, number: u64 },
     /// An image that was sent got no answer.

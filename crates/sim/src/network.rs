@@ -1,7 +1,8 @@
 //! The network between hosts: delay, loss, duplication, reordering, and links that are cut or clogged.
 //!
 //! Decides only when copies of a message arrive; the caller schedules them. Every link has a direction, so a one-way cut
-//! is nothing special. Without reordering a link is first in, first out, as a stream is.
+//! is nothing special. Without reordering and detours a link is first in, first
+//! out, as a stream is.
 
 use crate::clock::Instant;
 use crate::coverage::{Coverage, Handler, Reached, Struck};
@@ -123,7 +124,7 @@ impl Network {
             let late = Instant(at.0 + self.random.below(MOST_DETOUR_US));
             if late < self.faults_until {
                 coverage.hit(Reached::Detoured);
-                coverage.struck_message(Struck::Reordered);
+                coverage.struck_message(Struck::Delayed);
                 *at = late;
             }
         }

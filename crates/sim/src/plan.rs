@@ -223,6 +223,8 @@ pub(crate) struct Plan {
     pub(crate) disk: DiskPlan,
     /// The load.
     pub(crate) load: LoadPlan,
+    /// Limits of the replica are small: what they refuse is what a detour may spoil.
+    pub(crate) small_limits: bool,
     /// Chance per million that an effect is the last its process performs.
     pub(crate) kill_in_step: u32,
     /// Largest deviation of a node's clock from true time, in parts per million.
@@ -262,11 +264,13 @@ impl Plan {
             // Both break the bound: what was promised by the clock may then be broken by it.
             faults.retain(|fault| !matches!(fault.kind, FaultKind::ClockJump | FaultKind::Suspend));
         }
+        let network = draw_network(&mut random.fork(2), timeout_us);
         Plan {
             seed,
             hosts,
             initial_voters,
-            network: draw_network(&mut random.fork(2), timeout_us),
+            small_limits: network.detour > 0,
+            network,
             disk: draw_disk(&mut random.fork(3), timeout_us),
             load: draw_load(&mut random.fork(4), timeout_us),
             kill_in_step: *random.pick(&[0, 0, 50, 200, 1_000]).expect("choices"),

@@ -1,4 +1,6 @@
 //! Whoever is barred asks for no votes, and gives none: its state, or its place in the cluster, is not what its log says.
+//!
+//! What is seen are roles, and the votes that a node remembers. A pre-vote leaves no trace in it.
 
 use std::collections::BTreeMap;
 

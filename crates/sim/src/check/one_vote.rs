@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use quorate_raft::{HardState, NodeId, Term};
 
 use super::View;
+use super::commit::has_majorities;
 
 /// The vote of each node in each term.
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ impl OneVote {
         let (leader, status) = (view.node, view.status);
         let voted = |id: NodeId| self.votes.get(&(id, status.term)) == Some(&leader);
         assert!(
-            status.membership.quorum_reached(voted),
+            has_majorities(&status.membership, voted),
             "I-2: node {leader} leads term {} without the votes of a quorum of {:?} and {:?}",
             status.term,
             status.membership.voters,

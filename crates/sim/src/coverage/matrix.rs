@@ -36,7 +36,7 @@ names! {
         Duplicated => "duplicated",
         Reordered => "reordered",
         Replayed => "replayed",
-        Delayed => "delayed by a clog or a narrow link",
+        Delayed => "delayed by a clog, a detour or a narrow link",
         Killed => "killed",
         Paused => "paused",
         Stalled => "stalled",

@@ -34,7 +34,7 @@ reached! {
     Lost => "message lost",
     /// A leader refused a forwarded write.
     ForwardRefused => "forward refused",
-    /// A forwarded write, or its refusal, came seconds later than what was sent after it.
+    /// A forwarded write, or its refusal, was under way for up to seconds more.
     Detoured => "forward took a detour",
     /// A message arrived twice.
     Duplicated => "message duplicated",

@@ -25,8 +25,7 @@ pub(super) fn node_config(plan: &Plan, host: HostId, incarnation: Incarnation, v
         max_log_bytes: *random.pick(&[1_000, 100_000, 512 << 20]).expect("choices"),
     };
     config.digest_every_entries = *random.pick(&[1, 7, 64]).expect("choices");
-    // What is refused is what a detour may spoil.
-    if random.chance(300_000) || plan.network.detour > 0 {
+    if random.chance(300_000) || plan.small_limits {
         config.limits = small_limits(&mut random);
     }
     config

@@ -65,7 +65,7 @@ impl Clients {
             }
             19 => (self.draw_old_read(random, key), Vec::new(), Vec::new()),
             _ => {
-                // A few of them of the future, which are refused.
+                // Some are of the future, where nothing was written since, and are refused.
                 let revision = self.last_revision + 2 - random.below(20) as i64;
                 (Command::Compact(CompactRequest { revision, physical: false }), Vec::new(), Vec::new())
             }

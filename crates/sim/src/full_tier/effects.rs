@@ -186,32 +186,18 @@ impl Process {
     pub(super) fn own(&mut self, context: &mut Context<FullTier>, event: Event) -> Result<(), Killed> {
         match event {
             Event::LogDone(jobs) => self.log_done(context, jobs),
-            Event::LogWritten(seq) => self.step(context, Input::LogWritten { seq }),
+            Event::Late(input) => self.step(context, input),
             Event::StateDone => self.state_done(context),
             Event::Checkpoint => self.checkpoint(context),
             Event::ReadEntries { to, from, max_bytes } => {
                 let entries = self.log.entries(from, max_bytes);
                 let entries = self.healthy(context, Handler::ReadBack, entries)?;
-                match context.answer_delay_us() {
-                    0 => self.step(context, Input::EntriesRead { to, from, entries }),
-                    delay => {
-                        context.later(delay, Event::EntriesRead { to, from, entries });
-                        Ok(())
-                    }
-                }
+                self.deliver(context, Input::EntriesRead { to, from, entries })
             }
-            Event::EntriesRead { to, from, entries } => self.step(context, Input::EntriesRead { to, from, entries }),
             Event::FindDueLeases { until, max } => {
                 let due = self.state.view().due_leases(until, max);
-                match context.answer_delay_us() {
-                    0 => self.step(context, Input::LeasesDue { due }),
-                    delay => {
-                        context.later(delay, Event::LeasesDue { due });
-                        Ok(())
-                    }
-                }
+                self.deliver(context, Input::LeasesDue { due })
             }
-            Event::LeasesDue { due } => self.step(context, Input::LeasesDue { due }),
             Event::ImageChunk { to, number } => self.image_chunk(context, to, number),
             Event::ImageTimedOut { to, number } => self.image_timed_out(context, to, number),
             Event::WatchTurn => self.watch_turn(context),
@@ -314,14 +300,25 @@ impl Process {
         }
         for report in reports {
             match report {
-                Input::LogWritten { seq } if self.is_late(context) => {
+                Input::LogWritten { .. } if self.is_late(context) => {
                     let delay = context.random.below(context.plan.timeout_us() / 2);
-                    context.later(delay, Event::LogWritten(seq));
+                    context.later(delay, Event::Late(report));
                 }
                 report => self.step(context, report)?,
             }
         }
         Ok(())
+    }
+
+    /// Tells the replica what it asked for; some of that stands for a while, and may be old by then.
+    fn deliver(&mut self, context: &mut Context<FullTier>, answer: Input) -> Result<(), Killed> {
+        match context.answer_delay_us() {
+            0 => self.step(context, answer),
+            delay => {
+                context.later(delay, Event::Late(answer));
+                Ok(())
+            }
+        }
     }
 
     fn is_late(&self, context: &mut Context<FullTier>) -> bool {

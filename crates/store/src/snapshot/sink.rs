@@ -120,9 +120,7 @@ impl SnapshotSink {
         change(&mut rows);
         let commit = if mutant!(ImageNotSynced) { Commit::Deferred } else { Commit::DurableQuickStart };
         self.database.write(commit, |transaction| rows.store(transaction))?;
-        let reader = StateReader::new(&self.database.read()?)?;
-        let key_space = KeySpace::rebuild(rows.position.key_space, &reader)?;
-        drop(reader);
+        let key_space = StateReader::new(&self.database.read()?)?.key_space(&rows)?;
         Ok(ReceivedSnapshot { database: self.database, key_space, rows })
     }
 

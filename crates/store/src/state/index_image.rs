@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::rows::StateRows;
 use super::tables::StateReader;
 use super::view::Shared;
-use crate::disk::{Disk, INDEX_FILE, INDEX_FILE_NEW, OpenMode, STATE_FILE, remove_if_present};
+use crate::disk::{Disk, INDEX_FILE, INDEX_FILE_NEW, OpenMode, remove_if_present};
 use crate::error::ReadError;
 
 const HEAD_BYTES: usize = 16;
@@ -70,18 +70,7 @@ pub(super) fn load(disk: &dyn Disk, rows: &StateRows, records: &StateReader) -> 
         },
         Err(error) => tracing::info!(%error, "the index image cannot be read; the index is built from all records"),
     }
-    rebuild(rows, records)
-}
-
-/// The key space by all records, which must be as many as the file says of itself: redb takes a page that went back to an older
-/// version for the newer one, and what that lacks would be gone without a word.
-fn rebuild(rows: &StateRows, records: &StateReader) -> Result<KeySpace, ReadError> {
-    let key_space = KeySpace::rebuild(rows.position.key_space, records)?;
-    let (found, stored) = (key_space.record_count(), rows.position.totals.count);
-    if found != stored {
-        return Err(ReadError::damaged(STATE_FILE, format!("it holds {found} records, and {stored} were stored")));
-    }
-    Ok(key_space)
+    records.key_space(rows)
 }
 
 fn read(disk: &dyn Disk, born_at: LogIndex) -> io::Result<Option<Vec<u8>>> {

@@ -17,6 +17,7 @@ mod revision_hash;
 mod revisions;
 mod rows;
 mod tables;
+mod verification;
 mod view;
 
 use std::sync::Arc;
@@ -28,7 +29,8 @@ use quorate_wire::Envelope;
 pub use history::{Forgotten, History};
 pub use records::RecordTotals;
 pub use revision_hash::{RevisionHash, RevisionHasher};
-pub use view::{StatePlace, StateStream, StateView, StreamChunk};
+pub use verification::StatePlace;
+pub use view::{StateStream, StateView, StreamChunk};
 
 pub(crate) use pinned::PinnedState;
 pub(crate) use records::{RECORDS, RawKey, RecordAppender};

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate_kv::{ReadRecords, ReadRows, Record, RecordKey, Row, Table, VisitRow};
+use quorate_kv::{KeySpace, ReadRecords, ReadRows, Record, RecordKey, Row, Table, VisitRow};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::records::RecordReader;
+use super::rows::StateRows;
 use crate::disk::STATE_FILE;
 use crate::error::ReadError;
 use crate::seal;
@@ -107,6 +108,17 @@ pub(crate) struct StateReader {
 impl StateReader {
     pub(crate) fn new(transaction: &ReadTransaction) -> Result<Self, ReadError> {
         Ok(Self { records: RecordReader::new(transaction)?, rows: RowReader::new(transaction)? })
+    }
+
+    /// The key space by all records, which must be as many as the file says of itself: redb takes a page that went back to an
+    /// older version for the newer one, and what that lacks would be gone without a word.
+    pub(crate) fn key_space(&self, rows: &StateRows) -> Result<KeySpace, ReadError> {
+        let key_space = KeySpace::rebuild(rows.position.key_space, self)?;
+        let (found, stored) = (key_space.record_count(), rows.position.totals.count);
+        if found != stored {
+            return Err(ReadError::damaged(STATE_FILE, format!("it holds {found} records, and {stored} were stored")));
+        }
+        Ok(key_space)
     }
 }
 

@@ -7,7 +7,6 @@
 //! batch to the index under the lock, writes the file without it, and takes it again only to raise the visible revision.
 //! The index keeps the versions before, so a reader in between is served by those.
 
-use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -20,15 +19,13 @@ use quorate_kv::{
 use quorate_raft::{LogIndex, Membership};
 
 use super::rationed::RationedReader;
-use super::records::{RecordReader, RecordTotals, decode_record};
+use super::records::{RecordReader, RecordTotals};
 use super::revision_hash::RevisionHasher;
 use super::rows::StateRows;
-use super::tables::RowReader;
 use super::{index_image, revisions};
 use crate::database::Database;
-use crate::disk::{Disk, STATE_FILE};
+use crate::disk::Disk;
 use crate::error::{RationedReadError, ReadError, SnapshotError};
-use crate::meta::MetaRows;
 use crate::snapshot::{SnapshotSink, SnapshotSource};
 
 /// Keys of the index walked under one hold of its lock.
@@ -39,9 +36,6 @@ const SMALL_RANGE_KEYS: usize = 256;
 
 /// Records fetched for a small range.
 const SMALL_RANGE_RECORDS: usize = 64;
-
-/// Bytes counted for a record that is looked up for itself: a page.
-const LOOK_UP_BYTES: usize = 4096;
 
 /// Bytes a chunk of a streamed range is meant to have.
 const CHUNK_TARGET_BYTES: usize = 512 << 10;
@@ -358,56 +352,6 @@ impl StateView {
         SnapshotSink::new(self.shared.disk.clone(), Some(expected), self.shared.cache_bytes)
     }
 
-    /// Reads the file from `from` on until that were `max_bytes`, and verifies it: records, then that each record the key index
-    /// names is there, then rows (leases, users, roles, alarms), then the revisions and the rest. Gives the bytes read and where
-    /// to go on; `None` at the end.
-    ///
-    /// # Errors
-    /// [`ReadError::Damaged`] for what fails its checksum or is missing.
-    pub fn verify(&self, from: StatePlace, max_bytes: usize) -> Result<(usize, Option<StatePlace>), ReadError> {
-        let inner = self.shared.read();
-        let transaction = inner.database.read()?;
-        match from {
-            StatePlace::Records(from) => {
-                drop(inner);
-                let (mut bytes, mut next) = (0, StatePlace::Index(None));
-                RecordReader::new(&transaction)?.visit_stored(Bound::Included(from.to_bytes()), |raw, sealed| {
-                    if bytes >= max_bytes {
-                        next = StatePlace::Records(RecordKey::from_bytes(raw));
-                        return Ok(false);
-                    }
-                    bytes += sealed.len();
-                    decode_record(&raw, sealed).map(|_| true)
-                })?;
-                Ok((bytes, Some(next)))
-            }
-            StatePlace::Index(after) => {
-                let max_keys = (max_bytes / LOOK_UP_BYTES).max(1);
-                let (records, last) = inner.key_space.records_of_keys(after.as_deref(), max_keys);
-                let visible = inner.visible();
-                drop(inner);
-                let reader = RecordReader::new(&transaction)?;
-                // The index is ahead of the file by a batch at most, and records leave it before they leave the file.
-                for at in records.iter().filter(|at| at.revision <= visible.0) {
-                    reader.require(*at)?;
-                }
-                let next = last.map_or_else(|| StatePlace::Rows(Vec::new()), |last| StatePlace::Index(Some(last)));
-                Ok((records.len() * LOOK_UP_BYTES, Some(next)))
-            }
-            StatePlace::Rows(from) => {
-                drop(inner);
-                let (bytes, next) = RowReader::new(&transaction)?.verify(&from, max_bytes)?;
-                Ok((bytes, Some(next.map_or(StatePlace::Rest, StatePlace::Rows))))
-            }
-            StatePlace::Rest => {
-                drop(inner);
-                let revisions = revisions::read(&transaction)?;
-                let bytes = MetaRows::open(STATE_FILE, &transaction)?.verify()?;
-                Ok((bytes + revisions.len(), None))
-            }
-        }
-    }
-
     /// The record of one change, if it is still there: for watchers that fall behind.
     ///
     /// # Errors
@@ -438,24 +382,6 @@ impl AttachedKeys for StateView {
     fn all_attached(&self, lease: i64, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.shared.read().key_space.all_attached(lease, test)
     }
-}
-
-/// Where reading a state file through stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StatePlace {
-    /// At this record.
-    Records(RecordKey),
-    /// Behind this key of the index; `None` before the first.
-    Index(Option<Box<[u8]>>),
-    /// At this row.
-    Rows(Vec<u8>),
-    /// At what is read at once: the revisions of entries, position, configuration and origin.
-    Rest,
-}
-
-impl StatePlace {
-    /// The beginning.
-    pub const START: StatePlace = StatePlace::Records(RecordKey { revision: 0, sub: 0 });
 }
 
 /// One chunk of a streamed range.

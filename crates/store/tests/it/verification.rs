@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_kv::auth::AuthCommand;
-use quorate_kv::{Actor, Command, CompactRequest, PutRequest};
+use quorate_kv::{Actor, Command, CompactRequest, PutRequest, Revision};
 use quorate_raft::{Entry, Incarnation, LogIndex, Member, Membership, NodeId, Payload, Term};
 use quorate_store::testing::FaultyDisk;
 use quorate_store::{
     Disk, LOG_FILE, LogOptions, OpenError, OpenMode, OpenedStores, ReadError, STATE_FILE, StateOptions, StatePlace,
-    StoreOptions,
+    StateStore, StoreOptions,
 };
 use quorate_wire::{Envelope, encode_envelope};
 
@@ -147,12 +147,13 @@ fn decay_of_what_the_log_says_of_its_base_is_found() {
     assert!(error.contains("`base`"), "{error}");
 }
 
-/// A thousand entries, each with a value of its own, of 80 bytes and more.
+/// A thousand entries, each with a value of its own, of 80 bytes and more, on a hundred keys in turn.
 fn open_large_stores(disk: &FaultyDisk) -> OpenedStores {
     let mut stores = open_stores(disk);
     let value = |index: u64| format!("value-{index:05}-{}", "x".repeat(80));
     let entries = (4..1000).map(|index| {
-        command(index, Command::Put(PutRequest { key: "k".into(), value: value(index).into(), ..Default::default() }))
+        let key = format!("k{:02}", index % 100).into();
+        command(index, Command::Put(PutRequest { key, value: value(index).into(), ..Default::default() }))
     });
     let entries: Vec<Entry> = entries.collect();
     stores.log.append(&[write(entries.clone())]).expect("no fault");
@@ -205,8 +206,9 @@ fn take_back_last_page(disk: &FaultyDisk, file: &str, change: impl FnOnce()) {
     }
 }
 
+/// Of a key in the midst of all.
 fn last_entry() -> Entry {
-    command(1000, Command::Put(PutRequest { key: "k".into(), ..Default::default() }))
+    command(1000, Command::Put(PutRequest { key: "k50".into(), ..Default::default() }))
 }
 
 #[test]
@@ -257,8 +259,26 @@ fn a_compacted_file_is_sound_after_a_start_from_an_older_image() {
     drop(stores);
 
     let stores = StoreOptions::default().open(&(Arc::new(disk) as Arc<dyn Disk>), Incarnation(1)).expect("sound");
-    assert_eq!(stores.state.stats().totals.count, 499, "what compaction hides is gone");
+    assert_eq!(stores.state.stats().totals.count, 599, "what compaction hides is gone");
+    assert_eq!(stores.state.view().pruned(), Revision::NEVER_COMPACTED, "the index is that of the image");
     verify(&stores).expect("sound");
+}
+
+/// The key index names a record then that is not in the file yet.
+#[test]
+fn a_sound_file_passes_while_a_batch_is_on_its_way() {
+    let disk = FaultyDisk::new();
+    let mut stores = open_large_stores(&disk);
+    let mut looked = false;
+    let look = |state: &StateStore| {
+        let mut place = Some(StatePlace::START);
+        while let Some(from) = place {
+            place = state.view().verify(from, 1).expect("sound").1;
+        }
+        looked = true;
+    };
+    stores.state.apply_seen(&[last_entry()], look).expect("no fault");
+    assert!(looked);
 }
 
 fn holds(bytes: &[u8], text: &[u8]) -> bool {

@@ -6,10 +6,11 @@
 //! a password in force; and in the end all nodes hold the users, roles and rights that the log makes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_kv::auth::{AuthResponse, NoLeases, PasswordHash, Permission, PermissionKind, ROOT};
+use quorate_kv::auth::{AuthError, AuthResponse, NoLeases, PasswordHash, Permission, PermissionKind, ROOT};
 use quorate_kv::{
     Actor, AuthCommand, AuthState, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, KvError,
     LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, Response, TxnRequest,
@@ -56,6 +57,8 @@ pub(super) struct Officials {
     sessions: Vec<Session>,
     /// Rights by the committed log, from each index on at which they changed.
     history: Vec<(LogIndex, Rights)>,
+    /// Those before any change.
+    first: Rights,
     /// Logins that the log let in.
     let_in: BTreeSet<Session>,
     /// Rights as each node has them, and up to where it had applied: a node judges by its own.
@@ -83,6 +86,24 @@ fn interval(random: &mut Random) -> (Bytes, Bytes) {
         _ => Bytes::new(),
     };
     (key(first), end)
+}
+
+/// What a node of this state says at its door.
+fn judge(state: &AuthState, actor: &Actor, command: &Command) -> Result<(), AuthError> {
+    state.admit(actor).and_then(|caller| caller.may_submit(command, &NoLeases))
+}
+
+/// A node that has applied this much judges as the log does.
+fn check_judged(
+    (actor, asked): (&Actor, &dyn fmt::Debug),
+    applied: LogIndex,
+    judged: Result<(), AuthError>,
+    expected: Option<AuthError>,
+) {
+    assert!(
+        judged == expected.map_or(Ok(()), Err),
+        "auth: {actor:?} asks for {asked:?} at {applied} and is judged {judged:?}; by the log {expected:?}"
+    );
 }
 
 impl Officials {
@@ -244,26 +265,19 @@ impl Officials {
         }
     }
 
-    /// Everybody comes to the door of a node that has applied this much, and is judged there as the log would. Nothing is sent.
-    fn knock(&mut self, random: &mut Random, applied: LogIndex, state: &AuthState) {
-        let default = Rights::default();
-        let names: Vec<String> = state.user_names().map(str::to_owned).collect();
-        for name in names {
+    /// Compares what a node that has applied this much allows to each of its users with what the log does. Nothing is sent.
+    fn compare_rights(&mut self, random: &mut Random, applied: LogIndex, state: &AuthState) {
+        for name in state.user_names().map(str::to_owned) {
             let (actor, command) = (Actor::User { name, auth_revision: state.revision() }, self.command(random));
-            let judged = state.admit(&actor).and_then(|caller| caller.may_submit(&command, &NoLeases));
-            let rights = self.rights_at(applied).unwrap_or(&default);
-            let expected = rights.refuse(&actor, &command, &LeaseModel::default());
-            assert!(
-                judged == expected.map_or(Ok(()), Err),
-                "auth: {actor:?} asks for {command:?} at {applied} and is judged {judged:?}; by the log {expected:?}"
-            );
+            let expected = self.rights_at(applied).refuse(&actor, &command, &LeaseModel::default());
+            check_judged((&actor, &command), applied, judge(state, &actor, &command), expected);
         }
     }
 
     fn write(&mut self, random: &mut Random, state: &AuthState) -> Vec<(u64, ClientOp)> {
         let actor = self.actor(random, state);
         let command = self.command(random);
-        let judged = state.admit(&actor).and_then(|caller| caller.may_submit(&command, &NoLeases));
+        let judged = judge(state, &actor, &command);
         // Where the node would refuse it at its door, only a node gone wrong would propose it; some of those, too.
         if judged.is_err() && !random.chance(250_000) {
             return Vec::new();
@@ -295,9 +309,7 @@ impl Officials {
         let of = |name: &str| Actor::User { name: name.to_owned(), auth_revision: state.revision() };
         // Who may write some key, if there is anybody.
         let free = |number| Command::Put(PutRequest { key: key(number), lease: 0, ..put.clone() });
-        let may = |name: &str, number| {
-            state.admit(&of(name)).and_then(|caller| caller.may_submit(&free(number), &NoLeases)).is_ok()
-        };
+        let may = |name: &str, number| judge(state, &of(name), &free(number)).is_ok();
         let names: Vec<&str> = state.user_names().filter(|name| *name != ROOT).collect();
         let writers = names.iter().flat_map(|name| (0..KEYS).map(move |number| (*name, number)));
         let writers: Vec<(&str, u64)> = writers.filter(|(name, number)| may(name, *number)).collect();
@@ -321,21 +333,16 @@ impl Officials {
     }
 
     /// Rights as the log made them up to `applied`.
-    fn rights_at(&self, applied: LogIndex) -> Option<&Rights> {
+    fn rights_at(&self, applied: LogIndex) -> &Rights {
         let after = self.history.partition_point(|(index, _)| *index <= applied);
-        after.checked_sub(1).map(|at| &self.history[at].1)
+        after.checked_sub(1).map_or(&self.first, |at| &self.history[at].1)
     }
 
     /// A read comes to the state that it may read, and is judged by the rights in it, as a server does.
     fn judge_read(&self, actor: &Actor, range: &RangeRequest, view: &StateView, coverage: &mut Coverage) {
         let (applied, state) = (view.applied(), view.auth());
         let judged = state.admit(actor).and_then(|caller| caller.may_read(range));
-        let default = Rights::default();
-        let expected = self.rights_at(applied).unwrap_or(&default).refuse_read(actor, range);
-        assert!(
-            judged == expected.map_or(Ok(()), Err),
-            "auth: {actor:?} asks for {range:?} at {applied} and is judged {judged:?}; by the log {expected:?}"
-        );
+        check_judged((actor, range), applied, judged, self.rights_at(applied).refuse_read(actor, range));
         coverage.hit(if judged.is_ok() { Reached::ReadAllowed } else { Reached::ReadForbidden });
     }
 }
@@ -347,7 +354,7 @@ impl Workload for Officials {
         }
         let states: Vec<(LogIndex, Arc<AuthState>)> = self.states.values().cloned().collect();
         let Some((applied, state)) = random.pick(&states).cloned() else { return Vec::new() };
-        self.knock(random, applied, &state);
+        self.compare_rights(random, applied, &state);
         // Rights have to exist, and to be changed, before there is something to get wrong: a turn is several moves.
         (0..random.between(1, 3)).flat_map(|_| self.make_move(random, &state)).collect()
     }
@@ -402,12 +409,10 @@ impl Workload for Officials {
     }
 
     fn check_durable(&self, views: &[(NodeId, StateView)]) {
-        let default = Rights::default();
         for (node, view) in views {
             let state = view.auth();
             state.check_invariants();
-            let rights = self.rights_at(view.applied()).unwrap_or(&default);
-            if let Err(difference) = rights.compare(&state) {
+            if let Err(difference) = self.rights_at(view.applied()).compare(&state) {
                 panic!("auth: node {node} does not hold the rights of the log: {difference}");
             }
         }
