@@ -51,6 +51,10 @@ pub(crate) struct FuzzArgs {
     /// Run this one input again, for example a finding
     #[arg(long, requires = "target", conflicts_with = "save")]
     input: Option<PathBuf>,
+    /// Folder in which the nodes behind some targets have their data, of which nothing is left; they wait less in one that is
+    /// in memory
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
     /// Build profile; `sim` is fast and keeps assertions
     #[arg(long, default_value = "dev")]
     profile: String,
@@ -62,7 +66,7 @@ impl FuzzArgs {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs());
         let seed = now as u32;
         eprintln!("xtask: fuzz seed {seed}");
-        FuzzArgs { seconds, target: None, seed, jobs: 2, save: 0, input: None, profile: "dev".to_owned() }
+        FuzzArgs { seconds, target: None, seed, jobs: 2, save: 0, input: None, scratch: None, profile: "dev".to_owned() }
     }
 }
 
@@ -74,7 +78,7 @@ pub(crate) fn run_targets(args: &FuzzArgs) -> Result<(), Failure> {
     let targets = targets(args.target.as_deref())?;
     let program = build(&args.profile)?;
     if let Some(input) = &args.input {
-        let target = Target::new(&program, &targets[0])?;
+        let target = Target::new(&program, &targets[0], args.scratch.as_deref())?;
         let result = run(target.command().args(limits()).arg(input));
         target.clear()?;
         return result;
@@ -84,7 +88,7 @@ pub(crate) fn run_targets(args: &FuzzArgs) -> Result<(), Failure> {
         let worker = || {
             let mut results = Vec::new();
             while let Some(name) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let result = Target::new(&program, name).and_then(|target| target.fuzz(args));
+                let result = Target::new(&program, name, args.scratch.as_deref()).and_then(|target| target.fuzz(args));
                 results.push(result.inspect_err(|failure| eprintln!("xtask: {failure}")));
             }
             results
@@ -142,6 +146,8 @@ struct Target<'a> {
     program: &'a Path,
     name: &'a str,
     folder: PathBuf,
+    /// Data directories of the nodes that some targets start; libFuzzer ends without removing them.
+    temporary: PathBuf,
 }
 
 /// What came of a target's run.
@@ -151,10 +157,16 @@ struct Ran {
 }
 
 impl<'a> Target<'a> {
-    fn new(program: &'a Path, name: &'a str) -> Result<Target<'a>, Failure> {
-        let target = Target { program, name, folder: target_folder().join("fuzz").join(name) };
-        for folder in [target.found(), target.samples(), target.temporary()] {
-            create(&folder)?;
+    fn new(program: &'a Path, name: &'a str, scratch: Option<&Path>) -> Result<Target<'a>, Failure> {
+        let folder = target_folder().join("fuzz").join(name);
+        let temporary = match scratch {
+            // What is removed at the end must be nobody else's.
+            Some(scratch) => scratch.join(format!("quorate-fuzz-{name}")),
+            None => folder.join("tmp"),
+        };
+        let target = Target { program, name, folder, temporary };
+        for folder in [&target.found(), &target.samples(), &target.temporary] {
+            create(folder)?;
         }
         Ok(target)
     }
@@ -166,11 +178,6 @@ impl<'a> Target<'a> {
 
     fn samples(&self) -> PathBuf {
         self.folder.join("samples")
-    }
-
-    /// Data directories of the nodes that some targets start; libFuzzer ends without removing them.
-    fn temporary(&self) -> PathBuf {
-        self.folder.join("tmp")
     }
 
     fn log(&self) -> PathBuf {
@@ -185,7 +192,7 @@ impl<'a> Target<'a> {
     fn command(&self) -> Command {
         let mut command = Command::new(self.program);
         command.env("QUORATE_FUZZ_TARGET", self.name).env("QUORATE_FUZZ_SAMPLES", self.samples());
-        command.env("TMPDIR", self.temporary());
+        command.env("TMPDIR", &self.temporary);
         command
     }
 
@@ -235,9 +242,7 @@ impl<'a> Target<'a> {
     }
 
     fn clear(&self) -> Result<(), Failure> {
-        let folder = self.temporary();
-        fs::remove_dir_all(&folder).map_err(Failure::file(&folder))?;
-        create(&folder)
+        fs::remove_dir_all(&self.temporary).map_err(Failure::file(&self.temporary))
     }
 
     fn finding(&self, log: &str) -> Failure {
@@ -262,6 +267,7 @@ impl<'a> Target<'a> {
             fs::copy(path, merged.join(path.file_name().expect("a file"))).map_err(Failure::file(path))?;
         }
         let log = File::create(self.log()).map_err(Failure::file(self.log()))?;
+        create(&self.temporary)?;
         run(self.command().args(["-merge=1".into(), merged.clone(), self.found()]).stderr(log))?;
         self.clear()?;
         let names: BTreeSet<_> = known.iter().filter_map(|path| path.file_name()).collect();

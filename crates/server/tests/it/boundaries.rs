@@ -84,7 +84,6 @@ async fn one_below_a_limit_and_the_limit_itself_are_served_and_one_past_it_is_re
                 };
             })
             .await;
-            served.put("first", "").await;
             let fits = timeout(PATIENCE, fits(&served, limit, count)).await.expect("ends in time");
             assert_eq!(fits, expected, "{limit:?}: {count} of {most}");
             served.server.stop().await;
