@@ -15,12 +15,13 @@ use crate::keyspace::KeySpace;
 use crate::precheck::{check_put, check_txn};
 use crate::range::{RangePlan, fetch};
 use crate::record::{KeyValue, Record};
-use crate::records::{ReadRecords, WriteRecords};
+use crate::records::WriteRecords;
 use crate::requests::{Command, CompactRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use crate::responses::{
     Change, DeleteRangeResponse, Outcome, PutResponse, RangeResponse, Response, ResponseBody, ResponseOp, TxnResponse,
 };
 use crate::revision::{RecordKey, Revision};
+use crate::room::{AnswerRoom, RoomReader, Unread};
 use crate::row::RowWriter;
 use crate::validate::{Limits, validate};
 
@@ -30,10 +31,10 @@ impl KeySpace {
     /// # Errors
     /// The storage's; key space and records are then of no use any more.
     pub fn apply<W: WriteRecords>(&mut self, records: &mut W, command: &Command) -> Result<Outcome, W::Error> {
-        self.apply_for(records, &Actor::Anonymous, command)
+        self.apply_for(records, &Actor::Anonymous, command, &AnswerRoom::unlimited())
     }
 
-    /// Applies the next command of the log on behalf of `actor`.
+    /// Applies the next command of the log on behalf of `actor`. An answer that `room` has no room for is withheld.
     ///
     /// # Errors
     /// The storage's; key space and records are then of no use any more.
@@ -42,6 +43,7 @@ impl KeySpace {
         records: &mut W,
         actor: &Actor,
         command: &Command,
+        room: &AnswerRoom,
     ) -> Result<Outcome, W::Error> {
         let before = self.meta.revision;
         // Whoever proposed this checked it; an outcome must not depend on that.
@@ -66,19 +68,18 @@ impl KeySpace {
                 }
                 Command::LeaseRevoke { id } if !self.leases.contains(*id) => (Err(KvError::LeaseNotFound), Vec::new()),
                 Command::LeaseRevoke { id } => {
-                    self.write(records, |writer| writer.end_lease(*id, Response::LeaseRevoke))?
+                    self.write(records, room, |writer| writer.end_lease(*id, Response::LeaseRevoke))?
                 }
                 Command::LeaseExpire(due) if !self.has_run_out(*due) => {
                     (Ok(Response::LeaseExpire { expired: false }), Vec::new())
                 }
-                Command::LeaseExpire(due) => {
-                    self.write(records, |writer| writer.end_lease(due.id, Response::LeaseExpire { expired: true }))?
-                }
-                Command::Put(put) => self.write(records, |writer| writer.put_checked(put))?,
+                Command::LeaseExpire(due) => self
+                    .write(records, room, |writer| writer.end_lease(due.id, Response::LeaseExpire { expired: true }))?,
+                Command::Put(put) => self.write(records, room, |writer| writer.put_checked(put))?,
                 Command::DeleteRange(delete) => {
-                    self.write(records, |writer| Ok(Ok(Response::DeleteRange(writer.delete_range(delete)?))))?
+                    self.write(records, room, |writer| Ok(Ok(Response::DeleteRange(writer.delete_range(delete)?))))?
                 }
-                Command::Txn(txn) => self.write(records, |writer| writer.txn_checked(txn))?,
+                Command::Txn(txn) => self.write(records, room, |writer| writer.txn_checked(txn))?,
             },
         };
         assert!(result.is_ok() || changes.is_empty(), "a refused command changed something");
@@ -127,23 +128,14 @@ impl KeySpace {
     fn write<W: WriteRecords>(
         &mut self,
         records: &mut W,
+        room: &AnswerRoom,
         work: impl FnOnce(&mut Writer<'_, W>) -> Result<Result<Response, KvError>, W::Error>,
     ) -> Result<(Result<Response, KvError>, Vec<Change>), W::Error> {
-        let mut writer = Writer { space: self, records, changes: Vec::new() };
+        let mut writer = Writer { space: self, records, room, changes: Vec::new() };
         let result = work(&mut writer)?;
-        Ok((result, writer.changes))
-    }
-
-    /// A range within a transaction, whose revision was checked before.
-    fn checked_range<R: ReadRecords>(
-        &self,
-        records: &R,
-        range: &RangeRequest,
-        visible: Revision,
-    ) -> Result<RangeResponse, R::Error> {
-        let mut plan = RangePlan::within_txn(range, visible);
-        plan.walk_all(self);
-        plan.finish(records)
+        let changes = writer.changes;
+        let is_answered = room.end_command();
+        Ok((result.map(|response| if is_answered { response } else { Response::Withheld }), changes))
     }
 }
 
@@ -155,6 +147,7 @@ fn range_op(response: RangeResponse) -> ResponseOp {
 struct Writer<'a, W> {
     space: &'a mut KeySpace,
     records: &'a mut W,
+    room: &'a AnswerRoom,
     changes: Vec<Change>,
 }
 
@@ -181,7 +174,10 @@ impl<W: WriteRecords> Writer<'_, W> {
         let mut responses = Vec::with_capacity(ops.len());
         for op in ops {
             responses.push(match op {
-                RequestOp::Range(range) => range_op(self.space.checked_range(self.records, range, self.visible())?),
+                RequestOp::Range(range) => match self.range(range)? {
+                    Some(response) => range_op(response),
+                    None => continue,
+                },
                 RequestOp::Put(put) => {
                     let body = ResponseBody::Put(self.put(put)?);
                     ResponseOp { revision: self.visible().0, body }
@@ -202,6 +198,30 @@ impl<W: WriteRecords> Writer<'_, W> {
             });
         }
         Ok(TxnResponse { succeeded: decision.succeeded, responses })
+    }
+
+    /// A range whose revision was checked before; `None` if there is no room for its answer.
+    fn range(&self, range: &RangeRequest) -> Result<Option<RangeResponse>, W::Error> {
+        let mut plan = RangePlan::within_txn(range, self.visible());
+        self.answer(|space, records| {
+            plan.walk_all(space);
+            plan.finish(records)
+        })
+    }
+
+    /// Reads a part of the answer; `None` if there is no room for it, and the whole answer is withheld.
+    fn answer<T>(
+        &self,
+        read: impl FnOnce(&KeySpace, &RoomReader<'_, W>) -> Result<T, Unread<W::Error>>,
+    ) -> Result<Option<T>, W::Error> {
+        if self.room.is_spent() {
+            return Ok(None);
+        }
+        match read(&*self.space, &RoomReader { records: &*self.records, room: self.room }) {
+            Ok(part) => Ok(Some(part)),
+            Err(Unread::NoRoom) => Ok(None),
+            Err(Unread::Storage(error)) => Err(error),
+        }
     }
 
     /// The revision an operation within the command sees: the next one as soon as something was changed.
@@ -226,7 +246,8 @@ impl<W: WriteRecords> Writer<'_, W> {
                 value = if put.ignore_value { previous.value.clone() } else { value };
                 lease = if put.ignore_lease && !mutant!(IgnoreLeaseDetaches) { previous.lease } else { lease };
             }
-            prev_kv = previous.filter(|_| put.prev_kv);
+            let room = self.room;
+            prev_kv = previous.filter(|kv| put.prev_kv && room.take(kv.key.len() + kv.value.len()));
         }
         if !mutant!(MovedKeyKeepsLease) || self.space.lease_of(&put.key).is_none() {
             self.space.attach(self.records, &put.key, lease)?;
@@ -262,7 +283,8 @@ impl<W: WriteRecords> Writer<'_, W> {
                 replaced.push(live.at);
             }
         }
-        let prev_kvs = if delete.prev_kv { fetch(self.records, &replaced)? } else { Vec::new() };
+        let prev_kvs = if delete.prev_kv { self.answer(|_, records| fetch(records, &replaced))? } else { None };
+        let prev_kvs = prev_kvs.unwrap_or_default();
         let deleted = i64::try_from(keys.len()).expect("memory holds fewer than 2^63 keys");
         for key in keys {
             self.space.attach(self.records, &key, 0)?;

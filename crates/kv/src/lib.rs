@@ -31,6 +31,7 @@ mod records;
 mod requests;
 mod responses;
 mod revision;
+mod room;
 mod row;
 mod stream;
 pub mod testing;
@@ -58,6 +59,7 @@ pub use responses::{
     ResponseOp, TxnResponse,
 };
 pub use revision::{RecordKey, Revision};
+pub use room::AnswerRoom;
 pub use row::{FieldError, Row, RowBytes, RowError, RowFields, Table};
 pub use stream::{ChunkPlan, ChunkSize, RangeStream, StreamEnd};
 pub use validate::{Limits, MAX_TXN_DEPTH, validate, validate_range, validate_stream, validate_txn};

@@ -67,6 +67,22 @@ pub enum Response {
         /// The lease ended here; else the expiry was void.
         expired: bool,
     },
+    /// To a `Put`, `DeleteRange` or `Txn` that was done, and of whose answer there is more than an [`crate::AnswerRoom`] has
+    /// room for.
+    Withheld,
+}
+
+impl Response {
+    /// Bytes of the keys and values in it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Response::Put(put) => put.bytes(),
+            Response::DeleteRange(delete) => delete.bytes(),
+            Response::Txn(txn) => txn.bytes(),
+            _ => 0,
+        }
+    }
 }
 
 /// Result of a range.
@@ -89,6 +105,12 @@ pub struct PutResponse {
     pub prev_kv: Option<KeyValue>,
 }
 
+impl PutResponse {
+    fn bytes(&self) -> usize {
+        bytes_of(self.prev_kv.as_slice())
+    }
+}
+
 /// Result of a deletion.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeleteRangeResponse {
@@ -98,6 +120,12 @@ pub struct DeleteRangeResponse {
     pub prev_kvs: Vec<KeyValue>,
 }
 
+impl DeleteRangeResponse {
+    fn bytes(&self) -> usize {
+        bytes_of(&self.prev_kvs)
+    }
+}
+
 /// Result of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TxnResponse {
@@ -105,6 +133,22 @@ pub struct TxnResponse {
     pub succeeded: bool,
     /// One answer for each operation of the branch taken.
     pub responses: Vec<ResponseOp>,
+}
+
+impl TxnResponse {
+    fn bytes(&self) -> usize {
+        let answers = self.responses.iter().map(|op| match &op.body {
+            ResponseBody::Range(range) => bytes_of(&range.kvs),
+            ResponseBody::Put(put) => put.bytes(),
+            ResponseBody::DeleteRange(delete) => delete.bytes(),
+            ResponseBody::Txn(nested) => nested.bytes(),
+        });
+        answers.sum()
+    }
+}
+
+fn bytes_of(kvs: &[KeyValue]) -> usize {
+    kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum()
 }
 
 /// A lease that was granted.

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 use quorate_kv::{
-    Actor, AuthError, Command, KvError, Outcome, RangeRequest, RangeResponse, ResponseBody, Revision, TxnRequest,
-    TxnResponse,
+    Actor, AuthError, Command, KvError, Outcome, RangeRequest, RangeResponse, Response, ResponseBody, Revision,
+    TxnRequest, TxnResponse,
 };
 use quorate_node::{Consistency, NodeError, ReadGrant, ReadOptions};
 use quorate_store::{RationedReadError, ReadError, StateStream, StateView};
@@ -62,6 +62,12 @@ pub(crate) enum ApiError {
     /// The answer has no room in memory.
     #[error("etcdserver: {0}")]
     NoRoom(#[from] NoRoom),
+    /// The write was done; what it would answer has no room in memory.
+    #[error(
+        "etcdserver: the write was done, at revision {0}, but there is no room for its answer: let it read and replace less, or read \
+         that with limit or with RangeStream"
+    )]
+    AnswerWithheld(Revision),
     /// The operating system gives no random bytes, so no salt and no token can be made.
     #[error("no random bytes can be had")]
     NoRandomness,
@@ -108,6 +114,17 @@ pub(crate) struct WriteLimits {
     pub(crate) max_request_bytes: usize,
     /// Leases there may be before no more are granted.
     pub(crate) max_leases: usize,
+}
+
+/// What a write was answered.
+#[derive(Debug)]
+pub(crate) struct WriteAnswer {
+    /// The answer.
+    pub(crate) response: Response,
+    /// Revision of the store after the write.
+    pub(crate) revision: Revision,
+    /// The memory it takes, if that is worth counting; to be kept until it is sent.
+    pub(crate) held: Option<HeldAnswer>,
 }
 
 /// Serves requests of all protocols from one replica.
@@ -231,6 +248,27 @@ impl ClientApi {
             permit = self.access.check(headers, Action::Write(&command)).await?;
         }
         self.submit(&permit, command).await
+    }
+
+    /// The same for a command whose answer may be large: with the memory it takes.
+    ///
+    /// # Errors
+    /// As [`ClientApi::write`], and [`ApiError::AnswerWithheld`], after which the command has taken effect.
+    pub(crate) async fn write_answered(
+        &self,
+        headers: &HeaderMap,
+        command: Command,
+        bytes: usize,
+    ) -> Result<WriteAnswer, ApiError> {
+        let Outcome { result, revision, .. } = self.write(headers, command, bytes).await?;
+        let response = result?;
+        let claim = self.answers.open();
+        // Nothing is waited for: the answer is in memory already.
+        if response == Response::Withheld || !claim.take(response.bytes()) {
+            self.count_limit("answer_bytes");
+            return Err(ApiError::AnswerWithheld(revision));
+        }
+        Ok(WriteAnswer { response, revision, held: claim.keep() })
     }
 
     /// Whether a write can be taken, by what this node has applied.

@@ -1,6 +1,7 @@
 //! The rules of etcd's key space, one module a subject, and a naive model the key space must agree with.
 
 mod alarms;
+mod answers;
 mod auth;
 mod auth_checks;
 mod clock;

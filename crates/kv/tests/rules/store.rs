@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use quorate_kv::testing::MemoryRecords;
 use quorate_kv::{
-    Actor, Command, CompactRequest, DeleteRangeRequest, KeySpace, KeyValue, KvError, Outcome, PutRequest, RangeRequest,
-    RangeResponse, RequestOp, Response, ResponseBody, ResponseOp, Step, TxnRequest, TxnResponse,
+    Actor, AnswerRoom, Command, CompactRequest, DeleteRangeRequest, KeySpace, KeyValue, KvError, Outcome, PutRequest,
+    RangeRequest, RangeResponse, RequestOp, Response, ResponseBody, ResponseOp, Step, TxnRequest, TxnResponse,
 };
 
 #[derive(Default)]
@@ -65,7 +65,7 @@ impl Store {
     }
 
     pub(crate) fn apply_for(&mut self, actor: &Actor, command: &Command) -> Outcome {
-        let Ok(outcome) = self.space.apply_for(&mut self.records, actor, command);
+        let Ok(outcome) = self.space.apply_for(&mut self.records, actor, command, &AnswerRoom::unlimited());
         self.space.check();
         outcome
     }

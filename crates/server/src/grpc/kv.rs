@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
-use quorate_kv::{Command, Outcome, Response as KvResponse, Revision};
+use quorate_kv::{Command, Response as KvResponse, Revision};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::kv_server::Kv;
 use quorate_store::StateStream;
@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::header::header;
 use super::metadata::asked_read;
 use crate::answers::HeldAnswer;
-use crate::client_api::{ApiError, ClientApi, Served, ServedStream};
+use crate::client_api::{ApiError, ClientApi, Served, ServedStream, WriteAnswer};
 use crate::encoded::encoded;
 use crate::placed::{PlacedSender, placed};
 use crate::relay::Relay;
@@ -36,18 +36,6 @@ impl KvService {
 
     fn header(&self) -> etcd::Header {
         header(self.api.replica())
-    }
-
-    /// Replicates a command; the revision for the header comes with the response.
-    async fn write(
-        &self,
-        headers: &HeaderMap,
-        command: Command,
-        bytes: usize,
-    ) -> Result<(KvResponse, Revision), Status> {
-        let Outcome { result, revision, .. } = self.api.write(headers, command, bytes).await?;
-        let response = result.map_err(ApiError::Kv)?;
-        Ok((response, revision))
     }
 
     async fn range_here(
@@ -77,10 +65,9 @@ impl KvService {
     ) -> Result<Response<pb::PutResponse>, Status> {
         let bytes = request.encoded_len();
         let command = Command::Put(etcd::decode_put(request));
-        let (KvResponse::Put(response), revision) = self.write(headers, command, bytes).await? else {
-            unreachable!("a put is answered as a put")
-        };
-        Ok(Response::new(etcd::put_response(self.header(), revision, response)))
+        let WriteAnswer { response, revision, held } = self.api.write_answered(headers, command, bytes).await?;
+        let KvResponse::Put(response) = response else { unreachable!("a put is answered as a put") };
+        Ok(hold(Response::new(etcd::put_response(self.header(), revision, response)), held))
     }
 
     async fn delete_range_here(
@@ -90,10 +77,9 @@ impl KvService {
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         let bytes = request.encoded_len();
         let command = Command::DeleteRange(etcd::decode_delete_range(request));
-        let (KvResponse::DeleteRange(response), revision) = self.write(headers, command, bytes).await? else {
-            unreachable!("a deletion is answered as a deletion")
-        };
-        Ok(Response::new(etcd::delete_range_response(self.header(), revision, response)))
+        let WriteAnswer { response, revision, held } = self.api.write_answered(headers, command, bytes).await?;
+        let KvResponse::DeleteRange(response) = response else { unreachable!("a deletion is answered as a deletion") };
+        Ok(hold(Response::new(etcd::delete_range_response(self.header(), revision, response)), held))
     }
 
     async fn txn_here(
@@ -111,10 +97,10 @@ impl KvService {
             asked.tell(response.metadata_mut(), &grant);
             return Ok(response);
         }
-        let (KvResponse::Txn(response), revision) = self.write(headers, Command::Txn(request), bytes).await? else {
-            unreachable!("a transaction is answered as a transaction")
-        };
-        Ok(Response::new(etcd::txn_response(self.header(), revision, response)))
+        let WriteAnswer { response, revision, held } =
+            self.api.write_answered(headers, Command::Txn(request), bytes).await?;
+        let KvResponse::Txn(response) = response else { unreachable!("a transaction is answered as a transaction") };
+        Ok(hold(Response::new(etcd::txn_response(self.header(), revision, response)), held))
     }
 
     async fn compact_here(
@@ -125,7 +111,7 @@ impl KvService {
         let bytes = request.encoded_len();
         let (physical, goal) = (request.physical, Revision(request.revision));
         let command = Command::Compact(etcd::decode_compaction(request));
-        let (_, revision) = self.write(headers, command, bytes).await?;
+        let revision = self.api.write_answered(headers, command, bytes).await?.revision;
         if physical {
             self.wait_until_pruned(goal).await?;
         }

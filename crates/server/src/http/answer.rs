@@ -60,9 +60,11 @@ fn http_status(refused: &ApiError) -> StatusCode {
         ApiError::Node(refused) => node_status(refused),
         ApiError::NotServing(_) => StatusCode::SERVICE_UNAVAILABLE,
         ApiError::NoRoom(_) => StatusCode::TOO_MANY_REQUESTS,
-        ApiError::Storage(_) | ApiError::Interrupted(_) | ApiError::NoRandomness | ApiError::NoSigningKey => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        ApiError::AnswerWithheld(_)
+        | ApiError::Storage(_)
+        | ApiError::Interrupted(_)
+        | ApiError::NoRandomness
+        | ApiError::NoSigningKey => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -40,10 +40,12 @@ enum Limit {
     /// Of a message in a stream of them.
     ArrivingMessageBytes,
     AnswerBytes,
+    /// Of a write.
+    WriteAnswerBytes,
 }
 
 /// Each limit and its value here.
-const LIMITS: [(Limit, usize); 15] = [
+const LIMITS: [(Limit, usize); 16] = [
     (Limit::Connections, 4),
     (Limit::PeerConnections, 4),
     (Limit::PeerMessageBytes, MAX_FRAME_BYTES),
@@ -59,6 +61,7 @@ const LIMITS: [(Limit, usize); 15] = [
     (Limit::ArrivingBytes, 20_000),
     (Limit::ArrivingMessageBytes, 20_000),
     (Limit::AnswerBytes, 32 * 1024),
+    (Limit::WriteAnswerBytes, 16 << 20),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +83,8 @@ async fn one_below_a_limit_and_the_limit_itself_are_served_and_one_past_it_is_re
                     | Limit::RequestBytes
                     | Limit::TxnOperations
                     | Limit::TxnCompares
-                    | Limit::TxnDepth => {}
+                    | Limit::TxnDepth
+                    | Limit::WriteAnswerBytes => {}
                 };
             })
             .await;
@@ -159,6 +163,7 @@ async fn fits(served: &Served, limit: Limit, count: usize) -> bool {
             let read = served.kv().range(etcd::RangeRequest { key: "k".into(), ..Default::default() }).await;
             is_done(read, Code::ResourceExhausted)
         }
+        Limit::WriteAnswerBytes => write_answer(served, count).await,
     }
 }
 
@@ -167,6 +172,34 @@ fn is_done<T: std::fmt::Debug>(answer: Result<T, tonic::Status>, refusal: Code) 
         assert_eq!(status.code(), refusal, "{status}");
     }
     answer.is_ok()
+}
+
+/// A transaction that puts a key and reads so many bytes, most of them again and again. The put is done, whether the rest is answered.
+async fn write_answer(served: &Served, bytes: usize) -> bool {
+    const READINGS: usize = 63;
+    const VALUES: usize = 5;
+    let each = (bytes - 1_000) / READINGS / VALUES;
+    for key in ["a1", "a2", "a3", "a4", "a5"] {
+        served.put(key, &"v".repeat(each - key.len())).await;
+    }
+    let rest = bytes - READINGS * VALUES * each;
+    served.put("b", &"v".repeat(rest - 1)).await;
+    let range = |key: &str, end: &str| etcd::RangeRequest {
+        key: key.to_owned().into(),
+        range_end: end.to_owned().into(),
+        ..Default::default()
+    };
+    let mut operations = vec![Op::RequestPut(put("done", "")), Op::RequestRange(range("b", ""))];
+    operations.extend((0..READINGS).map(|_| Op::RequestRange(range("a", "b"))));
+    let success = operations.into_iter().map(|operation| etcd::RequestOp { request: Some(operation) }).collect();
+    let mut client = served.kv().max_decoding_message_size(2 * bytes);
+    let answer = client.txn(etcd::TxnRequest { success, ..Default::default() }).await;
+    if let Err(withheld) = &answer {
+        assert!(withheld.message().contains("the write was done, at revision 8"), "{withheld}");
+    }
+    let done = served.kv().range(range("done", "")).await.expect("a read succeeds").into_inner();
+    assert_eq!(done.count, 1, "the transaction is done");
+    is_done(answer, Code::ResourceExhausted)
 }
 
 /// One request over HTTP/1.1 on a connection that stays; whether it was answered.

@@ -22,7 +22,7 @@ mod view;
 
 use std::sync::Arc;
 
-use quorate_kv::{KeySpace, Outcome, Step};
+use quorate_kv::{AnswerRoom, KeySpace, Outcome, Step};
 use quorate_raft::{Entry, Incarnation, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term};
 use quorate_wire::Envelope;
 
@@ -46,6 +46,11 @@ use crate::snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
 use records::{BatchRecords, RecordReader, store_records};
 use tables::store_rows;
 use view::{Inner, Shared};
+
+/// Keys and values that a write may answer, in bytes; what is more is withheld.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// The same for all writes of one batch.
+const MAX_ANSWERS_BYTES: usize = 64 << 20;
 
 /// How a state file is opened.
 #[derive(Debug, Clone, Copy)]
@@ -214,6 +219,7 @@ impl StateStore {
         let mut records = BatchRecords::new(RecordReader::new(&database.read()?)?);
         let first = LogIndex(rows.position.applied.0 + 1);
         let applied_before = (rows.position.applied, rows.position.term);
+        let room = AnswerRoom::new(MAX_ANSWER_BYTES, MAX_ANSWERS_BYTES);
         let mut results = Vec::with_capacity(entries.len());
         let mut revisions = Vec::with_capacity(entries.len());
         let mut membership_changed = false;
@@ -225,7 +231,7 @@ impl StateStore {
                 }
                 let follows = entry.index.0 == rows.position.applied.0 + 1 && entry.term >= rows.position.term;
                 assert!(follows, "entry {} of term {} is applied after {:?}", entry.index, entry.term, rows.position);
-                let result = apply_entry(&mut inner.key_space, &mut records, entry, command)
+                let result = apply_entry(&mut inner.key_space, &mut records, entry, command, &room)
                     .inspect_err(|error| database.poison(error.to_string()))?;
                 if let Payload::Membership(membership) = &entry.payload {
                     rows.membership = (entry.index, membership.clone());
@@ -438,12 +444,13 @@ fn apply_entry(
     records: &mut BatchRecords,
     entry: &Entry,
     command: Option<Envelope>,
+    room: &AnswerRoom,
 ) -> Result<AppliedEntry, ApplyError> {
     let (index, term) = (entry.index, entry.term);
     let Some(Envelope { origin, incarnation, sequence, actor, command }) = command else {
         return Ok(AppliedEntry { index, term, origin: None, outcome: None });
     };
-    let outcome = key_space.apply_for(records, &actor, &command)?;
+    let outcome = key_space.apply_for(records, &actor, &command, room)?;
     Ok(AppliedEntry { index, term, origin: Some((origin, incarnation, sequence)), outcome: Some(outcome) })
 }
 

@@ -62,10 +62,14 @@ const ERRORS: &[(KvError, &str)] = &[
     (KvError::Auth(AuthError::NotEnabled), "auth_not_enabled"),
 ];
 
+/// In the place of an error, for a build that knows nothing of it. The write was done.
+const WITHHELD: &str = "answer_withheld";
+
 impl Outcome {
     pub(super) fn to_wire(&self) -> pb::Outcome {
         use pb::outcome::Result as Wire;
         let result = match &self.outcome.result {
+            Ok(Response::Withheld) => Wire::Error(pb::OutcomeError { name: WITHHELD.to_owned() }),
             Ok(response) => Wire::Response(to_response(response)),
             Err(error) => {
                 let name = ERRORS.iter().find(|(known, _)| known == error).map(|(_, name)| *name);
@@ -87,6 +91,7 @@ impl Outcome {
         use pb::outcome::Result as Wire;
         let result = match outcome.result.ok_or_else(|| DecodeError::missing(WHAT, "the result"))? {
             Wire::Response(response) => Ok(from_response(response)?),
+            Wire::Error(error) if error.name == WITHHELD => Ok(Response::Withheld),
             Wire::Error(error) => Err(ERRORS
                 .iter()
                 .find(|(_, name)| *name == error.name)
@@ -128,6 +133,7 @@ fn to_response(response: &Response) -> pb::OutcomeResponse {
             Body::LeaseRenew(pb::LeaseRenewOutcome { ttls_seconds: ttls_seconds.clone() })
         }
         Response::LeaseExpire { expired } => Body::LeaseExpire(pb::LeaseExpireOutcome { expired: *expired }),
+        Response::Withheld => unreachable!("told by its name alone"),
     };
     pb::OutcomeResponse { revision: 0, body: Some(body) }
 }
