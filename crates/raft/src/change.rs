@@ -5,8 +5,8 @@
 //! What each configuration looks like is `plan`'s.
 //!
 //! Rules: none before an entry of the own term is committed (Ongaro, raft-dev 2015), none while one is uncommitted, the
-//! joint phase is left only after its entry is committed under both halves, and a leader without a place among the
-//! incoming voters hands over first.
+//! joint phase is entered only while enough of the incoming voters are there to decide and left only after its entry is
+//! committed under both halves, and a leader without a place among the incoming voters hands over first.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +52,11 @@ impl Raft {
             return Err(Refused::StaleConfig { current: *index });
         }
         self.may_change()?;
-        Ok(Wanted::Becomes(plan::begin(membership, admission).into()))
+        let next = plan::begin(membership, admission);
+        if next.is_joint() && !self.can_decide(&next.voters) {
+            return Err(Refused::Unhealthy);
+        }
+        Ok(Wanted::Becomes(next.into()))
     }
 
     pub(crate) fn change_member(&mut self, request: RequestId, change: &MemberChange) {
@@ -191,7 +195,9 @@ impl Raft {
         let Some(target) = &membership.target else { return self.raise_learners() };
         if !membership.is_joint() {
             let incoming: BTreeSet<NodeId> = target.intersection(&membership.learners).copied().collect();
-            if self.caught_up(&incoming).len() == incoming.len() {
+            // Voters of the target may have died while its learners caught up. They are waited for here, where another target can
+            // still be asked for: a joint phase that cannot decide has no way back.
+            if self.caught_up(&incoming).len() == incoming.len() && self.can_decide(target) {
                 let next = plan::enter_joint(membership);
                 self.append_membership(next);
             }
@@ -209,7 +215,8 @@ impl Raft {
     fn raise_learners(&mut self) {
         let membership = &self.log.membership().1;
         let ready = self.caught_up(&membership.rising);
-        if let Some(next) = single::risen(membership, ready.clone(), &ready) {
+        let risen = single::risen(membership, ready.clone(), &ready);
+        if let Some(next) = risen.filter(|next| self.can_decide(&next.voters)) {
             self.append_membership(next);
         }
     }
@@ -231,7 +238,8 @@ impl Raft {
         learners.iter().copied().filter(is_close).collect()
     }
 
-    /// Whether enough of these nodes are there to agree on something.
+    /// Whether enough of these nodes are there to agree on something. Only who was heard by this very leader is: one that was
+    /// just elected and counted everybody as there would let the dead decide.
     fn can_decide(&self, voters: &BTreeSet<NodeId>) -> bool {
         let Some(leader) = self.role.leader() else { return false };
         let is_there = |id: &&NodeId| {

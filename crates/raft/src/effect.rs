@@ -184,7 +184,7 @@ pub enum Refused {
         /// Which.
         id: NodeId,
     },
-    /// Too few of the voters that would remain are there: the change could not end.
+    /// Too few of the voters that the change asks for were heard lately: it could not end. Ask again when they are back.
     #[error("too few of the voters that would remain are there")]
     Unhealthy,
     /// No member has this id.
