@@ -57,6 +57,7 @@ mutants! {
     RestartForgetsOutgoing: 7, Consensus, "A node that restarts in a joint phase forgets the outgoing voters.";
     LeavesUncommittedJoint: 8, Consensus, "The joint phase is left before its own entry is committed.";
     RemovedLeaderStays: 10, Consensus, "A leader removes itself and goes on leading.";
+    StrandedLeaderStays: 10, Consensus, "A node that leads once more, to commit the configuration without it, leads on after that.";
     LearnerRefusesVote: 11, Consensus, "A node refuses its vote because it does not know yet that it is a voter.";
     LearnerCampaigns: 12, Consensus, "A node campaigns without being a voter.";
     LearnerPromotedAtOnce: 13, Consensus, "A learner becomes a voter before it has caught up.";
@@ -66,6 +67,7 @@ mutants! {
     IdentityOutlivesDisk: 17, Consensus, "A node whose disk was lost comes back empty under its old id.";
     ImageKeepsOldMembership: 20, Consensus, "An installed image leaves the configuration of the log it replaced in force.";
     LearnersCount: 21, Consensus, "Acknowledgements of learners count towards the quorum.";
+    DepartedCount: 21, Consensus, "Acknowledgements of nodes that have left count towards the quorum.";
     JointCommitByIncoming: 22, Consensus, "In a joint phase the incoming half alone commits.";
     JointElectionByIncoming: 22, Consensus, "In a joint phase the incoming half alone elects.";
     VoteWrittenLater: 23, Consensus, "The term is written without the vote, which follows with the next write.";
@@ -75,7 +77,7 @@ mutants! {
     LowerTermsUnanswered: 25, Consensus, "Nodes of a lower term get no answer, though nobody's term rises without one.";
     HigherTermIgnored: 27, Consensus, "A leader ignores answers of a higher term, so a node of that term never gets back in.";
     LatePreVoteCampaigns: 28, Consensus, "A grant left over from the pre-vote makes the new leader campaign again.";
-    StaleVoteCounts: 28, Consensus, "A vote for an earlier candidacy counts for the present one.";
+    StaleVoteCounts: 30, Consensus, "A vote for an earlier candidacy counts for the present one.";
     VotesTwice: 30, Consensus, "A node votes for whoever asks, also twice in a term.";
     NoCheckQuorum: 32, Consensus, "A leader that hears no quorum leads on.";
     LeaseKeptOverTransfer: 33, Consensus, "A leader trusts its lease after it told a successor to campaign.";
@@ -88,6 +90,7 @@ mutants! {
     WindowLeaksBytes: 39, Consensus, "Acknowledged bytes stay in the window of what is in flight.";
     ProposalsLeak: 39, Replica, "Applied proposals still count as unapplied.";
     ProbeNeverAgain: 40, Consensus, "A follower whose probe was lost is never probed again.";
+    HeartbeatAtMatched: 40, Consensus, "A heartbeat asks for what matched, not for what was sent, so what was lost never shows.";
     MatchFalls: 41, Consensus, "A late acknowledgement takes back what a follower is known to hold.";
     OldAppendTruncates: 42, Consensus, "A repeated append cuts off the entries after it.";
     UnknownFollowerGetsNothing: 43, Consensus, "A follower that nothing is known of gets no image when the log has gone.";

@@ -103,6 +103,8 @@ impl Raft {
         let mut next = Membership::clone(membership);
         next.members.insert(id, member);
         if mutant!(UpdatePromotes) && next.learners.remove(&id) {
+            next.standing.remove(&id);
+            next.rising.remove(&id);
             next.voters.insert(id);
         }
         Ok(Wanted::Becomes(next.into()))

@@ -151,6 +151,7 @@ impl Raft {
         };
         let transfer = leader.transfer.map_or(Time::NEVER, |transfer| transfer.deadline);
         let stall = match self.writes.oldest_unfinished() {
+            Some(_) if mutant!(StalledDiskLeads) => Time::NEVER,
             Some(at) if !self.log.membership().1.is_only_voter(self.id) => at + self.config.election_timeout,
             _ => Time::NEVER,
         };
@@ -173,7 +174,7 @@ impl Raft {
     /// A leader without a place in the committed configuration has done its last duty (thesis 4.2.2).
     fn step_down_if_removed(&mut self) {
         let (index, membership) = self.log.membership();
-        let stays = mutant!(RemovedLeaderStays);
+        let stays = [mutant!(RemovedLeaderStays), mutant!(StrandedLeaderStays)].contains(&true);
         if self.role.leader().is_some() && *index <= self.log.commit() && !membership.is_voter(self.id) && !stays {
             self.abandon_leadership();
             self.become_follower(self.term, None);

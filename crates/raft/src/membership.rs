@@ -124,7 +124,7 @@ impl Membership {
         // By the definition rather than by sorting: halves are a few nodes, this runs with every answer, and a vector that
         // somebody forgets to sort commits what the leader alone holds (openraft#1802).
         let half_value = |half: &BTreeSet<NodeId>| {
-            let values: Vec<T> = half.iter().map(|id| reached(*id)).collect();
+            let values: Vec<T> = half.iter().chain(self.miscounted()).map(|id| reached(*id)).collect();
             let is_reached =
                 |value: &T| values.iter().filter(|other| *other >= value).count() >= quorum_size(half.len());
             values.iter().copied().filter(is_reached).max().unwrap_or_default()
@@ -132,14 +132,18 @@ impl Membership {
         if mutant!(QuorumOfUnsorted) {
             return self.voters.iter().map(|id| reached(*id)).nth(self.voters.len() / 2).unwrap_or_default();
         }
-        if mutant!(LearnersCount) {
-            return half_value(&self.voters.union(&self.learners).copied().collect());
-        }
         let incoming = half_value(&self.voters);
         if self.outgoing.is_empty() || mutant!(JointCommitByIncoming) {
             return incoming;
         }
         incoming.min(half_value(&self.outgoing))
+    }
+
+    /// Whom a mutant counts beside the voters, whose majority stays as small as it is.
+    fn miscounted(&self) -> impl Iterator<Item = &NodeId> {
+        let learners = mutant!(LearnersCount).then_some(&self.learners);
+        let departed = mutant!(DepartedCount).then_some(&self.removed);
+        learners.into_iter().flatten().chain(departed.into_iter().flatten())
     }
 
     /// Highest index that is durable on a majority of each half.

@@ -223,7 +223,7 @@ impl Sender<'_> {
     /// the log is only told who leads.
     fn heartbeat(&self, progress: &mut Progress, effects: &mut Vec<Effect>) {
         let start = (LogIndex(0), Term(0));
-        let prev_index = progress.next.previous();
+        let prev_index = if mutant!(HeartbeatAtMatched) { progress.matched } else { progress.next.previous() };
         let prev = match (&progress.feed, self.log.term_at(prev_index)) {
             (Feed::Probe { .. } | Feed::Replicate { .. }, Some(prev_term)) => (prev_index, prev_term),
             (Feed::Replicate { .. }, None) => {
