@@ -221,7 +221,7 @@ impl LogStore {
     /// Entries from `from` on: [`LogReader::entries`].
     ///
     /// # Errors
-    /// [`ReadError::Damaged`] if a record fails its checksum.
+    /// [`ReadError::Damaged`] as [`LogReader::visit`].
     pub fn entries(&self, from: LogIndex, max_bytes: usize) -> Result<Vec<Entry>, ReadError> {
         self.reader().entries(from, max_bytes)
     }

@@ -89,6 +89,39 @@ fn a_lost_tail_below_the_commit_index_is_refused() {
     assert_refused(&disk, "entries up to 90 are known to be committed, but the last one is 79");
 }
 
+/// Entries after the commit index may have been cut off by a leader.
+#[test]
+fn a_log_may_end_after_the_commit_index() {
+    let log = open(&disk_with_log()).expect("sound");
+    assert_eq!(indexes(&log, 96), 96..101);
+    assert_eq!(indexes(&log, 101), 0..0);
+    assert_eq!(indexes(&log, 500), 0..0);
+}
+
+/// Whoever reads a follower's entries in steps may find that the next ones went meanwhile.
+#[test]
+fn a_front_that_goes_between_two_readings_is_no_damage() {
+    let mut log = open(&disk_with_log()).expect("sound");
+    let reader = log.reader();
+    let step = reader.entries(LogIndex(1), 1000).expect("sound");
+    let next = step.last().expect("at least one").index.next();
+    assert!(next < LogIndex(50), "{next}");
+    while log.truncate_prefix(LogIndex(50)).expect("no fault") {}
+    for gone in [LogIndex(0), next, LogIndex(50)] {
+        assert_eq!(reader.entries(gone, usize::MAX).expect("not in the log any more"), []);
+        reader.visit(gone..=LogIndex(90), |entry| panic!("{}", entry.index)).expect("not in the log any more");
+    }
+    assert_eq!(indexes(&log, 51), 51..101);
+}
+
+/// The indexes of what a reader gets from `from` on, which follow one another.
+fn indexes(log: &LogStore, from: u64) -> std::ops::Range<u64> {
+    let entries = log.entries(LogIndex(from), usize::MAX).expect("sound");
+    let first = entries.first().map_or(0, |entry| entry.index.0);
+    assert!(entries.iter().map(|entry| entry.index.0).eq(first..first + entries.len() as u64));
+    first..first + entries.len() as u64
+}
+
 #[test]
 fn an_entry_under_another_index_is_refused() {
     let disk = disk_with_log();

@@ -8,8 +8,8 @@ use quorate_kv::{Actor, Command, CompactRequest, PutRequest, Revision};
 use quorate_raft::{Entry, Incarnation, LogIndex, Member, Membership, NodeId, Payload, Term};
 use quorate_store::testing::FaultyDisk;
 use quorate_store::{
-    Disk, LOG_FILE, LogOptions, OpenError, OpenMode, OpenedStores, ReadError, STATE_FILE, StateOptions, StatePlace,
-    StateStore, StoreOptions,
+    Disk, LOG_FILE, LogOptions, OpenError, OpenMode, OpenedStores, ReadError, STATE_FILE, SnapshotError, StateOptions,
+    StatePlace, StateStore, StoreOptions,
 };
 use quorate_wire::{Envelope, encode_envelope};
 
@@ -136,6 +136,20 @@ fn decay_in_any_table_of_an_open_file_is_found() {
     }
 }
 
+/// An image is read record by record, and whoever gets it seals it anew: what is rotten would be spread as sound.
+#[test]
+fn a_state_with_a_rotten_record_or_row_gives_no_image() {
+    for (text, found) in [(VALUE, "record"), (USER, "the row")] {
+        let disk = FaultyDisk::new();
+        let stores = open_stores(&disk);
+        let image = || -> Result<Vec<Bytes>, SnapshotError> { Ok(stores.state.snapshot()?.collect::<Result<_, _>>()?) };
+        image().expect("sound");
+        rot(&disk, STATE_FILE, text);
+        let error = image().expect_err(text).to_string();
+        assert!(error.contains(found) && error.contains("fails its checksum"), "{text}: {error}");
+    }
+}
+
 #[test]
 fn decay_of_what_the_log_says_of_its_base_is_found() {
     let disk = FaultyDisk::new();
@@ -188,6 +202,12 @@ fn a_page_of_others_in_the_place_of_a_page_is_found() {
 
         let error = verify(&stores).expect_err("the order is broken").to_string();
         assert!(error.contains(found), "{file}, {stray} in the place of {hit}: {error}");
+        if file == LOG_FILE {
+            let missing = if hit == late { 800 } else { 200 };
+            assert_unreadable(&stores, 1..=999, found);
+            // Those that stand there may all lie beyond the range.
+            assert_unreadable(&stores, missing..=missing + 199, "is damaged: entry");
+        }
     }
 }
 
@@ -220,6 +240,27 @@ fn a_last_page_that_went_back_takes_committed_entries_with_it_and_is_found() {
     });
     let error = verify(&stores).expect_err("the last entry is gone").to_string();
     assert!(error.contains("entry 1000 is missing"), "{error}");
+
+    // Nor is it the end of the log to whoever reads for a follower, and would ask again for ever.
+    assert_unreadable(&stores, 1000..=1000, "entry 1000 is missing");
+    assert_unreadable(&stores, 500..=2000, "entry 1000 is missing");
+    let mut seen = 0;
+    let count = |_| {
+        seen += 1;
+        true
+    };
+    stores.log.reader().visit(LogIndex(500)..=LogIndex(998), count).expect("these are all there");
+    assert_eq!(seen, 499);
+}
+
+/// No reader is given a part of these entries for all of them.
+#[track_caller]
+fn assert_unreadable(stores: &OpenedStores, range: std::ops::RangeInclusive<u64>, found: &str) {
+    let (first, last) = (LogIndex(*range.start()), LogIndex(*range.end()));
+    let error = stores.log.entries(first, usize::MAX).expect_err("entries from there on").to_string();
+    assert!(error.contains(found), "{error}");
+    let error = stores.log.reader().visit(first..=last, |_| true).expect_err("entries up to there").to_string();
+    assert!(error.contains(found), "{error}");
 }
 
 #[test]
