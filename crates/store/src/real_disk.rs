@@ -63,7 +63,7 @@ impl RealDisk {
     }
 
     fn lock(directory: &Path) -> io::Result<Option<(File, File)>> {
-        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
+        create_durably(directory)?;
         std::fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))?;
         let lock = open_private(&directory.join(LOCK_FILE), true, false)?;
         match lock.try_lock() {
@@ -72,6 +72,37 @@ impl RealDisk {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+/// Makes the directory and all that leads to it, and each name on the way durable: a loss of power would else take the directory
+/// with everything that was acknowledged in it, however well its files were synced.
+fn create_durably(directory: &Path) -> io::Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = directory.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
+    for made in &missing {
+        match sync_name(made) {
+            // To make it took no such right: whoever runs this does not mean the process to look into the directory above.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => warn_of(made, &error),
+            synced => synced?,
+        }
+    }
+    if missing.is_empty() {
+        // A process that died may have made it and not come to this. What is above may be anything, and owes this one nothing.
+        sync_name(directory).unwrap_or_else(|error| warn_of(directory, &error));
+    }
+    Ok(())
+}
+
+/// Makes the name of a directory durable, and all others beside it.
+fn sync_name(directory: &Path) -> io::Result<()> {
+    let above = directory.parent().unwrap_or(directory);
+    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+    File::open(above)?.sync_all()
+}
+
+fn warn_of(directory: &Path, error: &io::Error) {
+    tracing::warn!(directory = %directory.display(), %error, "the name of the data directory may not outlive a loss of power");
 }
 
 /// Opens a file that only its owner may read. The mode is set again after creation: a umask can only take bits
