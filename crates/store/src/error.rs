@@ -90,6 +90,7 @@ fn is_disk_full(error: &redb::Error) -> bool {
 impl From<WriteError> for OpenError {
     fn from(error: WriteError) -> Self {
         match error {
+            WriteError::DiskFull { file, .. } => Self::DiskFull { file },
             WriteError::Failed { file, source } if is_disk_full(&source) => Self::DiskFull { file },
             error => Self::Write(error),
         }

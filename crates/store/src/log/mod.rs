@@ -40,6 +40,10 @@ pub const TRUNCATE_STEP_ENTRIES: u64 = 16_384;
 /// Bytes that one entry may take beyond its payload: its share of the page copies that a commit writes.
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
 
+/// What a write takes that adds no entry: a few pages of rows, and of redb's own tables. Far less than the reserve of an append, so
+/// that a full disk does not keep a log from being cut.
+const ROWS_BYTES: u64 = 64 << 10;
+
 /// How a log file is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct LogOptions {
@@ -247,7 +251,8 @@ impl LogStore {
     /// caller must hold a durable state that reflects `up_to`.
     ///
     /// # Errors
-    /// Any error: the node must stop.
+    /// [`WriteError::DiskFull`]: nothing was changed, try again later; nothing is lost by a log that is longer than it need be. Any
+    /// other error: the node must stop.
     ///
     /// # Panics
     /// If `up_to` is beyond the last entry.
@@ -257,6 +262,7 @@ impl LogStore {
         if up_to <= before {
             return Ok(false);
         }
+        self.check_removal_space()?;
         let step = LogIndex(up_to.0.min(before.0 + TRUNCATE_STEP_ENTRIES));
         let mut shape = self.shape.clone();
         shape.cut_through(step);
@@ -276,7 +282,8 @@ impl LogStore {
     /// Replaces the whole log by the position of an installed snapshot, durably.
     ///
     /// # Errors
-    /// Any error: the node must stop.
+    /// [`WriteError::DiskFull`]: nothing was changed. Any error: the node must not go on with this log, which the state has left
+    /// behind; tried again, or at the next start, the same call may succeed.
     pub fn reset_to(&mut self, meta: &SnapshotMeta) -> Result<(), WriteError> {
         let shape = LogShape::empty((meta.index, meta.term), (meta.membership_index, meta.membership.clone()));
         let hard_state = HardState {
@@ -316,7 +323,7 @@ impl LogStore {
     /// Records a verdict on this node, durably.
     ///
     /// # Errors
-    /// Any error: the node must stop.
+    /// [`WriteError::DiskFull`]: nothing was changed, and the node is not marked. Any error: the node must stop.
     pub fn set_mark(&mut self, mark: NodeMark) -> Result<(), WriteError> {
         self.store_node(NodeRow { mark, ..self.node.clone() })
     }
@@ -348,12 +355,14 @@ impl LogStore {
     }
 
     fn store_node(&mut self, node: NodeRow) -> Result<(), WriteError> {
+        self.database.check_space(&*self.disk, ROWS_BYTES)?;
         self.database.write(Commit::Durable, |transaction| tables::put(transaction, MetaKey::Node, node.encode()))?;
         self.node = node;
         Ok(())
     }
 
     fn replace(&mut self, node: NodeRow, hard_state: HardState, shape: LogShape) -> Result<(), WriteError> {
+        self.check_removal_space()?;
         let base = BaseRow { base: shape.base, membership: shape.base_membership.clone() };
         self.database.write(Commit::Durable, |transaction| {
             transaction.open_table(ENTRIES)?.retain(|_, _| false)?;
@@ -366,6 +375,14 @@ impl LogStore {
         self.shape = shape;
         self.check();
         Ok(())
+    }
+
+    /// Looks for room to give room back: entries that go leave their pages as they are, and redb notes which of them are free.
+    fn check_removal_space(&self) -> Result<(), WriteError> {
+        /// Eight bytes for the number of a page of four KiB.
+        const PAGE_BYTES_A_NOTE_BYTE: u64 = 512;
+        let note_bytes = self.database.counts().len_bytes / PAGE_BYTES_A_NOTE_BYTE;
+        self.database.check_space(&*self.disk, ROWS_BYTES + note_bytes)
     }
 
     fn check_space(&self, tail: &[&Entry]) -> Result<(), WriteError> {

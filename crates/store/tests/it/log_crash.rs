@@ -298,3 +298,39 @@ fn a_full_disk_refuses_an_append_before_anything_is_written_and_heals() {
     model.write(&write);
     assert_eq!(Model::of(&log, &log.recovered()), model);
 }
+
+/// Room to give room back is little, and where there is not even that, it is refused like any write.
+#[test]
+fn a_full_disk_refuses_to_cut_reset_or_mark_the_log_before_anything_is_written() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = LogStore::open(Arc::new(disk.clone()), Incarnation(1), LogOptions::default()).expect("empty");
+    let mut model = Model::empty();
+    let mut dice = Dice::new(4);
+    for _ in 0..20 {
+        let write = choose_write(&mut model, &mut dice);
+        log.append(&[write]).expect("there is room");
+    }
+    let before = log.recovered();
+    let commit = before.hard_state.commit;
+    let meta = SnapshotMeta {
+        index: LogIndex(before.last.0 + 10),
+        term: before.hard_state.term,
+        membership: Arc::default(),
+        membership_index: LogIndex(0),
+    };
+    disk.set_limit_bytes(Some(disk.used_bytes()));
+    let calls = disk.calls();
+    let is_full = |done: Result<(), WriteError>| matches!(done, Err(WriteError::DiskFull { .. }));
+    assert!(commit > before.base.0);
+    assert!(is_full(log.truncate_prefix(commit).map(drop)));
+    assert!(is_full(log.set_mark(NodeMark::Removed)));
+    assert!(is_full(log.reset_to(&meta)));
+    assert_eq!((log.recovered(), disk.calls()), (before, calls));
+
+    // Far less than an append leaves.
+    disk.set_limit_bytes(Some(disk.used_bytes() + (1 << 20)));
+    log.truncate_prefix(commit).expect("there is room");
+    log.set_mark(NodeMark::Removed).expect("there is room");
+    log.reset_to(&meta).expect("there is room");
+    assert_eq!(log.recovered().base.0, meta.index);
+}
