@@ -138,11 +138,16 @@ impl Database {
 
     /// Refuses a write of about `bytes` that the disk could not take, before anything is written.
     pub(crate) fn check_space(&self, disk: &dyn Disk, bytes: u64) -> Result<(), WriteError> {
-        let free_bytes = disk.free_bytes().map_err(|error| self.latch(redb::Error::Io(error)))?;
+        let free_bytes = self.free_bytes(disk)?;
         if free_bytes < bytes {
             return Err(WriteError::DiskFull { file: self.name, free_bytes, needed_bytes: bytes });
         }
         Ok(())
+    }
+
+    /// What the disk has left.
+    pub(crate) fn free_bytes(&self, disk: &dyn Disk) -> Result<u64, WriteError> {
+        disk.free_bytes().map_err(|error| self.latch(redb::Error::Io(error)))
     }
 
     pub(crate) fn counts(&self) -> FileCounts {

@@ -11,6 +11,7 @@
 mod history;
 mod index_image;
 mod pinned;
+mod pruning;
 mod rationed;
 mod records;
 mod revision_hash;
@@ -22,7 +23,7 @@ mod view;
 
 use std::sync::Arc;
 
-use quorate_kv::{AnswerRoom, KeySpace, Outcome, Step};
+use quorate_kv::{AnswerRoom, KeySpace, Outcome};
 use quorate_raft::{Entry, Incarnation, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term};
 use quorate_wire::Envelope;
 
@@ -112,6 +113,8 @@ pub struct StateStore {
     options: StateOptions,
     durable_applied: LogIndex,
     dirty_bytes: u64,
+    /// Bytes of the pages that a compaction has changed since the last checkpoint.
+    pruned_bytes: u64,
     /// What is kept for each entry of the log goes with it. At 0 without a log.
     log_base: DurableBase,
 }
@@ -142,7 +145,15 @@ impl StateStore {
         let durable_applied = rows.position.applied;
         let inner = Inner { database: Arc::new(database), key_space, rows, generation: 0 };
         let shared = Arc::new(Shared::new(disk.clone(), options.cache_bytes, inner));
-        Ok(Self { disk, shared, options, durable_applied, dirty_bytes: 0, log_base: DurableBase::default() })
+        Ok(Self {
+            disk,
+            shared,
+            options,
+            durable_applied,
+            dirty_bytes: 0,
+            pruned_bytes: 0,
+            log_base: DurableBase::default(),
+        })
     }
 
     /// A handle for readers.
@@ -176,8 +187,7 @@ impl StateStore {
         }
         rows.origin.cluster_id = Some(cluster_id);
         database.write(Commit::DurableQuickStart, |transaction| rows::store_origin(transaction, &rows.origin))?;
-        self.durable_applied = rows.position.applied;
-        self.dirty_bytes = 0;
+        self.durable_as_of(rows.position.applied);
         self.shared.publish(rows);
         Ok(())
     }
@@ -278,46 +288,9 @@ impl StateStore {
     /// [`WriteError::DiskFull`]: nothing was written, try again later. Any other error: the node must stop.
     pub fn checkpoint(&mut self) -> Result<LogIndex, WriteError> {
         let (database, rows) = self.current();
-        // Each dirty page is written whole; twice the record bytes covers the half-full ones.
-        database.check_space(&*self.disk, self.options.reserve_bytes + 2 * self.dirty_bytes)?;
-        if mutant!(AppliedIndexApart) {
-            database.write(Commit::DurableQuickStart, |_| Ok(()))?;
-        }
-        database.write(Commit::DurableQuickStart, |transaction| rows::store_position(transaction, &rows.position))?;
-        self.durable_applied = rows.position.applied;
-        self.dirty_bytes = 0;
+        database.check_space(&*self.disk, self.checkpoint_bytes())?;
+        self.make_durable(&database, &rows.position)?;
         Ok(self.durable_applied)
-    }
-
-    /// Physically removes what compaction hides, for at most `max_keys` keys; says whether more is left. Held up while a
-    /// snapshot is read.
-    ///
-    /// # Errors
-    /// Any error: the node must stop, and the state is of no use before it is opened again.
-    pub fn compact_step(&mut self, max_keys: usize) -> Result<bool, ApplyError> {
-        let shared = self.shared.clone();
-        let _batch = shared.begin_batch();
-        let (database, mut rows) = self.current();
-        database.check()?;
-        let mut records = BatchRecords::new(RecordReader::new(&database.read()?)?);
-        let step = {
-            let mut inner = shared.write();
-            let step = inner.key_space.compact_step(&mut records, max_keys);
-            let step = step.inspect_err(|error| database.poison(error.to_string()))?;
-            rows.position.key_space = inner.key_space.meta();
-            step
-        };
-        let batch = records.into_batch();
-        let mut totals = rows.position.totals;
-        if !batch.is_empty() || rows.position.key_space != shared.read().rows.position.key_space {
-            database.write(Commit::Deferred, |transaction| {
-                store_records(transaction, &batch.records, &mut totals)?;
-                rows::store_position(transaction, &Position { totals, ..rows.position })
-            })?;
-            rows.position.totals = totals;
-            shared.publish(rows);
-        }
-        Ok(step == Step::More)
     }
 
     /// Switches to a received snapshot, durably. Until the switch the old state is as it was.
@@ -340,8 +313,7 @@ impl StateStore {
         received.publish(&*self.disk).inspect_err(|error| current.poison(error.to_string()))?;
         let ReceivedSnapshot { database, key_space, rows: received_rows } = received;
         let meta = received_rows.snapshot_meta();
-        self.durable_applied = received_rows.position.applied;
-        self.dirty_bytes = 0;
+        self.durable_as_of(received_rows.position.applied);
         // The old file has no name any more; it goes with its last reader.
         drop(shared.replace(Inner { database: Arc::new(database), key_space, rows: received_rows, generation: 0 }));
         // The image is of the old file, and says so; it only takes space.
@@ -421,6 +393,26 @@ impl StateStore {
         let meta = rows.snapshot_meta();
         self.shared.publish(rows);
         Ok(meta)
+    }
+
+    /// What must be free for a checkpoint.
+    fn checkpoint_bytes(&self) -> u64 {
+        // Each dirty page is written whole; twice the record bytes covers the half-full ones.
+        self.options.reserve_bytes + 2 * self.dirty_bytes + self.pruned_bytes
+    }
+
+    /// Makes durable what was committed, as of `position`. What it takes on the disk was looked at before.
+    fn make_durable(&mut self, database: &Database, position: &Position) -> Result<(), WriteError> {
+        if mutant!(AppliedIndexApart) {
+            database.write(Commit::DurableQuickStart, |_| Ok(()))?;
+        }
+        database.write(Commit::DurableQuickStart, |transaction| rows::store_position(transaction, position))?;
+        self.durable_as_of(position.applied);
+        Ok(())
+    }
+
+    fn durable_as_of(&mut self, applied: LogIndex) {
+        (self.durable_applied, self.dirty_bytes, self.pruned_bytes) = (applied, 0, 0);
     }
 
     fn current(&self) -> (Arc<Database>, StateRows) {

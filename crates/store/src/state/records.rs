@@ -45,10 +45,6 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.rows.is_empty()
-    }
-
     /// About the bytes that it adds to the file.
     pub(crate) fn written_bytes(&self) -> u64 {
         let records: usize = self.records.values().flatten().map(Record::encoded_len).sum();
@@ -219,13 +215,8 @@ pub(crate) fn store_records(
         return Ok(());
     }
     let mut table = transaction.open_table(RECORDS)?;
-    for key in batch.iter().filter(|(_, change)| change.is_none()).map(|(key, _)| key) {
-        // A record that came and went within one batch was never stored.
-        if let Some(removed) = table.remove(key.to_bytes())? {
-            totals.count -= 1;
-            totals.bytes -= (size_of::<RawKey>() + removed.value().len()) as u64;
-        }
-    }
+    let removed = batch.iter().filter(|(_, change)| change.is_none());
+    removed.map(|(key, _)| *key).try_for_each(|key| remove_record(&mut table, key, totals))?;
     let mut appender = RecordAppender::new(totals);
     let mut cursor = table.upper_bound_mut(Bound::<RawKey>::Unbounded)?;
     for (key, change) in batch {
@@ -234,6 +225,29 @@ pub(crate) fn store_records(
         }
     }
     cursor.close()?;
+    Ok(())
+}
+
+/// Removes records and keeps the totals.
+pub(crate) fn remove_records(
+    transaction: &WriteTransaction,
+    keys: &[RecordKey],
+    totals: &mut RecordTotals,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(RECORDS)?;
+    keys.iter().try_for_each(|key| remove_record(&mut table, *key, totals))
+}
+
+fn remove_record(
+    table: &mut redb::Table<'_, RawKey, &'static [u8]>,
+    key: RecordKey,
+    totals: &mut RecordTotals,
+) -> Result<(), redb::Error> {
+    // One that came and went within one batch was never stored.
+    if let Some(removed) = table.remove(key.to_bytes())? {
+        totals.count -= 1;
+        totals.bytes -= (size_of::<RawKey>() + removed.value().len()) as u64;
+    }
     Ok(())
 }
 

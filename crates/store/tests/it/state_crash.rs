@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
-use quorate_kv::{Digest, Revision};
-use quorate_raft::LogIndex;
+use quorate_kv::{Command, CompactRequest, Digest, PutRequest, Revision};
+use quorate_raft::{Entry, LogIndex};
 use quorate_store::testing::{Choices, FaultyDisk};
-use quorate_store::{Disk, OpenedStores, SnapshotSink, WriteError};
+use quorate_store::{Disk, OpenedStores, SnapshotSink, StateStore, WriteError};
 
 use crate::dice::{Dice, seeds};
-use crate::fixture::{CLUSTER, INCARNATION, Reference, entries, identity, member, membership, options, write};
+use crate::fixture::{
+    CLUSTER, INCARNATION, Reference, entries, everything, identity, member, membership, options, write,
+};
+use crate::space::command;
 
 const SEEDS: u64 = 40;
 const CRASHES_A_SEED: u32 = 10;
@@ -320,9 +323,108 @@ fn a_full_disk_puts_a_checkpoint_off() {
     disk.set_limit_bytes(Some(disk.used_bytes() + 4096));
     assert!(matches!(node.state.checkpoint(), Err(WriteError::DiskFull { .. })));
     node.state.apply(&entries(3, 6..=7)).expect("what is committed is applied");
-    node.state.view().range(&crate::fixture::everything(0)).expect("sound").expect("reads go on");
+    node.state.view().range(&everything(0)).expect("sound").expect("reads go on");
     disk.set_limit_bytes(None);
     assert_eq!(node.state.checkpoint().expect("there is room"), LogIndex(7));
+}
+
+/// A state of `count` records, every other of them hidden by a compaction, so that all its pages change when they go. The keys that
+/// have all of those are few, and the last ones: one step of any number of keys removes nearly everything.
+fn half_hidden(disk: &FaultyDisk, count: u64) -> OpenedStores {
+    let mut node = member(disk);
+    let put = |index: u64| {
+        let key = if index.is_multiple_of(2) { format!("hot-{}", index % 20) } else { format!("cold-{index:06}") };
+        command(index, Command::Put(PutRequest { key: key.into(), value: vec![7; 250].into(), ..Default::default() }))
+    };
+    let puts: Vec<Entry> = (1..=count).map(put).collect();
+    puts.chunks(100).for_each(|batch| drop(node.state.apply(batch).expect("no fault")));
+    let revision = node.state.view().revision().0;
+    let compact = command(count + 1, Command::Compact(CompactRequest { revision, physical: false }));
+    node.state.apply(&[compact]).expect("no fault");
+    node.state.checkpoint().expect("no fault");
+    node
+}
+
+/// Leaves so many bytes of the disk free.
+fn leave_free(disk: &FaultyDisk, bytes: u64) {
+    disk.set_limit_bytes(Some(disk.used_bytes() + bytes));
+}
+
+/// What is left of [`half_hidden`] when it is pruned.
+#[track_caller]
+fn assert_pruned(state: &StateStore, count: u64) {
+    let view = state.view();
+    assert_eq!(view.pruned(), view.compact_revision());
+    assert_eq!(state.stats().totals.count, count / 2 + 10);
+    let answer = view.range(&everything(0)).expect("sound").expect("readable");
+    assert_eq!(answer.count as u64, count / 2 + 10);
+    state.check();
+}
+
+#[test]
+fn a_compaction_on_a_full_disk_waits_for_room_and_ends_nobody() {
+    const COUNT: u64 = 12_000;
+    let disk = FaultyDisk::new();
+    let mut node = half_hidden(&disk, COUNT);
+    for free in [0, 1 << 20, options().state.reserve_bytes] {
+        leave_free(&disk, free);
+        let (before, calls) = (node.state.stats(), disk.calls());
+        assert!(!node.state.compact_step(COUNT as usize).expect("no failure"), "nobody is to ask again at once");
+        assert_eq!((node.state.stats(), disk.calls()), (before, calls), "with {free} bytes free");
+        assert!(node.state.view().pruned() < node.state.view().compact_revision());
+    }
+    node.state.checkpoint().expect("its reserve is left");
+
+    // Far less than all pages that change, and less than the log needs for another write.
+    leave_free(&disk, 7 << 20);
+    while node.state.compact_step(1_000).expect("no failure") {}
+    node.state.checkpoint().expect("a step leaves room for it");
+    assert_pruned(&node.state, COUNT);
+}
+
+/// Once a second at most the state is made durable, and entries come between.
+#[test]
+fn a_checkpoint_has_room_after_any_number_of_compaction_steps_and_a_batch() {
+    const COUNT: u64 = 12_000;
+    let disk = FaultyDisk::new();
+    let mut node = half_hidden(&disk, COUNT);
+    for free_mib in [5, 8, 12, 20] {
+        leave_free(&disk, free_mib << 20);
+        for _ in 0..5 {
+            node.state.compact_step(1_500).expect("no failure");
+        }
+        let next = node.state.position().index.0 + 1;
+        let batch =
+            Command::Put(PutRequest { key: "hot-0".into(), value: vec![7; 100_000].into(), ..Default::default() });
+        node.state.apply(&[command(next, batch)]).expect("no failure");
+        node.state.checkpoint().expect("a step leaves room for it");
+    }
+}
+
+/// A step that is too large for the room there is makes itself durable in parts.
+#[test]
+fn a_compaction_in_parts_that_is_cut_short_loses_nothing() {
+    const COUNT: u64 = 3_000;
+    let mut parts = 0;
+    for cut_after in (1..).step_by(97) {
+        let disk = FaultyDisk::new();
+        let mut node = half_hidden(&disk, COUNT);
+        leave_free(&disk, 2 * options().state.reserve_bytes + (5 << 18));
+        disk.cut_power_after(cut_after);
+        let pruned = node.state.compact_step(COUNT as usize).is_ok();
+        parts = node.state.stats().file.syncs;
+        disk.set_limit_bytes(None);
+        disk.crash(&mut Dice::new(cut_after));
+        drop(node);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let mut node = options().open(&shared, INCARNATION).expect("sound");
+        while node.state.compact_step(100).expect("no fault") {}
+        assert_pruned(&node.state, COUNT);
+        if pruned {
+            break;
+        }
+    }
+    assert!(parts > 6, "{parts} syncs");
 }
 
 #[test]
