@@ -1,7 +1,14 @@
 //! Compaction: what it hides at once, and what it takes away in its own time.
 
-use quorate_kv::{KvError, RequestOp, Response, Revision, Step};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use quorate_kv::auth::PermissionKind;
+use quorate_kv::{
+    Actor, Alarm, AlarmCommand, AlarmKind, AuthCommand, ClusterTime, Command, KvError, LeaseGrantRequest, PutRequest,
+    RequestOp, Response, Revision, Step, Table,
+};
+
+use crate::auth::{give, grant, permission, role_add, user_add};
 use crate::store::{Store, always, at, delete, everything, put};
 
 const COMPACTED: &str = "mvcc: required revision has been compacted";
@@ -156,6 +163,87 @@ fn every_change_is_in_the_digest() {
     digests.sort_unstable();
     digests.dedup();
     assert_eq!(digests.len(), 6);
+}
+
+/// Commands that put and remove rows of every table, in one order.
+fn changes_of_rows() -> Vec<Command> {
+    let alarm = Alarm { kind: AlarmKind::NoSpace, member: 7 };
+    let lease = |id| Command::LeaseGrant(LeaseGrantRequest { id, ttl_seconds: 10 });
+    let attached = |key| Command::Put(PutRequest { lease: 7, ..put(key, "v") });
+    let rights = permission(PermissionKind::Read, "a", "");
+    let auth = [
+        user_add("root"),
+        role_add("r"),
+        grant("r", rights),
+        give("root", "root"),
+        give("root", "r"),
+        AuthCommand::Enable,
+        AuthCommand::Disable,
+        AuthCommand::UserRevokeRole { user: "root".into(), role: "r".into() },
+        AuthCommand::RoleDelete { name: "r".into() },
+        AuthCommand::UserDelete { name: "root".into() },
+    ];
+    let mut commands = vec![
+        Command::Clock(ClusterTime(1_000)),
+        lease(7),
+        lease(8),
+        attached("a"),
+        attached("b"),
+        Command::Put(put("a", "v")),
+        Command::Clock(ClusterTime(2_000)),
+        Command::LeaseRenew { ids: vec![8] },
+        Command::LeaseRevoke { id: 8 },
+        Command::LeaseRevoke { id: 7 },
+        Command::Alarm(AlarmCommand::Raise(alarm)),
+        Command::Alarm(AlarmCommand::Clear(alarm)),
+    ];
+    commands.extend(auth.map(Command::Auth));
+    commands
+}
+
+/// Two nodes that differ in a lease, a right or an alarm would answer differently one day.
+#[test]
+fn every_change_of_a_row_is_in_the_digest() {
+    type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+    let rows = |store: &Store| -> Rows {
+        store.records.rows().map(|(table, key, value)| ((table, key.to_vec()), value.to_vec())).collect()
+    };
+    let mut store = Store::default();
+    let (mut put, mut removed, mut digests) = (BTreeSet::new(), BTreeSet::new(), HashSet::from([store.space.digest()]));
+    for command in changes_of_rows() {
+        let before = rows(&store);
+        store.apply_for(&Actor::Node, &command).result.expect("not refused");
+        let after = rows(&store);
+        assert_ne!(before, after, "{command:?}");
+        put.extend(after.iter().filter(|(at, value)| before.get(at) != Some(value)).map(|((table, _), _)| *table));
+        removed.extend(before.keys().filter(|at| !after.contains_key(at)).map(|(table, _)| *table));
+        // Also where the rows are again what they were.
+        assert!(digests.insert(store.space.digest()), "{command:?}");
+    }
+    assert_eq!(put, BTreeSet::from(Table::ALL));
+    assert_eq!(removed, BTreeSet::from([Table::Lease, Table::Attachment, Table::User, Table::Role, Table::Alarm]));
+}
+
+#[test]
+fn a_row_that_differs_gives_another_digest() {
+    let digest = |commands: &[Command]| {
+        let mut store = Store::default();
+        commands.iter().for_each(|command| drop(store.apply_for(&Actor::Node, command)));
+        store.space.digest()
+    };
+    let commands = changes_of_rows();
+    let whole = digest(&commands);
+    for left_out in 0..commands.len() {
+        let others: Vec<Command> = [&commands[..left_out], &commands[left_out + 1..]].concat();
+        assert_ne!(digest(&others), whole, "without {:?}", commands[left_out]);
+    }
+    let other = |command| digest(&[command]);
+    let lease = |id, ttl_seconds| Command::LeaseGrant(LeaseGrantRequest { id, ttl_seconds });
+    assert_ne!(other(lease(7, 10)), other(lease(7, 11)));
+    assert_ne!(other(lease(7, 10)), other(lease(8, 10)));
+    let alarm = |member| Command::Alarm(AlarmCommand::Raise(Alarm { kind: AlarmKind::NoSpace, member }));
+    assert_ne!(other(alarm(7)), other(alarm(8)));
+    assert_ne!(other(Command::Auth(user_add("a"))), other(Command::Auth(role_add("a"))));
 }
 
 #[test]
