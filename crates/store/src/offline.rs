@@ -15,11 +15,14 @@ use crate::error::{ApplyError, OpenError, ReadError, SnapshotError, WriteError};
 use crate::log::{LogStore, NodeMark};
 use crate::overlay_disk::OverlayDisk;
 use crate::snapshot::SnapshotSink;
-use crate::state::StateStore;
+use crate::state::{StatePlace, StateStore};
 use crate::stores::{OpenedStores, StoreOptions};
 
 /// Entries applied in one transaction while replaying.
 const REPLAY_BATCH_BYTES: usize = 4 << 20;
+
+/// Bytes of the state verified at a time.
+const VERIFY_STEP_BYTES: usize = 4 << 20;
 
 /// Why offline work was not done, or not finished.
 #[derive(Debug, thiserror::Error)]
@@ -88,13 +91,14 @@ pub struct Inspection {
     pub uncommitted: Vec<Entry>,
 }
 
-/// Reads what a stopped node's data says; changes nothing.
+/// Reads what a stopped node's data says, and all of its state; changes nothing.
 ///
 /// # Errors
-/// If there is no data, or it cannot be opened.
+/// If there is no data, it cannot be opened, or a record of it is rotten or missing.
 pub fn inspect(disk: Arc<dyn Disk>) -> Result<Inspection, OfflineError> {
     let OpenedStores { log, recovered, state } = open_existing(Arc::new(OverlayDisk::new(disk)))?;
     let view = state.view();
+    verify(&state)?;
     let uncommitted = log.entries(LogIndex(recovered.hard_state.commit.0 + 1), usize::MAX)?;
     let membership = recovered.memberships.last().unwrap_or(&recovered.base_membership).clone();
     Ok(Inspection {
@@ -212,7 +216,7 @@ pub fn unfinished_recovery(disk: Arc<dyn Disk>) -> Result<Option<u128>, OfflineE
 /// parts of `new` are then those of the first call.
 ///
 /// # Errors
-/// Any [`OfflineError`].
+/// Any [`OfflineError`]. Nothing is changed if a record of the state is rotten or missing.
 pub fn recover(disk: Arc<dyn Disk>, new: NewCluster, tail: UncommittedTail) -> Result<Recovered, OfflineError> {
     require_data(&*disk)?;
     let options = StoreOptions::default();
@@ -220,7 +224,10 @@ pub fn recover(disk: Arc<dyn Disk>, new: NewCluster, tail: UncommittedTail) -> R
     if recovered.identity.is_some_and(|own| own.cluster_id == new.cluster_id) {
         return Err(OfflineError::SameCluster(new.cluster_id));
     }
-    let interrupted = StateStore::open(disk.clone(), options.state)?.cluster_id() == Some(new.cluster_id);
+    let state = StateStore::open(disk.clone(), options.state)?;
+    verify(&state)?;
+    let interrupted = state.cluster_id() == Some(new.cluster_id);
+    drop(state);
     let identity = new.identity(recovered.incarnation);
     let mut state = if interrupted {
         StateStore::open(disk, options.state)?
@@ -290,6 +297,16 @@ fn require_data(disk: &dyn Disk) -> Result<(), OfflineError> {
 fn open_existing(disk: Arc<dyn Disk>) -> Result<OpenedStores, OfflineError> {
     require_data(&*disk)?;
     Ok(StoreOptions::default().open(&disk, Incarnation(0))?)
+}
+
+/// Reads the state through. A start believes the image of the index and reads no record that it covers, and a node finds out as it
+/// goes on; here nobody goes on, and from what is made of this copy every other one will be made.
+fn verify(state: &StateStore) -> Result<(), ReadError> {
+    let mut place = Some(StatePlace::START);
+    while let Some(from) = place {
+        place = state.view().verify(from, VERIFY_STEP_BYTES)?.1;
+    }
+    Ok(())
 }
 
 /// Applies what the log has after the applied index, up to `last`.

@@ -32,9 +32,13 @@ fn disk_with_log() -> FaultyDisk {
     disk
 }
 
-/// Changes the tables of the log file behind the store's back.
 fn tamper(disk: &FaultyDisk, change: impl FnOnce(&redb::WriteTransaction)) {
-    let file = disk.open(LOG_FILE, OpenMode::Existing).expect("there");
+    tamper_with(disk, LOG_FILE, change);
+}
+
+/// Changes the tables of a file behind the store's back.
+pub(crate) fn tamper_with(disk: &FaultyDisk, file: &str, change: impl FnOnce(&redb::WriteTransaction)) {
+    let file = disk.open(file, OpenMode::Existing).expect("there");
     let database: Database = Builder::new().create_with_backend(Passed(file)).expect("sound");
     let transaction = database.begin_write().expect("idle");
     change(&transaction);

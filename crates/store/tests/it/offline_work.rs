@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_kv::{KeySpace, KvError, Revision};
+use quorate_kv::{KeySpace, KvError, RecordKey, Revision};
 use quorate_raft::{HardState, Incarnation, LogIndex, Member, NodeId};
 use quorate_store::offline::{
     NewCluster, OfflineError, Recovered, UncommittedTail, dump_applied, inspect, recover, restore, unfinished_recovery,
@@ -10,9 +10,11 @@ use quorate_store::offline::{
 use quorate_store::testing::FaultyDisk;
 use quorate_store::{Disk, LOG_FILE, LogWrite, OpenedStores, STATE_FILE};
 use quorate_wire::derive_node_id;
+use redb::{ReadableTable, TableDefinition};
 
 use crate::dice::Dice;
 use crate::fixture::{CLUSTER, INCARNATION, Reference, entries, identity, member, options};
+use crate::log_damage::tamper_with;
 
 const NEW_CLUSTER: u128 = 0xD2;
 
@@ -133,6 +135,39 @@ fn recovery_applies_or_discards_the_uncommitted_tail() {
         assert_sole_voter(&disk, &recovered, INCARNATION, &reference);
         let again = recover(shared(&disk), new_cluster(), tail);
         assert!(matches!(again, Err(OfflineError::SameCluster(NEW_CLUSTER))));
+    }
+}
+
+/// A start believes the image of the index, so the only copy of a cluster's data would be found short one read at a time.
+#[test]
+fn a_copy_that_lacks_a_record_or_has_a_rotten_one_is_not_recovered() {
+    const RECORDS: TableDefinition<'static, [u8; RecordKey::ENCODED_LEN], &[u8]> = TableDefinition::new("records");
+    for is_missing in [true, false] {
+        let disk = stopped();
+        let OpenedStores { state, log, .. } = options().open(&shared(&disk), INCARNATION).expect("sound");
+        state.close().expect("no fault");
+        drop(log);
+        inspect(shared(&disk)).expect("sound");
+        tamper_with(&disk, STATE_FILE, |transaction| {
+            let mut records = transaction.open_table(RECORDS).expect("there");
+            let (at, record) = {
+                let first = records.first().expect("no fault").expect("not empty");
+                (first.0.value(), first.1.value().to_vec())
+            };
+            if is_missing {
+                records.remove(at).expect("no fault");
+            } else {
+                records.insert(at, &record[1..]).expect("no fault");
+            }
+        });
+        drop(options().open(&shared(&disk), INCARNATION).expect("nobody has looked at the record"));
+        let found = if is_missing { "is in the key index, but not in the file" } else { "fails its checksum" };
+        let refused = inspect(shared(&disk)).expect_err("damaged").to_string();
+        assert!(refused.contains(found), "{refused}");
+        let refused = recover(shared(&disk), new_cluster(), UncommittedTail::Apply).expect_err("damaged").to_string();
+        assert!(refused.contains(found), "{refused}");
+        let owner = options().open(&shared(&disk), INCARNATION).expect("as it was").recovered.identity;
+        assert_eq!(owner, Some(identity()), "it is still of its old cluster");
     }
 }
 
