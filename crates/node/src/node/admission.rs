@@ -15,6 +15,11 @@ impl Node {
         self.raft.commit().0.saturating_sub(self.applied.index.0)
     }
 
+    /// Whether so many wait to be applied that this node, as a leader, takes no further ones.
+    pub(super) fn is_behind(&self) -> bool {
+        self.apply_backlog() > self.config.limits.max_apply_backlog_entries
+    }
+
     /// Whether this node may serve anything at all.
     pub(super) fn admit(&self) -> Result<(), NodeError> {
         if self.stopping.is_some() {
@@ -42,7 +47,7 @@ impl Node {
             if self.disk_full && needs_space(command) {
                 return Err(NodeError::NoSpace);
             }
-            if self.apply_backlog() > limits.max_apply_backlog_entries {
+            if self.is_behind() {
                 return Err(NodeError::TooManyRequests);
             }
         }
@@ -73,9 +78,12 @@ impl Node {
     /// What this leader can take from others at the moment.
     pub(super) fn room(&self) -> Room {
         let limits = &self.config.limits;
-        let behind = self.apply_backlog() > limits.max_apply_backlog_entries;
         Room {
-            writes: if behind { 0 } else { limits.max_unapplied_proposals.saturating_sub(self.unapplied_writes) },
+            writes: if self.is_behind() {
+                0
+            } else {
+                limits.max_unapplied_proposals.saturating_sub(self.unapplied_writes)
+            },
             bytes: limits.max_unapplied_proposal_bytes.saturating_sub(self.unapplied_bytes),
             disk_full: self.disk_full,
         }

@@ -5,6 +5,9 @@
 //! waits until the one before is applied, else the same leases would be found again. A leader that fails half-way leaves
 //! nothing behind: the next one finds what is still due.
 //!
+//! While its state machine is so far behind that it refuses renewals, a leader ends no lease either, and for a moment after:
+//! who was refused asks again. The clock goes on meanwhile, since an expiry says nothing of it: what is due then is due.
+//!
 //! Never: a word while there is no lease.
 
 use std::time::Duration;
@@ -20,6 +23,9 @@ use crate::effect::Effect;
 /// How long after its deadline a lease is looked for: those that run out in this time end together, and an answer on its
 /// way to the holder has this much.
 const GATHERING: Duration = Duration::from_millis(100);
+
+/// For how long after a backlog no lease is ended: etcd's clients renew again half a second after a renewal failed.
+const SECOND_CHANCE: Duration = Duration::from_secs(1);
 
 /// Leases ended by one batch of entries.
 const MAX_EXPIRIES: usize = 1000;
@@ -37,6 +43,8 @@ pub(super) enum Expiring {
     Asked,
     /// The state machine has to get past this index first.
     Applying { past: LogIndex },
+    /// Renewals were refused just now: not before then, and past this index.
+    Held { until: Time, past: LogIndex },
 }
 
 impl Node {
@@ -51,11 +59,7 @@ impl Node {
             }
             self.clock.begin(self.now);
         }
-        if let Expiring::Applying { past } = self.expiring
-            && self.applied.index >= past
-        {
-            self.expiring = Expiring::Idle;
-        }
+        self.expiring = self.next_expiring();
         let Some(deadline) = self.applied.leases.next_deadline else { return };
         if self.expiring == Expiring::Idle && self.expire_at(deadline).is_some_and(|at| at <= self.now) {
             let until = self.clock.now(self.now).expect("a deadline has come").before(GATHERING);
@@ -68,10 +72,27 @@ impl Node {
         }
     }
 
+    /// Where the search stands now that a batch may be applied, or the state machine far behind.
+    fn next_expiring(&self) -> Expiring {
+        let past = match self.expiring {
+            Expiring::Idle | Expiring::Asked => self.applied.index,
+            Expiring::Applying { past } | Expiring::Held { past, .. } => past,
+        };
+        if self.is_behind() {
+            return Expiring::Held { until: self.now + SECOND_CHANCE, past };
+        }
+        match self.expiring {
+            Expiring::Held { until, .. } if self.now < until => self.expiring,
+            Expiring::Asked => Expiring::Asked,
+            _ if self.applied.index >= past => Expiring::Idle,
+            _ => Expiring::Applying { past },
+        }
+    }
+
     /// The caller found these leases due.
     pub(super) fn leases_due(&mut self, due: Vec<DueLease>) {
         if self.expiring != Expiring::Asked {
-            // Asked by this node in an earlier term.
+            // Asked by this node in an earlier term, or before it fell behind.
             return;
         }
         // Nothing: they ended in what is being applied.
@@ -88,7 +109,11 @@ impl Node {
         let Some(deadline) = self.applied.leases.next_deadline.filter(|_| !self.proposals_blocked) else {
             return Time::NEVER;
         };
-        let expire = self.expire_at(deadline).filter(|_| self.expiring == Expiring::Idle);
+        let expire = match self.expiring {
+            Expiring::Idle => self.expire_at(deadline),
+            Expiring::Held { until, .. } => Some(until),
+            Expiring::Asked | Expiring::Applying { .. } => None,
+        };
         expire.unwrap_or(Time::NEVER).min(self.clock.log_at(deadline).unwrap_or(Time::NEVER))
     }
 

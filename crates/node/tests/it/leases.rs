@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_kv::{Actor, ClusterTime, Command, DueLease, LeaseGrantRequest, LeaseView, PutRequest, Response};
-use quorate_node::{Answer, ClientOp, Input};
+use quorate_node::{Answer, ClientOp, Input, NodeError};
 use quorate_raft::{RequestId, Time};
 use quorate_wire::peer::PeerMessage;
 
@@ -173,8 +173,8 @@ fn an_expiry_behind_a_renewal_in_the_log_is_void() {
     cluster.elect();
     grant(&mut cluster, 1, 7, 4);
     let deadline = lease(&cluster, 1, 7).expect("granted").deadline;
-    cluster.advance(Duration::from_millis(3700));
-    // Both are proposed when the deadline has come.
+    cluster.advance(Duration::from_millis(3800));
+    // Both are proposed when the deadline has come, and the leader has not looked for leases to end yet.
     let renewal = renewal(&mut cluster, 2, &[7]);
     let expiry = cluster.write(2, Command::LeaseExpire(DueLease { id: 7, deadline }));
     cluster.advance(ELECTION / 4);
@@ -209,6 +209,42 @@ fn a_keepalive_at_a_leader_that_was_cut_off_is_not_answered() {
     let request = renewal(&mut cluster, 1, &[7]);
     cluster.advance(ELECTION * 4);
     assert!(!matches!(cluster.answers.get(&request), Some(Answer::Written(_))));
+}
+
+/// A node 1 that leads with a state machine so far behind that it refuses renewals, when lease 7 of 5 s has long run out.
+fn behind_with_a_lease() -> Cluster {
+    let mut cluster = Cluster::with_config(3, |config| config.limits.max_apply_backlog_entries = 3);
+    cluster.elect();
+    grant(&mut cluster, 1, 7, 5);
+    cluster.peer(1).hold_applies = true;
+    for n in 0..4 {
+        cluster.write(1, put(&format!("k{n}"), "v"));
+        cluster.run();
+    }
+    let refused = renewal(&mut cluster, 2, &[7]);
+    cluster.advance(10 * SECOND);
+    assert_eq!(*cluster.answer(refused), Answer::Refused(NodeError::TooManyRequests));
+    cluster
+}
+
+#[test]
+fn a_leader_that_refuses_renewals_ends_no_lease() {
+    let mut cluster = behind_with_a_lease();
+    assert!(lease(&cluster, 2, 7).is_some(), "its holder could not have renewed it");
+    cluster.release(1);
+    cluster.advance(SECOND / 2);
+    let request = renewal(&mut cluster, 2, &[7]);
+    cluster.advance(ELECTION / 4);
+    assert_eq!(renewed(&cluster, request), [5], "who was refused has another chance");
+    cluster.advance(2 * SECOND);
+    assert!(lease(&cluster, 1, 7).is_some());
+}
+
+#[test]
+fn a_lease_that_nobody_renews_ends_once_the_leader_has_caught_up() {
+    let mut cluster = behind_with_a_lease();
+    cluster.release(1);
+    ended_at(&mut cluster, 1, 7, SECOND + LATENESS);
 }
 
 #[test]

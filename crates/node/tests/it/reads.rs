@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use quorate_node::{Answer, ClientOp, Consistency, Input, NodeError, OnStale, ReadGrant, ReadOptions};
-use quorate_raft::{Body, LogIndex};
+use bytes::Bytes;
+use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, Input, NodeError, OnStale, ReadGrant, ReadOptions};
+use quorate_raft::{Body, LogIndex, NodeId};
 use quorate_wire::peer::PeerMessage;
 
 use crate::cluster::{Cluster, ELECTION, node_id, put};
@@ -62,7 +63,7 @@ fn a_lease_given_up_for_a_transfer_voids_the_read() {
     cluster.elect();
     let request = cluster.read(1, Consistency::Default);
     let fence = granted(&cluster, request).fence.expect("a lease read");
-    cluster.client(1, ClientOp::Admin(quorate_node::AdminOperation::TransferLeader { to: None }));
+    cluster.client(1, ClientOp::Admin(AdminOperation::TransferLeader { to: None }));
     let lease = cluster.peer(1).lease;
     assert!(!fence.holds(lease, cluster.now), "somebody else may lead at any moment");
 }
@@ -154,29 +155,62 @@ fn a_lost_read_request_is_asked_again_under_another_id() {
     granted(&cluster, request);
 }
 
+/// The leader answers what it was asked, and the answer stays under way.
+fn held_read_answer(cluster: &mut Cluster) -> (NodeId, NodeId, Bytes) {
+    for (from, to, bytes) in cluster.intercept(is_read_index) {
+        cluster.deliver(from, to, bytes);
+    }
+    loop {
+        if let Some(answer) = cluster.intercept(is_read_answer).pop() {
+            return answer;
+        }
+        let (from, to, bytes) = cluster.wire.pop_front().expect("the leader asks its quorum first");
+        cluster.deliver(from, to, bytes);
+    }
+}
+
 #[test]
 fn an_answer_to_an_earlier_run_confirms_nothing() {
     let mut cluster = Cluster::new(3);
     cluster.elect();
     cluster.read(2, Consistency::Consistent);
-    // The leader answers, the answer is under way, the asker restarts and asks anew after another write.
-    let asked = cluster.intercept(is_read_index);
-    for (from, to, bytes) in asked {
-        cluster.deliver(from, to, bytes);
-    }
-    let (from, to, answer) = loop {
-        if let Some(answer) = cluster.intercept(is_read_answer).pop() {
-            break answer;
-        }
-        let (from, to, bytes) = cluster.wire.pop_front().expect("the leader asks its quorum first");
-        cluster.deliver(from, to, bytes);
-    };
+    // The answer is under way while the asker restarts and asks anew.
+    let (from, to, answer) = held_read_answer(&mut cluster);
     cluster.restart(2);
     cluster.advance(ELECTION / 2);
     let request = cluster.read(2, Consistency::Consistent);
     drop(cluster.intercept(is_read_index));
     cluster.deliver(from, to, answer);
     assert!(!cluster.answers.contains_key(&request));
+}
+
+#[test]
+fn an_answer_of_the_leader_before_grants_nothing_after_the_change() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect();
+    let early = cluster.read(2, Consistency::Consistent);
+    let (from, to, answer) = held_read_answer(&mut cluster);
+    let to_third = AdminOperation::TransferLeader { to: Some(node_id(3)) };
+    cluster.client(1, ClientOp::Admin(to_third));
+    // What node 2 asks the next leader is lost: only the old answer could grant anything.
+    while cluster.leader() != Some(node_id(3)) || cluster.status(2).raft.leader != Some(node_id(3)) {
+        let (from, to, bytes) = cluster.wire.pop_front().expect("a transfer needs no waiting");
+        cluster.deliver(from, to, bytes);
+        drop(cluster.intercept(is_read_index));
+    }
+    let write = cluster.write(3, put("k", "v"));
+    cluster.run();
+    assert!(matches!(cluster.answer(write), Answer::Written(_)));
+    let late = cluster.read(2, Consistency::Consistent);
+    drop(cluster.intercept(is_read_index));
+    cluster.deliver(from, to, answer);
+    assert!(!cluster.answers.contains_key(&early), "it was asked again when the leader changed");
+    assert!(!cluster.answers.contains_key(&late), "it was asked after a write that the old leader knows nothing of");
+    cluster.advance(ELECTION * 2);
+    let written = cluster.status(3).applied.index;
+    for request in [early, late] {
+        assert!(granted(&cluster, request).index >= written, "the next leader answers what was lost");
+    }
 }
 
 #[test]
