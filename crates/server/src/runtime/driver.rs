@@ -297,12 +297,14 @@ impl<O: Outside> Stepping<O> {
         driver.events.take_queued(&mut taken);
         self.metrics.raft.steps_total.inc_by(taken.len() as u64);
         let mut inputs = Vec::with_capacity(taken.len() + 1);
+        let mut image_offered = false;
         for event in taken.drain(..) {
             inputs.push(match event {
                 Event::Input(input) => {
                     if let Input::Peer { message, .. } = &input {
                         meter::received(&self.metrics, message);
                     }
+                    image_offered |= matches!(input, Input::SnapshotReceived { .. });
                     input
                 }
                 Event::Request { op, caller } => Input::Client { request: self.progress.pending.add(caller), op },
@@ -320,6 +322,10 @@ impl<O: Outside> Stepping<O> {
         }
         if !inputs.is_empty() {
             let effects = self.node.step_batch(now, inputs);
+            // Consensus takes an image in the step that offers it, or never.
+            if image_offered && !effects.iter().any(|effect| matches!(effect, Effect::InstallSnapshot { .. })) {
+                outgoing.state.push(StateJob::Decline);
+            }
             self.sort(effects, outgoing);
         }
         true

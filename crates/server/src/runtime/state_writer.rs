@@ -7,7 +7,8 @@
 //! 1. entries are applied in the order they came, each batch as it was cut: nodes compare their state hashes at the ends of
 //!    batches;
 //! 2. after a failed write nothing is applied or reported;
-//! 3. the state not yet durable is bounded by [`MAX_DIRTY_BYTES`] and [`CHECKPOINT_INTERVAL`].
+//! 3. the state not yet durable is bounded by [`MAX_DIRTY_BYTES`] and [`CHECKPOINT_INTERVAL`];
+//! 4. a received image keeps its place on the disk until consensus has decided on it: it may be about to become the state.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -33,9 +34,6 @@ const COMPACT_STEP_KEYS: usize = 2_000;
 /// Under constant load one compaction step is squeezed in after this many wakes.
 const COMPACT_EVERY_WAKES: u32 = 16;
 
-/// A received image that consensus has not asked for by now was not wanted.
-const INSTALL_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// What the state writer is asked to do.
 #[derive(Debug)]
 pub(crate) enum StateJob {
@@ -43,8 +41,10 @@ pub(crate) enum StateJob {
     Apply { entries: Vec<Entry> },
     /// Switch to the received image, then tell the log writer.
     Install { meta: SnapshotMeta, installed: mpsc::Sender<AppliedState> },
-    /// A whole, verified image to install later; replaces one that was not installed.
+    /// A whole, verified image; [`StateJob::Install`] or [`StateJob::Decline`] follows.
     Keep { image: Box<ReceivedSnapshot> },
+    /// Consensus does not want the kept image.
+    Decline,
     /// Begin to receive an image of this cluster.
     OpenSink { expected: u128, reply: oneshot::Sender<Result<SnapshotSink, String>> },
 }
@@ -109,7 +109,8 @@ struct Writer<'a, R> {
     view: StateView,
     reports: &'a R,
     metrics: &'a Arc<Metrics>,
-    kept: Option<(Box<ReceivedSnapshot>, Instant)>,
+    /// An image that consensus has not decided on.
+    kept: Option<Box<ReceivedSnapshot>>,
     dirty_bytes: usize,
     dirty: bool,
     /// Last checkpoint.
@@ -130,7 +131,12 @@ impl<R: StateReports> Writer<'_, R> {
             }
             StateJob::Install { meta, installed } => self.install(&meta, &installed),
             StateJob::Keep { image } => {
-                self.kept = Some((image, Instant::now()));
+                assert!(self.kept.is_none(), "no image is taken in while one is kept");
+                self.kept = Some(image);
+                Ok(())
+            }
+            StateJob::Decline => {
+                self.kept = None;
                 Ok(())
             }
             StateJob::OpenSink { expected, reply } => {
@@ -142,11 +148,10 @@ impl<R: StateReports> Writer<'_, R> {
     }
 
     /// An image on its way in takes the place on the disk of one that was kept: the kept one must be out of use.
-    fn open_sink(&mut self, expected: u128) -> Result<SnapshotSink, String> {
-        if self.kept.as_ref().is_some_and(|(_, kept_at)| kept_at.elapsed() < INSTALL_TIMEOUT) {
+    fn open_sink(&self, expected: u128) -> Result<SnapshotSink, String> {
+        if self.kept.is_some() {
             return Err("another snapshot waits to be installed".to_owned());
         }
-        self.kept = None;
         self.store.receive_snapshot(expected).map_err(|error| error.to_string())
     }
 
@@ -203,8 +208,7 @@ impl<R: StateReports> Writer<'_, R> {
     }
 
     fn install(&mut self, meta: &SnapshotMeta, installed: &mpsc::Sender<AppliedState>) -> Result<(), Failure> {
-        let (image, _) =
-            self.kept.take().ok_or_else(|| "an image is to be installed that was never received".to_owned())?;
+        let image = self.kept.take().ok_or_else(|| "an image is to be installed that was never received".to_owned())?;
         self.store.install(*image)?;
         if self.reports.is_watched() {
             self.reports.changed(self.unknown_changes(self.view.revision()));
@@ -262,5 +266,100 @@ impl<R: StateReports> Writer<'_, R> {
         self.checkpoint_at = Instant::now();
         self.reports.checkpoint_done(durable);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_raft::Incarnation;
+    use quorate_store::{Disk, RealDisk, StoreOptions};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const CLUSTER: u128 = 0xC1;
+
+    /// Nobody listens.
+    struct Unheard;
+
+    impl StateReports for Unheard {
+        fn is_watched(&self) -> bool {
+            false
+        }
+
+        fn changed(&self, _: Batch) {}
+
+        fn applied(&self, _: AppliedSummary) {}
+
+        fn checkpoint_done(&self, _: LogIndex) {}
+
+        fn look_at_space(&self, _: &StateStore) {}
+
+        fn state_failed(&self, failure: Failure) {
+            panic!("{failure:?}");
+        }
+    }
+
+    fn state(directory: &TempDir) -> StateStore {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(directory.path()).expect("a folder"));
+        let mut state = StoreOptions::default().open(&disk, Incarnation(7)).expect("empty").state;
+        state.set_cluster_id(CLUSTER).expect("no fault");
+        state
+    }
+
+    /// Asks for a place for an image.
+    fn place(jobs: &Mailbox<StateJob>) -> Result<SnapshotSink, String> {
+        let (reply, sink) = oneshot::channel();
+        jobs.send(StateJob::OpenSink { expected: CLUSTER, reply }).expect("open");
+        sink.blocking_recv().expect("answered")
+    }
+
+    fn receive(mut sink: SnapshotSink, chunks: &[bytes::Bytes]) -> Box<ReceivedSnapshot> {
+        chunks.iter().for_each(|chunk| sink.push(chunk).expect("whole"));
+        Box::new(sink.finish().expect("whole"))
+    }
+
+    /// A writer at work, and an image that it may take in.
+    fn with_writer(test: impl FnOnce(&Mailbox<StateJob>, &[bytes::Bytes])) {
+        let (here, elsewhere) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+        let chunks = state(&elsewhere).snapshot().expect("of a cluster").map(|chunk| chunk.expect("readable"));
+        let chunks: Vec<bytes::Bytes> = chunks.collect();
+        let (store, jobs) = (state(&here), Mailbox::new());
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| run(store, &jobs, &Unheard, &Arc::default()));
+            test(&jobs, &chunks);
+            jobs.close();
+            assert!(writer.join().expect("no panic").is_some());
+        });
+    }
+
+    #[test]
+    fn an_image_that_is_about_to_be_installed_keeps_its_place() {
+        with_writer(|jobs, chunks| {
+            let image = receive(place(jobs).expect("free"), chunks);
+            let meta = image.meta();
+            jobs.send(StateJob::Keep { image }).expect("open");
+            let refused = place(jobs).expect_err("consensus has not decided yet");
+            assert_eq!(refused, "another snapshot waits to be installed");
+            let (installed, switched) = mpsc::channel();
+            jobs.send(StateJob::Install { meta: meta.clone(), installed }).expect("open");
+            assert_eq!(switched.recv().expect("it was still there").index, meta.index);
+            place(jobs).expect("free again");
+        });
+    }
+
+    #[test]
+    fn an_image_that_consensus_declines_leaves_its_place_to_the_next() {
+        with_writer(|jobs, chunks| {
+            let image = receive(place(jobs).expect("free"), chunks);
+            jobs.send(StateJob::Keep { image }).expect("open");
+            jobs.send(StateJob::Decline).expect("open");
+            let image = receive(place(jobs).expect("free again"), chunks);
+            let meta = image.meta();
+            jobs.send(StateJob::Keep { image }).expect("open");
+            let (installed, switched) = mpsc::channel();
+            jobs.send(StateJob::Install { meta, installed }).expect("open");
+            switched.recv().expect("the first one took nothing with it");
+        });
     }
 }

@@ -1,9 +1,14 @@
 //! Writes, reads, crashes and restarts.
 
-use quorate_node::Consistency;
-use quorate_raft::RoleKind;
+use std::time::Duration;
 
-use crate::cluster::{Cluster, get};
+use quorate_node::Consistency;
+use quorate_proto::quorate::peer::v1 as proto;
+use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
+use quorate_raft::RoleKind;
+use tokio::time::timeout;
+
+use crate::cluster::{Cluster, get, hello_of_a_newcomer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_through_any_node_is_read_through_every_node() {
@@ -114,4 +119,31 @@ async fn digests_are_equal_at_equal_indexes() {
         digests.push((status.space.digest_index, status.space.digest));
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
+}
+
+/// Sends node 0 its own image, as the leader of `term` would; answers whether it was taken in.
+async fn send_image(cluster: &Cluster, term: u64) -> bool {
+    let replica = cluster.replica(0);
+    let mut start = Some(proto::SnapshotStart { hello: Some(hello_of_a_newcomer(replica).to_wire()), term });
+    let (_, mut image) = replica.snapshot().await.expect("it runs");
+    let mut chunks = Vec::new();
+    while let Some(chunk) = image.recv().await {
+        chunks.push(proto::SnapshotChunk { start: start.take(), data: chunk.expect("readable") });
+    }
+    let mut client = PeerClient::connect(format!("http://{}", cluster.nodes[0].address)).await.expect("listens");
+    client.snapshot(tokio_stream::iter(chunks)).await.expect("answers").into_inner().accepted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_of_a_leader_that_is_none_any_more_does_not_hold_up_the_next() {
+    let cluster = Cluster::running(1).await;
+    cluster.put(0, "key", "value").await;
+    let sending = async {
+        for _ in 0..3 {
+            // Refused while consensus has not decided on the one before.
+            while !send_image(&cluster, 0).await {}
+        }
+    };
+    timeout(Duration::from_secs(10), sending).await.expect("each leaves its place as soon as it is declined");
+    assert_eq!(cluster.get(0, "key").await.as_deref(), Some(&b"value"[..]));
 }
