@@ -5,6 +5,8 @@
 
 mod hashes;
 mod leases;
+#[cfg(test)]
+mod stalled_read;
 mod watches;
 
 use std::sync::Arc;

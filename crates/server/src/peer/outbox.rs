@@ -180,3 +180,122 @@ pub(crate) fn weight(message: &PeerMessage) -> usize {
             _ => 0,
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_raft::{Entry, Incarnation, LogIndex, Member, Message, NodeId, Payload, Round, Term};
+    use quorate_wire::peer::from_frame;
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    const MEBIBYTE: usize = 1024 * 1024;
+
+    /// An append of one entry of so many bytes, told from others by its term.
+    fn message(term: u64, bytes: usize) -> PeerMessage {
+        let payload = Payload::Command(vec![0; bytes].into());
+        PeerMessage::Raft(Message {
+            from: NodeId(1),
+            to: NodeId(2),
+            term: Term(term),
+            body: Body::Append {
+                round: Round(1),
+                prev_index: LogIndex(0),
+                prev_term: Term(0),
+                entries: vec![Entry { term: Term(1), index: LogIndex(1), payload }],
+                commit: LogIndex(0),
+                echo: None,
+            },
+        })
+    }
+
+    fn term(message: &PeerMessage) -> u64 {
+        match message {
+            PeerMessage::Raft(message) => message.term.0,
+            other => panic!("nobody queued {other:?}"),
+        }
+    }
+
+    /// The terms of what waits.
+    fn waiting(outbox: &Outbox) -> Vec<u64> {
+        let queue = outbox.lock();
+        assert_eq!(queue.bytes, queue.messages.iter().map(weight).sum::<usize>(), "the bytes are those of what waits");
+        queue.messages.iter().map(term).collect()
+    }
+
+    fn open(outbox: &Arc<Outbox>) -> Frames {
+        let hello = Hello {
+            cluster_id: 1,
+            from: NodeId(1),
+            member: Member::default(),
+            to: NodeId(2),
+            to_incarnation: Incarnation(2),
+            format_version: 1,
+            refused: None,
+        };
+        outbox.open(&hello, IntCounter::new("sent", "sent").expect("a sound name"))
+    }
+
+    #[test]
+    fn without_a_stream_the_newest_few_wait() {
+        let outbox = Outbox::default();
+        let limit = MAX_UNCONNECTED_MESSAGES as u64;
+        assert_eq!(outbox.push((1..=limit).map(|term| message(term, 0))), Pushed::Queued);
+        assert_eq!(outbox.push([message(limit + 1, 0)]), Pushed::DroppedOlder);
+        assert_eq!(waiting(&outbox), (2..=limit + 1).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn with_a_stream_more_wait_up_to_a_count() {
+        let outbox = Arc::default();
+        let _frames = open(&outbox);
+        let limit = MAX_QUEUED_MESSAGES as u64;
+        assert_eq!(outbox.push((1..=limit).map(|term| message(term, 0))), Pushed::Queued);
+        assert_eq!(outbox.push([message(limit + 1, 0)]), Pushed::DroppedOlder);
+        assert_eq!(waiting(&outbox), (2..=limit + 1).collect::<Vec<_>>());
+        outbox.close();
+        assert_eq!(waiting(&outbox), [0; 0], "what was for a lost connection is not for the next one");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_but_for_one_message() {
+        let outbox = Arc::default();
+        let _frames = open(&outbox);
+        let third = MAX_QUEUED_BYTES / 3 - MEBIBYTE;
+        assert_eq!(outbox.push((1..=3).map(|term| message(term, third))), Pushed::Queued);
+        assert_eq!(outbox.push([message(4, third)]), Pushed::DroppedOlder);
+        assert_eq!(waiting(&outbox), [2, 3, 4]);
+        assert_eq!(outbox.push([message(5, MAX_QUEUED_BYTES)]), Pushed::DroppedOlder);
+        assert_eq!(waiting(&outbox), [5], "one that is larger than everything else may be is still sent");
+    }
+
+    #[tokio::test]
+    async fn a_frame_ends_at_its_size_and_an_echo_comes_with_the_last() {
+        let outbox = Arc::default();
+        let mut frames = open(&outbox);
+        assert!(frames.next().await.expect("a greeting").hello.is_some());
+        outbox.push((1..=3).map(|term| message(term, FRAME_TARGET_BYTES / 2)));
+        outbox.ask_echo(7);
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let frame = frames.next().await.expect("open");
+            let echo = frame.echo;
+            let terms = from_frame(frame).expect("sound").iter().map(term).collect::<Vec<_>>();
+            seen.push((terms, echo));
+        }
+        assert_eq!(seen, [(vec![1, 2], 0), (vec![3], 7)]);
+        assert_eq!(waiting(&outbox), [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_new_stream_takes_over_what_waits() {
+        let outbox = Arc::default();
+        let mut old = open(&outbox);
+        assert!(old.next().await.expect("a greeting").hello.is_some());
+        let mut new = open(&outbox);
+        outbox.push([message(1, 0)]);
+        assert!(old.next().await.is_none(), "two streams would send out of order");
+        assert!(new.next().await.expect("a greeting").hello.is_some());
+        assert_eq!(new.next().await.expect("open").messages.len(), 1);
+    }
+}
