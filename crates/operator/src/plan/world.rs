@@ -45,7 +45,8 @@ struct Volume {
     incarnation: Incarnation,
     /// Cluster and id, once taken in.
     identity: Option<(ClusterId, NodeId)>,
-    damaged: bool,
+    /// What its node says of itself once it takes part in nothing any more: fenced, or damaged.
+    barred: Option<NodeState>,
     terminating: bool,
     /// The resource that it was made for, or marked as one of.
     owner: u64,
@@ -178,7 +179,7 @@ impl World {
         Volume {
             incarnation: Incarnation(u128::from(self.fresh())),
             identity: None,
-            damaged: false,
+            barred: None,
             terminating: false,
             owner: self.resource,
             local: self.resource.is_multiple_of(2) || self.next_id.is_multiple_of(2),
@@ -190,7 +191,8 @@ impl World {
     fn is_up(&self, id: NodeId) -> bool {
         let Some(member) = self.members.get(&id) else { return false };
         let pod = self.pods.get(&member.ordinal).is_some_and(|pod| pod.running && !pod.node_lost);
-        let data = self.volumes.get(&member.ordinal).is_some_and(|v| v.incarnation == member.incarnation && !v.damaged);
+        let usable = |v: &Volume| v.incarnation == member.incarnation && v.barred.is_none();
+        let data = self.volumes.get(&member.ordinal).is_some_and(usable);
         pod && data
     }
 
@@ -233,12 +235,12 @@ impl World {
             return None;
         }
         let volume = self.volumes.get(&ordinal)?;
-        let state = match volume.identity {
-            _ if volume.damaged => NodeState::Damaged,
-            None => NodeState::Uninitialised,
-            Some((_, id)) if self.members.contains_key(&id) => NodeState::Member,
-            Some(_) if self.members.is_empty() => NodeState::Joining,
-            Some(_) => NodeState::Removed,
+        let state = match (volume.barred, volume.identity) {
+            (Some(barred), _) => barred,
+            (None, None) => NodeState::Uninitialised,
+            (None, Some((_, id))) if self.members.contains_key(&id) => NodeState::Member,
+            (None, Some(_)) if self.members.is_empty() => NodeState::Joining,
+            (None, Some(_)) => NodeState::Removed,
         };
         let (cluster_id, node_id) = volume.identity.unzip();
         let log_end = LogEnd { term: 1, index: u64::from(ordinal.0) };

@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 
 use super::World;
-use crate::plan::{ClusterId, JobState, NodeId, Ordinal, RecoveryRequest, Survivor};
+use crate::plan::{ClusterId, JobState, NodeId, NodeState, Ordinal, RecoveryRequest, Survivor};
 
 impl World {
     /// The member's own data is on its volume, and can be used again.
     fn is_intact(&self, id: NodeId) -> bool {
         let Some(member) = self.members.get(&id) else { return false };
         self.volumes.get(&member.ordinal).is_some_and(|volume| {
-            volume.incarnation == member.incarnation && !volume.damaged && !volume.terminating && !volume.stranded
+            volume.incarnation == member.incarnation
+                && volume.barred.is_none()
+                && !volume.terminating
+                && !volume.stranded
         })
     }
 
@@ -36,7 +39,7 @@ impl World {
     /// What a human says who sees that the quorum is gone: the right word most of the time.
     pub(super) fn ask_for_recovery(&mut self) {
         let Some(cluster_id) = self.latched.cluster_id else { return };
-        let usable = |v: &super::Volume| v.identity.is_some() && !v.terminating && !v.damaged && !v.stranded;
+        let usable = |v: &super::Volume| v.identity.is_some() && !v.terminating && v.barred.is_none() && !v.stranded;
         let left: Vec<Ordinal> = self.volumes.iter().filter(|(_, v)| usable(v)).map(|(o, _)| *o).collect();
         let pick = usize::try_from(self.random.below(8)).expect("below eight");
         let survivor = left.get(pick).map_or(Survivor::Best, |ordinal| Survivor::Pod(*ordinal));
@@ -74,7 +77,8 @@ impl World {
             // Before the first Init nobody can tell a node without data from one that lost it: a human decides there.
             3 if losable && self.initialised > 0 => {
                 if let Some(volume) = self.volumes.get_mut(&ordinal) {
-                    volume.damaged = volume.identity.is_some();
+                    let barred = if self.disturbed.is_multiple_of(2) { NodeState::Fenced } else { NodeState::Damaged };
+                    volume.barred = volume.identity.map(|_| barred);
                 }
             }
             4 if losable && self.is_known() => self.lose_node(ordinal),

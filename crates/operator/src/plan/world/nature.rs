@@ -94,7 +94,7 @@ impl World {
     pub(super) fn empty(&mut self, ordinal: Ordinal) {
         let fresh = self.empty_volume();
         let volume = self.volumes.get_mut(&ordinal).expect("a node has a volume");
-        (volume.incarnation, volume.identity, volume.damaged) = (fresh.incarnation, None, false);
+        (volume.incarnation, volume.identity, volume.barred) = (fresh.incarnation, None, None);
     }
 
     /// The job does its work, is tried again, or gives up; it never works beside a node on the same volume.
@@ -103,7 +103,7 @@ impl World {
         if self.pods.contains_key(&recovery.survivor) || self.random.one_in(2) {
             return;
         }
-        let usable = |v: &super::Volume| v.identity.is_some() && !v.damaged && !v.stranded;
+        let usable = |v: &super::Volume| v.identity.is_some() && v.barred.is_none() && !v.stranded;
         if !self.volumes.get(&recovery.survivor).is_some_and(usable) {
             self.job = Some((recovery, JobState::Failed));
             return;

@@ -1,7 +1,7 @@
 //! Worlds from beginning to end: at random, and the same story with the operator killed at every point of it.
 
 use super::World;
-use crate::plan::{Finding, Ordinal, Step, plan};
+use crate::plan::{Finding, NodeState, Ordinal, Step, plan};
 
 /// Steps after which a world without further faults must be as wanted.
 const CONVERGED_WITHIN: usize = 400;
@@ -156,7 +156,7 @@ impl Story {
         story.world.pods.get_mut(&Ordinal(4)).expect("five pods").node_lost = true;
         story.world.volumes.get_mut(&Ordinal(4)).expect("five volumes").stranded = true;
         story.goes_on(end);
-        story.world.volumes.get_mut(&Ordinal(0)).expect("five volumes").damaged = true;
+        story.world.volumes.get_mut(&Ordinal(0)).expect("five volumes").barred = Some(NodeState::Fenced);
         story.goes_on(end);
         story.world.wanted.replicas = 3;
         story.goes_on(end);

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::World;
-use crate::plan::{ClusterId, Finding, NodeId, Ordinal, Plan, Recovery, RecoveryRequest, Step, Survivor, Work, plan};
+use crate::plan::{
+    ClusterId, Finding, NodeId, NodeState, Ordinal, Plan, Recovery, RecoveryRequest, Step, Survivor, Work, plan,
+};
 
 impl World {
     /// A cluster of `replicas` that runs as wanted.
@@ -167,10 +169,27 @@ fn a_quorum_of_the_voters_takes_the_cluster_up_again_whatever_number_is_wanted()
 }
 
 #[test]
-fn a_damaged_or_removed_node_does_not_count_for_a_quorum_that_is_taken_up_again() {
-    let mut world = made_again(&[3, 4], 3);
-    world.volumes.get_mut(&Ordinal(2)).expect("it was kept").damaged = true;
-    world.goes_on(|plan| plan.finding == Finding::ClusterIdMismatch);
+fn a_barred_or_removed_node_does_not_count_for_a_quorum_that_is_taken_up_again() {
+    for barred in [NodeState::Fenced, NodeState::Damaged] {
+        let mut world = made_again(&[3, 4], 3);
+        world.volumes.get_mut(&Ordinal(2)).expect("it was kept").barred = Some(barred);
+        world.goes_on(|plan| plan.finding == Finding::ClusterIdMismatch);
+    }
+}
+
+#[test]
+fn a_node_that_differs_from_the_majority_or_is_damaged_is_emptied_and_joins_as_another() {
+    for barred in [NodeState::Fenced, NodeState::Damaged] {
+        let mut world = World::of(3);
+        let before = world.volumes[&Ordinal(1)].clone();
+        world.volumes.get_mut(&Ordinal(1)).expect("three volumes").barred = Some(barred);
+        world.ends_as_wanted();
+        let after = &world.volumes[&Ordinal(1)];
+        assert_eq!(after.barred, None);
+        assert_ne!((after.incarnation, after.identity), (before.incarnation, before.identity), "{barred:?}");
+        let old = before.identity.map(|(_, id)| id).expect("a member has an id");
+        assert!(!world.members.contains_key(&old), "its id went with its data");
+    }
 }
 
 #[test]
