@@ -5,8 +5,8 @@
 //! waits until the one before is applied, else the same leases would be found again. A leader that fails half-way leaves
 //! nothing behind: the next one finds what is still due.
 //!
-//! While its state machine is so far behind that it refuses renewals, a leader ends no lease either, and for a moment after:
-//! who was refused asks again. The clock goes on meanwhile, since an expiry says nothing of it: what is due then is due.
+//! A leader whose state machine is so far behind that it refuses renewals ends no lease either, and none for a moment after:
+//! whoever was refused asks again. The clock goes on all the while, so a lease that nobody renews is due then at once.
 //!
 //! Never: a word while there is no lease.
 
@@ -24,7 +24,7 @@ use crate::effect::Effect;
 /// way to the holder has this much.
 const GATHERING: Duration = Duration::from_millis(100);
 
-/// For how long after a backlog no lease is ended: etcd's clients renew again half a second after a renewal failed.
+/// For how long after a backlog no lease is ended: etcd's clients renew again half a second after a renewal was refused.
 const SECOND_CHANCE: Duration = Duration::from_secs(1);
 
 /// Leases ended by one batch of entries.
@@ -43,7 +43,7 @@ pub(super) enum Expiring {
     Asked,
     /// The state machine has to get past this index first.
     Applying { past: LogIndex },
-    /// Renewals were refused just now: not before then, and past this index.
+    /// Renewals were refused until just now: nothing is asked before `until`, nor before the state machine is past `past`.
     Held { until: Time, past: LogIndex },
 }
 
