@@ -42,20 +42,52 @@ async fn a_leader_that_hears_nobody_steps_down_though_all_hear_it() {
     assert_holds(&cluster, load.finish().await).await;
 }
 
+/// The usual election timeout of a node.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The leader that a node knows, and the term.
+async fn leadership(cluster: &Cluster, node: usize) -> (u64, u64) {
+    wait_for("a leader and its term", || async {
+        let (_, leader) = cluster.leader_seen_by(node).await.filter(|(_, leader)| *leader != 0)?;
+        Some((leader, cluster.nodes[node].metric("quorate_raft_term").await? as u64))
+    })
+    .await
+}
+
+/// How often a node has begun to ask whether others would vote for it.
+async fn pre_votes(cluster: &Cluster, node: usize) -> u64 {
+    wait_for("the metrics", || async {
+        let node = &cluster.nodes[node];
+        node.metric("quorate_raft_term").await?;
+        // A series that is not there yet is one in which nothing was counted.
+        Some(node.metric("quorate_raft_campaigns_total{kind=\"pre_vote\"}").await.unwrap_or(0.0) as u64)
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_cut_off_from_the_leader_alone_disturbs_nobody() {
     let cluster = Cluster::start_behind_proxies(3).await;
     let load = start_load(&cluster);
     let leader = cluster.leader().await;
     let cut_off = (leader + 1) % 3;
-    let (_, id) = cluster.leader_seen_by(leader).await.expect("it answers");
+    let before = leadership(&cluster, leader).await;
+    let asked = pre_votes(&cluster, cut_off).await;
+    let cut = Instant::now();
     cluster.network().cut(leader, cut_off);
     cluster.network().cut(cut_off, leader);
-    // More than one election timeout of work.
     wait_for_writes(&cluster, leader, 1000).await;
-    assert_eq!(cluster.leader_seen_by(leader).await, Some((id, id)), "the leader changed\n{}", cluster.logs());
+    wait_for("the follower to have missed its leader for long", || async {
+        let missed = cut.elapsed() >= 3 * ELECTION_TIMEOUT && pre_votes(&cluster, cut_off).await > asked;
+        missed.then_some(())
+    })
+    .await;
+    assert_eq!(leadership(&cluster, leader).await, before, "the leader changed\n{}", cluster.logs());
     cluster.network().heal();
     wait_for_writes(&cluster, cut_off, 10).await;
+    for node in 0..3 {
+        assert_eq!(leadership(&cluster, node).await, before, "the leader changed after the cut\n{}", cluster.logs());
+    }
     assert_holds(&cluster, load.finish().await).await;
 }
 
@@ -145,6 +177,7 @@ async fn an_image_over_a_narrow_link_holds_up_no_message() {
     .await;
     let trips = of_peer(&cluster, leader, "quorate_peer_round_trip_seconds_count", id).await;
     let breaks = of_peer(&cluster, leader, "quorate_peer_disconnects_total", id).await;
+    let (led, asked) = (leadership(&cluster, leader).await, pre_votes(&cluster, away).await);
     wait_for("the image to arrive", || async {
         let received = cluster.nodes[away].metric("quorate_snapshots_received_total{outcome=\"installed\"}").await?;
         (received > 0.0).then_some(())
@@ -162,6 +195,8 @@ async fn an_image_over_a_narrow_link_holds_up_no_message() {
         trips >= 2 && breaks == 0,
         "the image held up all messages for {took:?}: {trips} round trips, {breaks} broke"
     );
+    assert_eq!(pre_votes(&cluster, away).await, asked, "heartbeats came too late behind the image\n{}", cluster.logs());
+    assert_eq!(leadership(&cluster, leader).await, led, "the leader changed\n{}", cluster.logs());
     put_at_last(&cluster, away, "after", "1").await;
 }
 
