@@ -118,12 +118,14 @@ async fn fill(cluster: &Cluster) {
     }
 }
 
-/// Nobody is connected any more who was not before.
+/// Nobody is connected any more who was not before, and nobody is watched for: a stream that outlives its connection would be
+/// seen neither by connections nor by files.
 async fn wait_for_baseline(cluster: &Cluster, files: usize) {
     let node = &cluster.nodes[0];
     wait_for("all connections to be gone", || async {
         let connections = node.metric("quorate_client_connections").await?;
-        (connections <= 8.0 && node.open_files() <= files + 16).then_some(())
+        let watched = node.metric("quorate_watch_streams").await? + node.metric("quorate_watches").await?;
+        (connections <= 8.0 && watched == 0.0 && node.open_files() <= files + 16).then_some(())
     })
     .await;
 }
