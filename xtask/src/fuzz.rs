@@ -66,7 +66,16 @@ impl FuzzArgs {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs());
         let seed = now as u32;
         eprintln!("xtask: fuzz seed {seed}");
-        FuzzArgs { seconds, target: None, seed, jobs: 2, save: 0, input: None, scratch: None, profile: "dev".to_owned() }
+        FuzzArgs {
+            seconds,
+            target: None,
+            seed,
+            jobs: 2,
+            save: 0,
+            input: None,
+            scratch: None,
+            profile: "dev".to_owned(),
+        }
     }
 }
 

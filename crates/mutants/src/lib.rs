@@ -98,6 +98,7 @@ mutants! {
     ImageNotSynced: 47, Replica, "An image is renamed into place before its content is durable.";
     ImageUnchecked: 48, Replica, "The checksums of an image are not compared.";
     CompactionKeepsOldMembership: 49, Consensus, "Compaction keeps the oldest configuration instead of the one in force.";
+    ImageOfOldMembership: 49, Replica, "A state does not take in a new configuration, and its images name the one before.";
     OldImageInstalled: 50, Consensus, "An image older than what is committed is installed.";
     ImageStrandsWrites: 51, Replica, "Writes that an image may hide are never answered.";
     LogNeverCut: 52, Replica, "The log is never cut.";

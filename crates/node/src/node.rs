@@ -177,12 +177,31 @@ impl Node {
     /// # Panics
     /// If an input answers an effect that was never asked for, or a client's handle is used twice.
     pub fn step_batch(&mut self, now: Time, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        self.step_batch_seen(now, inputs, |_, _| {})
+    }
+
+    /// The same, and shows the replica with the effects so far between one input and the next, and at the end: for checkers,
+    /// which may have to see what a batch begins and ends.
+    ///
+    /// # Panics
+    /// As [`Node::step_batch`].
+    pub fn step_batch_seen(
+        &mut self,
+        now: Time,
+        inputs: impl IntoIterator<Item = Input>,
+        mut look: impl FnMut(&Node, &[Effect]),
+    ) -> Vec<Effect> {
         assert!(now >= self.now, "time goes back from {} to {now}", self.now);
         self.now = now;
-        for input in inputs {
+        let mut inputs = inputs.into_iter().peekable();
+        while let Some(input) = inputs.next() {
             self.take(input);
+            if inputs.peek().is_some() {
+                look(self, &self.effects);
+            }
         }
         self.settle();
+        look(self, &self.effects);
         std::mem::take(&mut self.effects)
     }
 

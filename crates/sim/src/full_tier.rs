@@ -21,7 +21,7 @@ mod watchers;
 mod watching;
 mod workload;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use quorate_raft::{
     Entry, Incarnation, LogIndex, Membership, NodeId, RequestId, SnapshotMeta, Status, Term, Time, WriteSeq,
 };
 use quorate_store::testing::{FaultyDisk, NO_SPACE};
-use quorate_store::{LogStore, ReceivedSnapshot, SnapshotSource, StateStore};
+use quorate_store::{LogStore, ReceivedSnapshot, SnapshotSource, StateStore, WriteError};
 use quorate_wire::peer::{Hello, NodeState};
 use quorate_wire::{FORMAT_VERSION, derive_node_id};
 
@@ -97,6 +97,10 @@ pub(crate) struct Process {
     in_doubt: usize,
     /// None until a cluster has taken this process in.
     node: Option<Node>,
+    /// What waits for the replica's next turn.
+    queued: Vec<Input>,
+    /// Whose clients went away while the replica has not been told yet: those may be answered.
+    left: BTreeSet<RequestId>,
     lifecycle: Lifecycle,
     log: LogStore,
     state: StateStore,
@@ -173,6 +177,8 @@ struct Sending {
 pub(crate) enum Event {
     /// The first so many jobs of the log are done.
     LogDone(usize),
+    /// The replica takes what has come for it.
+    Turn,
     /// What was held up reaches the replica.
     Late(Input),
     /// A client goes away.
@@ -296,7 +302,9 @@ impl Tier for FullTier {
     }
 
     fn deadline(process: &Process) -> Time {
-        process.node.as_ref().map_or(Time::NEVER, |node| node.next_deadline().min(process.watching.deadline()))
+        let Some(node) = &process.node else { return Time::NEVER };
+        let own = if process.is_behind() { Time::NEVER } else { node.next_deadline() };
+        own.min(process.watching.deadline())
     }
 
     fn leads(process: &Process) -> Option<Term> {
@@ -340,9 +348,12 @@ impl Process {
     ) -> Result<(), Killed> {
         match event {
             NodeEvent::Tick => {
-                let jitter = jitter(context);
-                self.step(context, Input::Tick { jitter })?;
-                self.check_answers(context);
+                // Whoever is behind looks at its clock when its turn comes.
+                if !self.is_behind() {
+                    let jitter = jitter(context);
+                    self.step_batch(context, vec![Input::Tick { jitter }])?;
+                    self.check_answers(context);
+                }
                 self.tick_watches(context);
                 Ok(())
             }
@@ -379,6 +390,20 @@ impl Process {
         result: Result<T, E>,
     ) -> Result<T, Killed> {
         result.map_err(|error| self.stopped_by(context, call, &error))
+    }
+
+    /// The same for what cannot wait until a full disk has room again.
+    fn with_room<T>(
+        &self,
+        context: &mut Context<FullTier>,
+        call: Handler,
+        result: Result<T, WriteError>,
+    ) -> Result<T, Killed> {
+        if self.files.is_limited() && matches!(result, Err(WriteError::DiskFull { .. })) {
+            context.coverage.struck(Struck::Full, call);
+            return Err(Killed);
+        }
+        self.healthy(context, call, result)
     }
 
     /// Ends on an error of the disk, which must be one that was planned.

@@ -176,7 +176,7 @@ pub struct Restriction {
 
 impl Restriction {
     /// Rates that can be left out.
-    pub const RATES: [&'static str; 13] = [
+    pub const RATES: [&'static str; 14] = [
         "loss",
         "duplication",
         "reordering",
@@ -186,6 +186,7 @@ impl Restriction {
         "kills-in-steps",
         "stalls",
         "late-reports",
+        "turns",
         "voters",
         "transfers",
         "upkeep",
@@ -225,6 +226,8 @@ pub(crate) struct Plan {
     pub(crate) load: LoadPlan,
     /// Limits of the replica are small: what they refuse is what a detour may spoil.
     pub(crate) small_limits: bool,
+    /// Inputs wait up to so many microseconds for the replica's next turn, which takes all of them; 0 = each has its own.
+    pub(crate) turn_us: u64,
     /// Chance per million that an effect is the last its process performs.
     pub(crate) kill_in_step: u32,
     /// Largest deviation of a node's clock from true time, in parts per million.
@@ -273,6 +276,7 @@ impl Plan {
             network,
             disk: draw_disk(&mut random.fork(3), timeout_us),
             load: draw_load(&mut random.fork(4), timeout_us),
+            turn_us: *Random::new(seed ^ 0x5455_524e).pick(&[0, 0, 500, 5_000]).expect("choices"),
             kill_in_step: *random.pick(&[0, 0, 50, 200, 1_000]).expect("choices"),
             // The lease's bound is on the difference between two clocks.
             clock_ppm: match (clocks_bounded, random.coin()) {
@@ -305,6 +309,7 @@ impl Plan {
                 "kills-in-steps" => self.kill_in_step = 0,
                 "stalls" => self.disk.stall = 0,
                 "late-reports" => self.disk.late_report = 0,
+                "turns" => self.turn_us = 0,
                 "voters" => self.load.membership_us = 0,
                 "transfers" => self.load.transfer_us = 0,
                 "upkeep" => self.load.upkeep_us = 0,

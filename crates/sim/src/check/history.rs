@@ -42,6 +42,12 @@ impl History {
         }
     }
 
+    /// The configuration in force at an index; `None` before the first in the log.
+    pub(super) fn membership_at(&self, index: LogIndex) -> Option<&(LogIndex, Arc<Membership>)> {
+        let behind = self.memberships.partition_point(|(at, _)| *at <= index);
+        self.memberships[..behind].last()
+    }
+
     /// The commit index at a time that has passed.
     pub(super) fn committed_when(&self, at: Instant) -> LogIndex {
         let rises = self.rises.partition_point(|(when, _)| *when <= at);

@@ -22,7 +22,7 @@ mod reads;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_raft::{LogIndex, Membership, NodeId, Status, Term};
+use quorate_raft::{LogIndex, Membership, NodeId, SnapshotMeta, Status, Term};
 
 use crate::clock::{Clock, Instant};
 use crate::log_model::{Chain, LogModel, LogWrite};
@@ -175,6 +175,22 @@ impl Oracle {
     /// Term and chain of a committed index.
     pub(crate) fn committed_at(&self, index: LogIndex) -> Option<(Term, Chain)> {
         self.history.at(index)
+    }
+
+    /// An image is of what was committed: the last entry in it, and the configuration in force there.
+    pub(crate) fn judge_image(&self, node: NodeId, image: &SnapshotMeta) {
+        let SnapshotMeta { index, term, membership_index, membership, .. } = image;
+        assert!(
+            self.committed_at(*index).is_some_and(|(committed, _)| committed == *term),
+            "I-15: node {node} has an image at {index} of term {term}, which is of no committed entry"
+        );
+        if let Some((at, committed)) = self.history.membership_at(*index) {
+            assert!(
+                (at, committed) == (membership_index, membership),
+                "I-15: node {node} has an image at {index} with the configuration of {membership_index}, {membership:?}; in force is that \
+                 of {at}, {committed:?}"
+            );
+        }
     }
 
     /// The newest committed membership and its index.

@@ -85,6 +85,7 @@ impl Process {
             "I-15: the image at {} differs from what was committed",
             meta.index
         );
+        context.oracle.judge_image(context.node, meta);
         context.issue(LogWrite::Reset { seq, meta: meta.clone(), chain: image.chain });
         self.installing = Some(image);
     }

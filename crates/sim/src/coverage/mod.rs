@@ -76,6 +76,8 @@ reached! {
     DiskStalled => "disk stalled",
     /// A completion was reported after that of a later write.
     CompletionReordered => "write completions reordered",
+    /// A replica took inputs of several kinds in one step.
+    InputsBatched => "inputs of several kinds in one step",
     /// An answer came long after what it says was read.
     AnswerLate => "answer came late",
     /// A disk was lost, and the host came back empty under its name.
@@ -400,6 +402,7 @@ impl Reached {
         match self {
             Reached::ImageDamaged
             | Reached::Detoured
+            | Reached::InputsBatched
             | Reached::ForwardRefused
             | Reached::WriteForwarded
             | Reached::StaleRefused

@@ -362,7 +362,11 @@ impl Process {
         context.coverage.hit(Reached::ClientLeft);
         let now = context.now();
         context.clients.lost(pending, now, &mut context.coverage);
-        self.step(context, Input::Cancel { request })
+        self.step(context, Input::Cancel { request })?;
+        if self.is_behind() {
+            self.left.insert(request);
+        }
+        Ok(())
     }
 
     /// Clients are cut off and go elsewhere: what they asked here goes on, with an outcome that they never learn.
@@ -395,7 +399,10 @@ impl Process {
         request: RequestId,
         answer: Answer,
     ) -> Result<(), Killed> {
-        let pending = self.pending.remove(&request).expect("a request is answered once");
+        let Some(pending) = self.pending.remove(&request) else {
+            assert!(self.left.remove(&request), "node {} answers {request:?} again", context.node);
+            return Ok(());
+        };
         let state = self.node.as_ref().map(|node| node.state());
         assert!(
             !(matches!(answer, Answer::ReadAt(_)) && matches!(state, Some(NodeState::Fenced | NodeState::Removed))),

@@ -1,5 +1,7 @@
 //! Performs a replica's effects in order, and brings it what its stores have finished.
 
+use std::mem;
+
 use quorate_kv::{Change, Revision};
 use quorate_node::watch::Batch;
 use quorate_node::{AppliedResult, AppliedSummary, Effect, Input};
@@ -8,7 +10,7 @@ use quorate_store::{LogWrite as StoreWrite, NodeMark, WriteError};
 use quorate_wire::peer::NodeState;
 
 use super::reading::look_between;
-use super::{Course, Event, FullTier, LogJob, Process, StateJob, storage};
+use super::{Course, Event, FullTier, LogJob, Process, StateJob, jitter, storage};
 use crate::context::Context;
 use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::LogWrite;
@@ -36,30 +38,74 @@ fn handler(effect: &Effect) -> Handler {
     }
 }
 
+/// What an effect will do to the log, for the checkers.
+fn issue(context: &mut Context<FullTier>, effect: &Effect) {
+    match effect {
+        Effect::WriteLog { seq, hard_state, entries } => {
+            context.issue(LogWrite::Append { seq: *seq, hard_state: *hard_state, entries: entries.clone() });
+        }
+        Effect::InstallSnapshot { seq, meta } => {
+            let (_, chain) = context.oracle.committed_at(meta.index).expect("checked when it was received");
+            context.issue(LogWrite::Reset { seq: *seq, meta: meta.clone(), chain });
+        }
+        Effect::TruncateLog { up_to } => context.issue(LogWrite::Truncate { up_to: *up_to }),
+        _ => {}
+    }
+}
+
 impl Process {
-    /// One step of the replica, with everything that follows from it.
+    /// Something for the replica: it takes it at once or, where it is behind, with all that comes until its next turn.
     pub(super) fn step(&mut self, context: &mut Context<FullTier>, input: Input) -> Result<(), Killed> {
-        context.trace.line(context.now(), || format!("host {} <- {input:?}", context.host.0));
+        if self.node.is_none() {
+            return Ok(());
+        }
+        if context.plan.turn_us == 0 {
+            return self.step_batch(context, vec![input]);
+        }
+        if self.queued.is_empty() {
+            let delay = context.random.below(context.plan.turn_us);
+            context.later(delay, Event::Turn);
+        }
+        self.queued.push(input);
+        Ok(())
+    }
+
+    /// Whether something waits for the replica's next turn.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// The replica takes everything that has come for it, as the runtime's driver does.
+    fn take_queued(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {
+        let mut inputs = std::mem::take(&mut self.queued);
+        let first = inputs.first().map(mem::discriminant);
+        if inputs.iter().any(|input| Some(mem::discriminant(input)) != first) {
+            context.coverage.hit(Reached::InputsBatched);
+        }
+        if self.node.as_ref().is_some_and(|node| node.next_deadline() <= context.local()) {
+            inputs.push(Input::Tick { jitter: jitter(context) });
+        }
+        self.step_batch(context, inputs)?;
+        self.left.clear();
+        self.check_answers(context);
+        Ok(())
+    }
+
+    /// One step of the replica, with everything that follows from it.
+    pub(super) fn step_batch(&mut self, context: &mut Context<FullTier>, inputs: Vec<Input>) -> Result<(), Killed> {
+        for input in &inputs {
+            context.trace.line(context.now(), || format!("host {} <- {input:?}", context.host.0));
+        }
         let local = context.local();
         let Some(node) = self.node.as_mut() else { return Ok(()) };
-        let effects = node.step(local, input);
-        node.check();
-        let status = node.status(local).raft;
         let pending = context.log().pending();
-        for effect in &effects {
-            match effect {
-                Effect::WriteLog { seq, hard_state, entries } => {
-                    context.issue(LogWrite::Append { seq: *seq, hard_state: *hard_state, entries: entries.clone() })
-                }
-                Effect::InstallSnapshot { seq, meta } => {
-                    let (_, chain) = context.oracle.committed_at(meta.index).expect("checked when it was received");
-                    context.issue(LogWrite::Reset { seq: *seq, meta: meta.clone(), chain });
-                }
-                Effect::TruncateLog { up_to } => context.issue(LogWrite::Truncate { up_to: *up_to }),
-                _ => {}
-            }
-        }
-        context.stepped(&status);
+        let mut seen = 0;
+        let effects = node.step_batch_seen(local, inputs, |node, effects| {
+            effects[seen..].iter().for_each(|effect| issue(context, effect));
+            seen = effects.len();
+            context.stepped(&node.status(local).raft);
+        });
+        node.check();
         let mut performed_writes = 0;
         for effect in effects {
             if let Err(killed) = context.survive(handler(&effect)) {
@@ -186,6 +232,7 @@ impl Process {
     pub(super) fn own(&mut self, context: &mut Context<FullTier>, event: Event) -> Result<(), Killed> {
         match event {
             Event::LogDone(jobs) => self.log_done(context, jobs),
+            Event::Turn => self.take_queued(context),
             Event::Late(input) => self.step(context, input),
             Event::StateDone => self.state_done(context),
             Event::Checkpoint => self.checkpoint(context),
@@ -253,7 +300,7 @@ impl Process {
                     context.survive(Handler::InstallStep)?;
                     self.in_doubt = 1;
                     let reset = self.log.reset_to(&meta);
-                    self.healthy(context, Handler::LogReset, reset)?;
+                    self.with_room(context, Handler::LogReset, reset)?;
                     self.in_doubt = 0;
                     self.log_jobs = behind;
                     context.sync_one();
@@ -262,14 +309,17 @@ impl Process {
                 Some(LogJob::Truncate { up_to }) => {
                     let mut more = true;
                     while more {
-                        let step = self.log.truncate_prefix(up_to);
-                        more = self.healthy(context, Handler::LogTruncate, step)?;
+                        more = match self.log.truncate_prefix(up_to) {
+                            // Room is made when there is some to make it with.
+                            Err(WriteError::DiskFull { .. }) => false,
+                            step => self.healthy(context, Handler::LogTruncate, step)?,
+                        };
                     }
                     context.sync_one();
                 }
                 Some(LogJob::Mark(mark)) => {
                     let marked = self.log.set_mark(mark);
-                    self.healthy(context, Handler::LogWrite, marked)?;
+                    self.with_room(context, Handler::LogWrite, marked)?;
                 }
                 other => unreachable!("{other:?} is no job that is done here"),
             }

@@ -88,8 +88,9 @@ impl Process {
         chunks: &[Bytes],
         number: u64,
     ) -> Result<(), Killed> {
-        // An image that the state is about to switch to keeps its place on the disk.
-        if self.state_jobs.iter().any(|job| matches!(job, StateJob::Install { .. })) {
+        // An image that the state is about to switch to, or may be told to, keeps its place on the disk.
+        let is_announced = self.queued.iter().any(|input| matches!(input, Input::SnapshotReceived { .. }));
+        if is_announced || self.state_jobs.iter().any(|job| matches!(job, StateJob::Install { .. })) {
             return Ok(());
         }
         self.received = None;
@@ -108,11 +109,7 @@ impl Process {
         };
         let meta = received.meta();
         let index = meta.index;
-        assert!(
-            context.oracle.committed_at(index).is_some_and(|(term, _)| term == meta.term),
-            "I-15: an image at {index} of term {} was accepted and is of no committed entry",
-            meta.term
-        );
+        context.oracle.judge_image(context.node, &meta);
         self.received = Some(received);
         self.step(context, Input::SnapshotReceived { from, term, meta })?;
         context.send(from, &Packet::ImageReceived { from: own, index, number });

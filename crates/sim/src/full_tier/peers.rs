@@ -45,7 +45,7 @@ impl Process {
         let config = config::node_config(&context.plan, context.host, recovered.incarnation, version);
         let jitter = jitter(context);
         self.node = Some(Node::new(config, identity, restored, context.local(), jitter));
-        self.step(context, Input::Tick { jitter })
+        self.step_batch(context, vec![Input::Tick { jitter }])
     }
 
     /// Takes in what the network brings.

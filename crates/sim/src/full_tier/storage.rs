@@ -1,6 +1,6 @@
 //! Opening the real stores, comparing them with the model of the log, and losing power over them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use quorate_node::{AppliedState, Barred, Lifecycle};
@@ -134,6 +134,8 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         full: false,
         in_doubt: 0,
         node: None,
+        queued: Vec::new(),
+        left: BTreeSet::new(),
         lifecycle,
         membership: Arc::clone(membership),
         log,

@@ -243,7 +243,9 @@ impl StateStore {
                 assert!(follows, "entry {} of term {} is applied after {:?}", entry.index, entry.term, rows.position);
                 let result = apply_entry(&mut inner.key_space, &mut records, entry, command, &room)
                     .inspect_err(|error| database.poison(error.to_string()))?;
-                if let Payload::Membership(membership) = &entry.payload {
+                if let Payload::Membership(membership) = &entry.payload
+                    && !mutant!(ImageOfOldMembership)
+                {
                     rows.membership = (entry.index, membership.clone());
                     membership_changed = true;
                 }
