@@ -391,6 +391,7 @@ impl<O: Outside> Stepping<O> {
         self.published.set(self.node.lease(), self.node.commit());
         self.published.set_clock(self.node.cluster_clock());
         if outgoing.notable || now.since(self.progress.published_at) >= STATUS_AGE {
+            self.node.check_promises();
             let seen = Seen { status: self.node.status(now), at: now };
             self.published.set_status(seen);
             // After it is published: whoever is woken by the change looks at the status.

@@ -27,6 +27,8 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// A change that this node has not heard of for this long after a leader took it was lost with that leader, or this node
 /// is behind: asking again is right in both cases, for the same target again is no second change.
 const LOST_AFTER: Duration = Duration::from_secs(5);
+/// The change could not end.
+const TOO_FEW: &str = "too few of the voters asked for are heard of to agree on anything";
 /// Voters one change may name.
 const MAX_VOTERS: usize = 64;
 
@@ -171,6 +173,11 @@ async fn submit(
             {
                 format!("no leader has taken the change yet: {error}")
             }
+            // A leader that has just been elected has heard of nobody yet.
+            NodeError::Unhealthy if begun.elapsed() < SUBMIT_TIMEOUT => TOO_FEW.to_owned(),
+            NodeError::Unhealthy => {
+                return Err(SetVotersError::Unavailable(format!("{TOO_FEW}: start them, or ask for others")));
+            }
             NodeError::StaleConfig { current } => return Err(SetVotersError::StaleConfig { current }),
             NodeError::NoLeader
             | NodeError::LeaderChanged
@@ -235,7 +242,13 @@ async fn watch(
 fn catching_up(raft: &quorate_raft::Status) -> String {
     let behind = raft.membership.learners.iter().filter_map(|id| raft.peer(*id));
     let lag = behind.map(|peer| raft.last.0.saturating_sub(peer.matched.0)).max();
+    let voters = raft.membership.target.iter().flatten();
+    let there = voters.filter(|id| **id == raft.id || raft.peer(**id).is_some_and(|peer| peer.recently_active)).count();
+    let wanted = raft.membership.target.as_ref().map_or(0, BTreeSet::len);
     match lag {
+        Some(0) if 2 * there <= wanted => {
+            format!("{there} of the {wanted} voters asked for are heard of: a majority is needed")
+        }
         Some(lag) => format!("new voters copy the log: {lag} entries to go"),
         None if raft.membership.learners.is_empty() => "the new configuration is written".to_owned(),
         // Only the leader knows how far they are.

@@ -4,11 +4,12 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use quorate_server::runtime::{Replica, VoterSpec};
+use quorate_server::runtime::{RaftView, Replica, VoterPhase, VoterSpec};
 use quorate_wire::peer::NodeState;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use crate::cluster::{Cluster, put};
+use crate::cluster::{Cluster, PATIENCE, put};
 
 /// Writes one key after the other until told to stop; answers how many were acknowledged.
 fn writer(replica: Replica, prefix: &'static str, stop: Arc<AtomicBool>) -> (Arc<AtomicUsize>, JoinHandle<usize>) {
@@ -88,6 +89,31 @@ async fn a_dead_member_is_replaced_while_it_is_down() {
     // What comes back is told that it has left.
     cluster.restart(dead).await;
     cluster.until(dead, "knows it was removed", |status| status.state == NodeState::Removed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_too_few_of_whom_are_there_are_waited_for() {
+    let mut cluster = Cluster::running(3).await;
+    let leader = cluster.leader().await;
+    let (dead, stays) = ((leader + 1) % 3, (leader + 2) % 3);
+    let dead_id = cluster.id(dead);
+    cluster.halt(dead).await;
+    let is_silent = |raft: &RaftView| raft.followers.get(&dead_id).is_some_and(|follower| !follower.active);
+    cluster.until(leader, "misses it", |status| status.raft.as_ref().is_some_and(is_silent)).await;
+    let target = [VoterSpec::Id(dead_id), VoterSpec::Id(cluster.id(stays))];
+    let mut progress = cluster.replica(stays).set_voters(target.to_vec(), None).await.expect("runs");
+    loop {
+        let step = progress.recv().await.expect("goes on").expect("waits");
+        assert!(matches!(step.phase, VoterPhase::Resolving), "{step:?}");
+        if step.text.contains("too few of the voters asked for") {
+            break;
+        }
+    }
+    cluster.put(stays, "key", "the old voters go on").await;
+    cluster.restart(dead).await;
+    let done = async { while progress.recv().await.expect("goes on").expect("ends well").phase != VoterPhase::Done {} };
+    timeout(PATIENCE, done).await.expect("ends as soon as they are there");
+    assert_eq!(cluster.voters(stays), [dead_id, cluster.id(stays)].into());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
