@@ -12,7 +12,7 @@ use crate::fuzz::FuzzArgs;
 use crate::manifests::{self, ManifestsArgs};
 use crate::process::{cargo, run};
 
-/// Seeds of the slices of simulation that `ci` runs, the same each time: enough of them to meet everything that can be met.
+/// Seeds of the slices of simulation that `ci` runs, the same each time: enough of them to meet everything that is not rare.
 const CI_SEEDS: [(&str, &str); 2] = [("core", "1..300"), ("full", "1..70")];
 /// Time of each fuzz target in `ci`; two run at a time.
 const CI_FUZZ_SECONDS: u64 = 120;

@@ -104,7 +104,7 @@ mutants! {
     LogNeverCut: 52, Replica, "The log is never cut.";
     ReadBeforeOwnTerm: 54, Consensus, "A leader serves reads before it has committed an entry of its term.";
     ReadJoinsOpenRound: 55, Consensus, "A read is confirmed by answers to a round that began before it.";
-    ReadIdUsedAgain: 56, Replica, "A round of reads that is asked again uses its old number.";
+    ReadIdUsedAgain: 55, Replica, "A round of reads that is asked again uses its old number.";
     SoleVoterReadsAtBoot: 57, Consensus, "A single voter serves reads at its start, before it knows what is committed.";
     LeaseFromAnswer: 58, Consensus, "The lease runs from the answers to a round, not from its sending.";
     LeaseIgnoresDrift: 59, Consensus, "The lease leaves no room for clocks that differ.";

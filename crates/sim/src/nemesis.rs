@@ -81,6 +81,9 @@ impl<T: Tier> World<T> {
             FaultKind::Flap => {
                 let hosts = self.hosts.len() as u64;
                 let (one, other) = (HostId(random.below(hosts) as usize), HostId(random.below(hosts) as usize));
+                if one == other {
+                    return;
+                }
                 self.context.coverage.hit(Reached::LinkFlapped);
                 self.flap(one, other, random.between(2, 20) as u32);
             }

@@ -90,7 +90,7 @@ pub(crate) enum FaultKind {
     Partial,
     /// Each host reaches its neighbours alone.
     Ring,
-    /// Links are clogged one by one and freed in another order.
+    /// The links of some hosts are clogged, and freed host by host.
     Swizzle,
     /// All cuts are mended.
     Mend,

@@ -1,4 +1,5 @@
-//! I-10: term, commit and applied index never decrease within a life, and the term in no life.
+//! I-10: term, commit and applied index never decrease within a life. That the term does in no life is `log_bounds`' affair: what a
+//! node thinks is what its disk says.
 
 use std::collections::BTreeMap;
 

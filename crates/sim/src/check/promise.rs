@@ -51,6 +51,11 @@ pub(super) fn check(node: NodeId, promise: &Promise, cluster: &Cluster, leaders:
                 return;
             }
             assert!(
+                durable.hard_state.term == term,
+                "I-8: node {node} acknowledges {up_to} to the leader of term {term}; its disk is in term {}",
+                durable.hard_state.term
+            );
+            assert!(
                 durable.last() >= up_to,
                 "I-8: node {node} acknowledges {up_to} to the leader of term {term}; its disk ends at {}",
                 durable.last()

@@ -56,7 +56,7 @@ reached! {
     PartialCut => "partial cut",
     /// Every host reaches its two neighbours alone.
     RingCut => "ring",
-    /// Links were clogged one by one and freed in another order.
+    /// The links of some hosts were clogged, and freed host by host.
     SwizzleClog => "swizzle clog",
     /// A process was killed between two events.
     Killed => "process killed",
