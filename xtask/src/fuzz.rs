@@ -51,8 +51,7 @@ pub(crate) struct FuzzArgs {
     /// Run this one input again, for example a finding
     #[arg(long, requires = "target", conflicts_with = "save")]
     input: Option<PathBuf>,
-    /// Folder in which the nodes behind some targets have their data, of which nothing is left; they wait less in one that is
-    /// in memory
+    /// Folder for the data of the nodes behind some targets, removed at the end; one in memory makes them faster
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
     /// Build profile; `sim` is fast and keeps assertions

@@ -64,10 +64,10 @@ pub(crate) enum ApiError {
     /// The answer has no room in memory.
     #[error("etcdserver: {0}")]
     NoRoom(#[from] NoRoom),
-    /// The write was done; what it would answer has no room in memory.
+    /// The write was applied; what it would answer has no room in memory.
     #[error(
-        "etcdserver: the write was done, at revision {0}, but there is no room for its answer: let it read and replace less, or read \
-         that with limit or with RangeStream"
+        "etcdserver: the write was applied, at revision {0}, but there is no room for its answer, which alone says what a transaction \
+         chose: let it read and replace less, or read that with limit or with RangeStream"
     )]
     AnswerWithheld(Revision),
     /// The operating system gives no random bytes, so no salt and no token can be made.
@@ -264,13 +264,27 @@ impl ClientApi {
     ) -> Result<WriteAnswer, ApiError> {
         let Outcome { result, revision, .. } = self.write(headers, command, bytes).await?;
         let response = result?;
-        let claim = self.answers.open();
-        // Nothing is waited for: the answer is in memory already.
-        if response == Response::Withheld || !claim.take(response.bytes()) {
-            self.count_limit("answer_bytes");
-            return Err(ApiError::AnswerWithheld(revision));
+        let claim = match response {
+            Response::Withheld => None,
+            _ => self.room_for(response.bytes()).await,
+        };
+        match claim {
+            Some(claim) => Ok(WriteAnswer { response, revision, held: claim.keep() }),
+            None => {
+                self.count_limit("answer_bytes");
+                Err(ApiError::AnswerWithheld(revision))
+            }
         }
-        Ok(WriteAnswer { response, revision, held: claim.keep() })
+    }
+
+    /// A claim for an answer that is in memory already, once there is room for it.
+    async fn room_for(&self, bytes: usize) -> Option<Claim> {
+        let claim = self.answers.open();
+        if claim.take(bytes) {
+            return Some(claim);
+        }
+        drop(claim);
+        self.answers.wait_for(bytes).await.ok().filter(|claim| claim.take(bytes))
     }
 
     /// Whether a write can be taken, by what this node has applied.

@@ -392,7 +392,7 @@ impl Process {
         result.map_err(|error| self.stopped_by(context, call, &error))
     }
 
-    /// The same for what cannot wait until a full disk has room again.
+    /// The same for what the runtime does again until a full disk has room. Here it is stopped meanwhile.
     fn with_room<T>(
         &self,
         context: &mut Context<FullTier>,

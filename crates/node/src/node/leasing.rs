@@ -6,7 +6,8 @@
 //! nothing behind: the next one finds what is still due.
 //!
 //! A leader whose state machine is so far behind that it refuses renewals ends no lease either, and none for a moment after:
-//! whoever was refused asks again. The clock goes on all the while, so a lease that nobody renews is due then at once.
+//! whoever was refused asks again. The clock goes on all the while, so a lease that nobody renews is due then at once. A backlog
+//! that does not end holds each batch for a while only: else who died would keep its locks as long as others are busy.
 //!
 //! Never: a word while there is no lease.
 
@@ -27,6 +28,9 @@ const GATHERING: Duration = Duration::from_millis(100);
 /// For how long after a backlog no lease is ended: etcd's clients renew again half a second after a renewal was refused.
 const SECOND_CHANCE: Duration = Duration::from_secs(1);
 
+/// For how long at most a backlog keeps due leases alive.
+const MOST_HELD: Duration = Duration::from_secs(10);
+
 /// Leases ended by one batch of entries.
 const MAX_EXPIRIES: usize = 1000;
 
@@ -43,8 +47,9 @@ pub(super) enum Expiring {
     Asked,
     /// The state machine has to get past this index first.
     Applying { past: LogIndex },
-    /// Renewals were refused until just now: nothing is asked before `until`, nor before the state machine is past `past`.
-    Held { until: Time, past: LogIndex },
+    /// Leases are due, and renewals were refused until just now: nothing is asked before `until`, which moves on with the backlog
+    /// up to `most`.
+    Held { until: Time, most: Time },
 }
 
 impl Node {
@@ -59,9 +64,18 @@ impl Node {
             }
             self.clock.begin(self.now);
         }
-        self.expiring = self.next_expiring();
+        if let Expiring::Applying { past } = self.expiring
+            && self.applied.index >= past
+        {
+            self.expiring = Expiring::Idle;
+        }
         let Some(deadline) = self.applied.leases.next_deadline else { return };
-        if self.expiring == Expiring::Idle && self.expire_at(deadline).is_some_and(|at| at <= self.now) {
+        let is_due = self.expire_at(deadline).is_some_and(|at| at <= self.now);
+        if !is_due && matches!(self.expiring, Expiring::Held { .. }) {
+            // They were renewed.
+            self.expiring = Expiring::Idle;
+        }
+        if is_due && self.may_ask() {
             let until = self.clock.now(self.now).expect("a deadline has come").before(GATHERING);
             let max = MAX_EXPIRIES.min(self.config.raft.max_append_entries.max(2) - 1);
             self.expiring = Expiring::Asked;
@@ -72,27 +86,23 @@ impl Node {
         }
     }
 
-    /// Where the search stands now that a batch may be applied, or the state machine far behind.
-    fn next_expiring(&self) -> Expiring {
-        let past = match self.expiring {
-            Expiring::Idle | Expiring::Asked => self.applied.index,
-            Expiring::Applying { past } | Expiring::Held { past, .. } => past,
+    /// Whether it is time to ask which leases are due, of which there are some. A backlog puts it off.
+    fn may_ask(&mut self) -> bool {
+        let (until, most) = match self.expiring {
+            Expiring::Asked | Expiring::Applying { .. } => return false,
+            Expiring::Idle if !self.is_behind() => return true,
+            Expiring::Idle => (self.now, self.now + MOST_HELD),
+            Expiring::Held { until, most } => (until, most),
         };
-        if self.is_behind() {
-            return Expiring::Held { until: self.now + SECOND_CHANCE, past };
-        }
-        match self.expiring {
-            Expiring::Held { until, .. } if self.now < until => self.expiring,
-            Expiring::Asked => Expiring::Asked,
-            _ if self.applied.index >= past => Expiring::Idle,
-            _ => Expiring::Applying { past },
-        }
+        let until = if self.is_behind() { (self.now + SECOND_CHANCE).min(most) } else { until };
+        self.expiring = Expiring::Held { until, most };
+        until <= self.now
     }
 
     /// The caller found these leases due.
     pub(super) fn leases_due(&mut self, due: Vec<DueLease>) {
         if self.expiring != Expiring::Asked {
-            // Asked by this node in an earlier term, or before it fell behind.
+            // Asked by this node in an earlier term.
             return;
         }
         // Nothing: they ended in what is being applied.

@@ -248,6 +248,13 @@ fn a_lease_that_nobody_renews_ends_once_the_leader_has_caught_up() {
 }
 
 #[test]
+fn a_backlog_that_does_not_end_holds_no_lease_for_ever() {
+    let mut cluster = behind_with_a_lease();
+    cluster.advance(10 * SECOND);
+    assert!(lease(&cluster, 2, 7).is_none(), "nobody renews it, and the others apply its end");
+}
+
+#[test]
 fn an_expiry_that_died_with_its_leader_is_made_by_the_next() {
     let mut cluster = Cluster::new(3);
     cluster.elect();

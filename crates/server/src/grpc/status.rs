@@ -17,9 +17,11 @@ impl From<ApiError> for Status {
             ApiError::Denied(denied) => denied_status(&denied),
             ApiError::Choice(bad) => Status::invalid_argument(bad.to_string()),
             ApiError::NotServing(_) => Status::unavailable(error.to_string()),
-            ApiError::NoRoom(_) | ApiError::AnswerWithheld(_) => Status::resource_exhausted(error.to_string()),
+            ApiError::NoRoom(_) => Status::resource_exhausted(error.to_string()),
             ApiError::Storage(_) => Status::data_loss(error.to_string()),
             ApiError::NoSigningKey => Status::failed_precondition(error.to_string()),
+            // Not as what was not done: who does it again does it twice.
+            ApiError::AnswerWithheld(_) => Status::internal(error.to_string()),
             ApiError::Interrupted(_) | ApiError::NoRandomness => Status::internal(error.to_string()),
         }
     }

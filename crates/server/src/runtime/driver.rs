@@ -388,10 +388,14 @@ impl<O: Outside> Stepping<O> {
     }
 
     fn publish(&mut self, now: Time, outgoing: &mut Outgoing) {
+        let is_due = outgoing.notable || now.since(self.progress.published_at) >= STATUS_AGE;
+        if is_due {
+            // Before anybody reads by what is published.
+            self.node.check_promises();
+        }
         self.published.set(self.node.lease(), self.node.commit());
         self.published.set_clock(self.node.cluster_clock());
-        if outgoing.notable || now.since(self.progress.published_at) >= STATUS_AGE {
-            self.node.check_promises();
+        if is_due {
             let seen = Seen { status: self.node.status(now), at: now };
             self.published.set_status(seen);
             // After it is published: whoever is woken by the change looks at the status.

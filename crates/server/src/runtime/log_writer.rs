@@ -20,7 +20,9 @@ use quorate_store::{LogStore, LogWrite, NodeMark, TRUNCATE_STEP_ENTRIES, WriteEr
 use super::mailbox::{Mailbox, Wake};
 use crate::metrics::Metrics;
 
-/// The pause before a write, or the removal of a prefix, is tried again on a full disk.
+/// The pause before the log is cut again that found no room for it on a full disk.
+const CUT_RETRY: Duration = Duration::from_secs(5);
+/// The pause before a write is tried again on a full disk.
 const FULL_DISK_RETRY: Duration = Duration::from_millis(200);
 /// Under constant load one step of a removal is squeezed in after this many wakes, or as many entries as it removes: a log
 /// that grows faster than it is cut would never be short again.
@@ -116,16 +118,16 @@ impl<R: LogReports> Writer<'_, R> {
                 LogJob::Reset { seq, meta, installed } => {
                     let Ok(state) = installed.recv() else { return false };
                     self.truncate_to = None;
-                    store.reset_to(&meta).map(|()| self.reports.snapshot_installed(seq, state))
+                    let reset = self.until_room(|| store.reset_to(&meta));
+                    reset.map(|reset| reset.map(|()| self.reports.snapshot_installed(seq, state)))
                 }
                 LogJob::TruncatePrefix { up_to } => {
                     self.truncate_to = self.truncate_to.max(Some(up_to));
-                    Ok(())
+                    Some(Ok(()))
                 }
-                LogJob::Mark(mark) => store.set_mark(mark),
+                LogJob::Mark(mark) => self.until_room(|| store.set_mark(mark.clone())),
             };
-            if let Err(error) = done {
-                self.reports.log_failed(error.to_string());
+            if !self.is_done(&done) {
                 return false;
             }
         }
@@ -137,30 +139,9 @@ impl<R: LogReports> Writer<'_, R> {
             return true;
         }
         let begun = Instant::now();
-        let mut full = false;
-        loop {
-            match store.append(&self.batch) {
-                Ok(()) => break,
-                Err(error @ WriteError::DiskFull { .. }) => {
-                    if !full {
-                        tracing::error!("log: {error}");
-                        self.reports.log_full(true);
-                        full = true;
-                    }
-                    if self.jobs.is_closed() {
-                        return false;
-                    }
-                    std::thread::sleep(FULL_DISK_RETRY);
-                }
-                Err(error) => {
-                    self.reports.log_failed(error.to_string());
-                    return false;
-                }
-            }
-        }
-        if full {
-            tracing::info!("log: there is room again");
-            self.reports.log_full(false);
+        let written = self.until_room(|| store.append(&self.batch));
+        if !self.is_done(&written) {
+            return false;
         }
         self.reports.log_written(&self.seqs);
         self.seqs.clear();
@@ -178,6 +159,41 @@ impl<R: LogReports> Writer<'_, R> {
         true
     }
 
+    /// Tries until the disk has room; `None` if the node stops before that.
+    fn until_room(&self, mut attempt: impl FnMut() -> Result<(), WriteError>) -> Option<Result<(), WriteError>> {
+        let mut full = false;
+        loop {
+            match attempt() {
+                Err(error @ WriteError::DiskFull { .. }) => {
+                    if !full {
+                        tracing::error!("log: {error}");
+                        self.reports.log_full(true);
+                        full = true;
+                    }
+                    if self.jobs.is_closed() {
+                        return None;
+                    }
+                    std::thread::sleep(FULL_DISK_RETRY);
+                }
+                done => {
+                    if full {
+                        tracing::info!("log: there is room again");
+                        self.reports.log_full(false);
+                    }
+                    return Some(done);
+                }
+            }
+        }
+    }
+
+    /// Whether the writer goes on after this; a failure is reported.
+    fn is_done(&self, done: &Option<Result<(), WriteError>>) -> bool {
+        if let Some(Err(error)) = done {
+            self.reports.log_failed(error.to_string());
+        }
+        matches!(done, Some(Ok(())))
+    }
+
     /// What is left for idle moments, and for every so many of the others; `false` after a failure.
     fn housekeeping(&mut self, store: &mut LogStore, idle: bool) -> bool {
         let Some(up_to) = self.truncate_to else { return true };
@@ -190,18 +206,17 @@ impl<R: LogReports> Writer<'_, R> {
         let stepped = store.truncate_prefix(up_to);
         let removed = store.stats().base.0 - before;
         self.metrics.storage.log_compacted_entries_total.inc_by(removed);
-        self.stepped(stepped)
+        self.note_step(stepped)
     }
 
     /// How a step of the removal ended: with more left or not, or not at all.
-    fn stepped(&mut self, step: Result<bool, WriteError>) -> bool {
+    fn note_step(&mut self, step: Result<bool, WriteError>) -> bool {
         match step {
             Ok(true) => {}
             Ok(false) => self.truncate_to = None,
             Err(error @ WriteError::DiskFull { .. }) => {
-                // Writes report the same, where somebody waits; what is never cut would.
                 tracing::warn!("log: its oldest entries stay for now: {error}");
-                self.truncate_at = Instant::now() + FULL_DISK_RETRY;
+                self.truncate_at = Instant::now() + CUT_RETRY;
             }
             Err(error) => {
                 self.reports.log_failed(error.to_string());
@@ -297,10 +312,10 @@ mod tests {
             batch: Vec::new(),
             seqs: Vec::new(),
         };
-        assert!(writer.stepped(Err(WriteError::DiskFull { file: "log.redb", free_bytes: 0, needed_bytes: 1 })));
+        assert!(writer.note_step(Err(WriteError::DiskFull { file: "log.redb", free_bytes: 0, needed_bytes: 1 })));
         assert_eq!(writer.truncate_to, Some(LogIndex(7)));
-        assert!(writer.truncate_at >= before + FULL_DISK_RETRY, "not in a loop that is busy with nothing else");
-        assert!(writer.stepped(Ok(false)));
+        assert!(writer.truncate_at >= before + CUT_RETRY, "not in a loop that is busy with nothing else");
+        assert!(writer.note_step(Ok(false)));
         assert_eq!(writer.truncate_to, None);
     }
 }

@@ -237,12 +237,14 @@ impl<R: StateReports> Writer<'_, R> {
         if self.looked_at.elapsed() >= CHECKPOINT_INTERVAL {
             self.looked_at = Instant::now();
             self.reports.look_at_space(&self.store);
-            // A compaction that was held up by a snapshot goes on.
+            // A compaction that was held up by a snapshot, or for want of room, goes on.
             self.compacting |= self.view.pruned() < self.view.compact_revision();
         }
         if self.compacting && (idle || wakes.is_multiple_of(COMPACT_EVERY_WAKES)) {
+            let pruned = self.view.pruned();
             self.compacting = self.store.compact_step(COMPACT_STEP_KEYS)?;
-            self.dirty = true;
+            // Held up, it has changed nothing.
+            self.dirty |= self.compacting || self.view.pruned() != pruned;
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// A change that this node has not heard of for this long after a leader took it was lost with that leader, or this node
 /// is behind: asking again is right in both cases, for the same target again is no second change.
 const LOST_AFTER: Duration = Duration::from_secs(5);
-/// The change could not end.
+/// Why a change of the voters waits that could not end.
 const TOO_FEW: &str = "too few of the voters asked for are heard of to agree on anything";
 /// Voters one change may name.
 const MAX_VOTERS: usize = 64;
@@ -246,7 +246,7 @@ fn catching_up(raft: &quorate_raft::Status) -> String {
     let there = voters.filter(|id| **id == raft.id || raft.peer(**id).is_some_and(|peer| peer.recently_active)).count();
     let wanted = raft.membership.target.as_ref().map_or(0, BTreeSet::len);
     match lag {
-        Some(0) if 2 * there <= wanted => {
+        Some(_) if 2 * there <= wanted => {
             format!("{there} of the {wanted} voters asked for are heard of: a majority is needed")
         }
         Some(lag) => format!("new voters copy the log: {lag} entries to go"),

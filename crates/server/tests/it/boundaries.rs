@@ -199,11 +199,11 @@ async fn write_answer(served: &Served, bytes: usize) -> bool {
     let mut client = served.kv().max_decoding_message_size(2 * bytes);
     let answer = client.txn(etcd::TxnRequest { success, ..Default::default() }).await;
     if let Err(withheld) = &answer {
-        assert!(withheld.message().contains("the write was done, at revision 9"), "{withheld}");
+        assert!(withheld.message().contains("the write was applied, at revision 9"), "{withheld}");
     }
     let done = served.kv().range(range("done", "")).await.expect("a read succeeds").into_inner();
     assert_eq!(done.count, 1, "the transaction is done");
-    is_done(answer, Code::ResourceExhausted)
+    is_done(answer, Code::Internal)
 }
 
 /// One request over HTTP/1.1 on a connection that stays; whether it was answered.

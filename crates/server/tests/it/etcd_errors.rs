@@ -289,17 +289,19 @@ async fn without_one(table: &mut Table) {
     let leads = leader(&nodes).await;
     let (gone, stays) = (&nodes[(leads + 1) % 3], &nodes[(leads + 2) % 3]);
     let (leads, lost) = (&nodes[leads], id(gone));
-    gone.server.replica().clone().halt().await;
-    let hears = || {
-        let status = leads.server.replica().status().raft.expect("runs");
-        status.followers.get(&lost).is_some_and(|follower| follower.active)
-    };
-    let noticed = async {
-        while hears() {
+    let until_heard = |heard: bool| async move {
+        let hears = || {
+            let status = leads.server.replica().status().raft.expect("runs");
+            status.followers.get(&lost).is_some_and(|follower| follower.active)
+        };
+        while hears() != heard {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, noticed).await.expect("the leader notices");
+    // Else its first answer might come when it is missed already.
+    tokio::time::timeout(PATIENCE, until_heard(true)).await.expect("the leader hears it");
+    gone.server.replica().clone().halt().await;
+    tokio::time::timeout(PATIENCE, until_heard(false)).await.expect("the leader notices");
     // Who would be left could not decide anything.
     let remove = pb::MemberRemoveRequest { id: id(stays).0 };
     table.row(EtcdError::Unhealthy, ClusterClient::new(leads.channel()).member_remove(remove).await);

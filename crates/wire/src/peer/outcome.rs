@@ -62,7 +62,7 @@ const ERRORS: &[(KvError, &str)] = &[
     (KvError::Auth(AuthError::NotEnabled), "auth_not_enabled"),
 ];
 
-/// In the place of an error, for a build that knows nothing of it. The write was done.
+/// In the place of an error. The write was done.
 const WITHHELD: &str = "answer_withheld";
 
 impl Outcome {
