@@ -203,14 +203,14 @@ impl<W: WriteRecords> Writer<'_, W> {
     /// A range whose revision was checked before; `None` if there is no room for its answer.
     fn range(&self, range: &RangeRequest) -> Result<Option<RangeResponse>, W::Error> {
         let mut plan = RangePlan::within_txn(range, self.visible());
-        self.answer(|space, records| {
+        self.read_answer(|space, records| {
             plan.walk_all(space);
             plan.finish(records)
         })
     }
 
     /// Reads a part of the answer; `None` if there is no room for it, and the whole answer is withheld.
-    fn answer<T>(
+    fn read_answer<T>(
         &self,
         read: impl FnOnce(&KeySpace, &RoomReader<'_, W>) -> Result<T, Unread<W::Error>>,
     ) -> Result<Option<T>, W::Error> {
@@ -283,7 +283,7 @@ impl<W: WriteRecords> Writer<'_, W> {
                 replaced.push(live.at);
             }
         }
-        let prev_kvs = if delete.prev_kv { self.answer(|_, records| fetch(records, &replaced))? } else { None };
+        let prev_kvs = if delete.prev_kv { self.read_answer(|_, records| fetch(records, &replaced))? } else { None };
         let prev_kvs = prev_kvs.unwrap_or_default();
         let deleted = i64::try_from(keys.len()).expect("memory holds fewer than 2^63 keys");
         for key in keys {

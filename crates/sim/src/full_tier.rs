@@ -100,7 +100,7 @@ pub(crate) struct Process {
     /// What waits for the replica's next turn.
     queued: Vec<Input>,
     /// Whose clients went away while the replica has not been told yet: those may be answered.
-    left: BTreeSet<RequestId>,
+    cancelled: BTreeSet<RequestId>,
     lifecycle: Lifecycle,
     log: LogStore,
     state: StateStore,
@@ -303,7 +303,7 @@ impl Tier for FullTier {
 
     fn deadline(process: &Process) -> Time {
         let Some(node) = &process.node else { return Time::NEVER };
-        let own = if process.is_behind() { Time::NEVER } else { node.next_deadline() };
+        let own = if process.has_queued() { Time::NEVER } else { node.next_deadline() };
         own.min(process.watching.deadline())
     }
 
@@ -349,7 +349,7 @@ impl Process {
         match event {
             NodeEvent::Tick => {
                 // Whoever is behind looks at its clock when its turn comes.
-                if !self.is_behind() {
+                if !self.has_queued() {
                     let jitter = jitter(context);
                     self.step_batch(context, vec![Input::Tick { jitter }])?;
                     self.check_answers(context);

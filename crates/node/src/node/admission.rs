@@ -78,12 +78,9 @@ impl Node {
     /// What this leader can take from others at the moment.
     pub(super) fn room(&self) -> Room {
         let limits = &self.config.limits;
+        let writes = limits.max_unapplied_proposals.saturating_sub(self.unapplied_writes);
         Room {
-            writes: if self.is_behind() {
-                0
-            } else {
-                limits.max_unapplied_proposals.saturating_sub(self.unapplied_writes)
-            },
+            writes: if self.is_behind() { 0 } else { writes },
             bytes: limits.max_unapplied_proposal_bytes.saturating_sub(self.unapplied_bytes),
             disk_full: self.disk_full,
         }

@@ -363,8 +363,8 @@ impl Process {
         let now = context.now();
         context.clients.lost(pending, now, &mut context.coverage);
         self.step(context, Input::Cancel { request })?;
-        if self.is_behind() {
-            self.left.insert(request);
+        if self.has_queued() {
+            self.cancelled.insert(request);
         }
         Ok(())
     }
@@ -400,7 +400,7 @@ impl Process {
         answer: Answer,
     ) -> Result<(), Killed> {
         let Some(pending) = self.pending.remove(&request) else {
-            assert!(self.left.remove(&request), "node {} answers {request:?} again", context.node);
+            assert!(self.cancelled.remove(&request), "node {} answers {request:?} again", context.node);
             return Ok(());
         };
         let state = self.node.as_ref().map(|node| node.state());

@@ -71,7 +71,7 @@ impl Process {
     }
 
     /// Whether something waits for the replica's next turn.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(super) fn has_queued(&self) -> bool {
         !self.queued.is_empty()
     }
 
@@ -86,7 +86,7 @@ impl Process {
             inputs.push(Input::Tick { jitter: jitter(context) });
         }
         self.step_batch(context, inputs)?;
-        self.left.clear();
+        self.cancelled.clear();
         self.check_answers(context);
         Ok(())
     }

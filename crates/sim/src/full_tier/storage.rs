@@ -135,7 +135,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         in_doubt: 0,
         node: None,
         queued: Vec::new(),
-        left: BTreeSet::new(),
+        cancelled: BTreeSet::new(),
         lifecycle,
         membership: Arc::clone(membership),
         log,

@@ -48,7 +48,12 @@ impl StateStore {
             rows.position.key_space = inner.key_space.meta();
             step
         };
-        let gone: Vec<RecordKey> = records.into_batch().records.into_keys().collect();
+        let batch = records.into_batch();
+        assert!(
+            batch.rows.is_empty() && batch.records.values().all(Option::is_none),
+            "compaction removes records alone"
+        );
+        let gone: Vec<RecordKey> = batch.records.into_keys().collect();
         if !gone.is_empty() || rows.position.key_space != before {
             rows.position.totals = self.remove(&database, &rows.position, before, &gone)?;
             shared.publish(rows);
