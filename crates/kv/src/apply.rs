@@ -14,6 +14,7 @@ use crate::interval::Interval;
 use crate::keyspace::KeySpace;
 use crate::precheck::{check_put, check_txn};
 use crate::range::{RangePlan, fetch};
+use crate::rationed::{RationedReadError, RationedReader};
 use crate::record::{KeyValue, Record};
 use crate::records::WriteRecords;
 use crate::requests::{Command, CompactRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
@@ -21,7 +22,7 @@ use crate::responses::{
     Change, DeleteRangeResponse, Outcome, PutResponse, RangeResponse, Response, ResponseBody, ResponseOp, TxnResponse,
 };
 use crate::revision::{RecordKey, Revision};
-use crate::room::{AnswerRoom, RoomReader, Unread};
+use crate::room::AnswerRoom;
 use crate::row::RowWriter;
 use crate::validate::{Limits, validate};
 
@@ -212,15 +213,16 @@ impl<W: WriteRecords> Writer<'_, W> {
     /// Reads a part of the answer; `None` if there is no room for it, and the whole answer is withheld.
     fn read_answer<T>(
         &self,
-        read: impl FnOnce(&KeySpace, &RoomReader<'_, W>) -> Result<T, Unread<W::Error>>,
+        read: impl FnOnce(&KeySpace, &RationedReader<'_, W>) -> Result<T, RationedReadError<W::Error>>,
     ) -> Result<Option<T>, W::Error> {
         if self.room.is_spent() {
             return Ok(None);
         }
-        match read(&*self.space, &RoomReader { records: &*self.records, room: self.room }) {
+        let allow = |bytes| self.room.take(bytes);
+        match read(&*self.space, &RationedReader::new(&*self.records, &allow)) {
             Ok(part) => Ok(Some(part)),
-            Err(Unread::NoRoom) => Ok(None),
-            Err(Unread::Storage(error)) => Err(error),
+            Err(RationedReadError::NotAllowed) => Ok(None),
+            Err(RationedReadError::Read(error)) => Err(error),
         }
     }
 
@@ -247,7 +249,7 @@ impl<W: WriteRecords> Writer<'_, W> {
                 lease = if put.ignore_lease && !mutant!(IgnoreLeaseDetaches) { previous.lease } else { lease };
             }
             let room = self.room;
-            prev_kv = previous.filter(|kv| put.prev_kv && room.take(kv.key.len() + kv.value.len()));
+            prev_kv = previous.filter(|kv| put.prev_kv && room.take(kv.bytes()));
         }
         if !mutant!(MovedKeyKeepsLease) || self.space.lease_of(&put.key).is_none() {
             self.space.attach(self.records, &put.key, lease)?;

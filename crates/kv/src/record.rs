@@ -38,6 +38,14 @@ pub struct KeyValue {
     pub lease: i64,
 }
 
+impl KeyValue {
+    /// Bytes of the key and the value.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
+}
+
 /// Stored bytes that are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} bytes do not hold a record: the key length or the flags do not fit")]

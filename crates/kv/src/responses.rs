@@ -148,7 +148,7 @@ impl TxnResponse {
 }
 
 fn bytes_of(kvs: &[KeyValue]) -> usize {
-    kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum()
+    kvs.iter().map(KeyValue::bytes).sum()
 }
 
 /// A lease that was granted.

@@ -8,10 +8,6 @@
 
 use std::cell::Cell;
 
-use crate::record::Record;
-use crate::records::ReadRecords;
-use crate::revision::RecordKey;
-
 /// Room for the answers of commands that are applied together, in bytes of keys and values.
 #[derive(Debug)]
 pub struct AnswerRoom {
@@ -51,38 +47,6 @@ impl AnswerRoom {
         let taken = self.taken.replace(Some(0));
         self.left.set(self.left.get() - taken.unwrap_or(0));
         taken.is_some()
-    }
-}
-
-/// Reads records into an answer as long as there is room for them.
-pub(crate) struct RoomReader<'a, R> {
-    pub(crate) records: &'a R,
-    pub(crate) room: &'a AnswerRoom,
-}
-
-/// Why a record was not read into an answer.
-pub(crate) enum Unread<E> {
-    Storage(E),
-    NoRoom,
-}
-
-impl<R: ReadRecords> ReadRecords for RoomReader<'_, R> {
-    type Error = Unread<R::Error>;
-
-    fn get(&self, at: RecordKey) -> Result<Option<Record>, Self::Error> {
-        let record = self.records.get(at).map_err(Unread::Storage)?;
-        match &record {
-            Some(record) if !self.room.take(record.key.len() + record.value.len()) => Err(Unread::NoRoom),
-            _ => Ok(record),
-        }
-    }
-
-    fn scan(&self, from: RecordKey, visit: &mut dyn FnMut(RecordKey, Record) -> bool) -> Result<(), Self::Error> {
-        self.records.scan(from, visit).map_err(Unread::Storage)
-    }
-
-    fn missing(at: RecordKey) -> Self::Error {
-        Unread::Storage(R::missing(at))
     }
 }
 

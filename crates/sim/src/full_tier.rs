@@ -34,7 +34,7 @@ use quorate_raft::{
     Entry, Incarnation, LogIndex, Membership, NodeId, RequestId, SnapshotMeta, Status, Term, Time, WriteSeq,
 };
 use quorate_store::testing::{FaultyDisk, NO_SPACE};
-use quorate_store::{LogStore, ReceivedSnapshot, SnapshotSource, StateStore, WriteError};
+use quorate_store::{LogStore, ReceivedSnapshot, SnapshotSource, StateStore};
 use quorate_wire::peer::{Hello, NodeState};
 use quorate_wire::{FORMAT_VERSION, derive_node_id};
 
@@ -390,20 +390,6 @@ impl Process {
         result: Result<T, E>,
     ) -> Result<T, Killed> {
         result.map_err(|error| self.stopped_by(context, call, &error))
-    }
-
-    /// The same for what the runtime does again until a full disk has room. Here it is stopped meanwhile.
-    fn with_room<T>(
-        &self,
-        context: &mut Context<FullTier>,
-        call: Handler,
-        result: Result<T, WriteError>,
-    ) -> Result<T, Killed> {
-        if self.files.is_limited() && matches!(result, Err(WriteError::DiskFull { .. })) {
-            context.coverage.struck(Struck::Full, call);
-            return Err(Killed);
-        }
-        self.healthy(context, call, result)
     }
 
     /// Ends on an error of the disk, which must be one that was planned.

@@ -160,15 +160,7 @@ pub enum ReadError {
 }
 
 /// Why an answer of limited size could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum RationedReadError {
-    /// The storage failed, or is damaged.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The next record is more than the reader allows.
-    #[error("the answer is larger than the reader allows")]
-    NotAllowed,
-}
+pub type RationedReadError = quorate_kv::RationedReadError<ReadError>;
 
 impl ReadError {
     pub(crate) fn damaged(file: &'static str, detail: impl Into<String>) -> Self {

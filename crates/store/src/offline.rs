@@ -227,12 +227,11 @@ pub fn recover(disk: Arc<dyn Disk>, new: NewCluster, tail: UncommittedTail) -> R
     let state = StateStore::open(disk.clone(), options.state)?;
     verify(&state)?;
     let interrupted = state.cluster_id() == Some(new.cluster_id);
-    drop(state);
     let identity = new.identity(recovered.incarnation);
     let mut state = if interrupted {
-        StateStore::open(disk, options.state)?
+        state
     } else {
-        drop(log);
+        drop((log, state));
         let opened = options.open(&disk, Incarnation(0))?;
         log = opened.log;
         let mut state = opened.state;

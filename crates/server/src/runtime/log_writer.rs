@@ -113,21 +113,24 @@ impl<R: LogReports> Writer<'_, R> {
             if !self.write_batch(store) {
                 return false;
             }
-            let done = match job {
+            let goes_on = match job {
                 LogJob::Write { .. } => unreachable!("writes are batched above"),
                 LogJob::Reset { seq, meta, installed } => {
                     let Ok(state) = installed.recv() else { return false };
                     self.truncate_to = None;
-                    let reset = self.until_room(|| store.reset_to(&meta));
-                    reset.map(|reset| reset.map(|()| self.reports.snapshot_installed(seq, state)))
+                    let is_reset = self.until_room(|| store.reset_to(&meta));
+                    if is_reset {
+                        self.reports.snapshot_installed(seq, state);
+                    }
+                    is_reset
                 }
                 LogJob::TruncatePrefix { up_to } => {
                     self.truncate_to = self.truncate_to.max(Some(up_to));
-                    Some(Ok(()))
+                    true
                 }
                 LogJob::Mark(mark) => self.until_room(|| store.set_mark(mark.clone())),
             };
-            if !self.is_done(&done) {
+            if !goes_on {
                 return false;
             }
         }
@@ -139,8 +142,7 @@ impl<R: LogReports> Writer<'_, R> {
             return true;
         }
         let begun = Instant::now();
-        let written = self.until_room(|| store.append(&self.batch));
-        if !self.is_done(&written) {
+        if !self.until_room(|| store.append(&self.batch)) {
             return false;
         }
         self.reports.log_written(&self.seqs);
@@ -159,8 +161,8 @@ impl<R: LogReports> Writer<'_, R> {
         true
     }
 
-    /// Tries until the disk has room; `None` if the node stops before that.
-    fn until_room(&self, mut attempt: impl FnMut() -> Result<(), WriteError>) -> Option<Result<(), WriteError>> {
+    /// Tries until the disk has room; `false` after a failure, which is reported, or if the node stops before that.
+    fn until_room(&self, mut attempt: impl FnMut() -> Result<(), WriteError>) -> bool {
         let mut full = false;
         loop {
             match attempt() {
@@ -171,27 +173,22 @@ impl<R: LogReports> Writer<'_, R> {
                         full = true;
                     }
                     if self.jobs.is_closed() {
-                        return None;
+                        return false;
                     }
                     std::thread::sleep(FULL_DISK_RETRY);
                 }
-                done => {
-                    if full {
-                        tracing::info!("log: there is room again");
-                        self.reports.log_full(false);
-                    }
-                    return Some(done);
+                Ok(()) => break,
+                Err(error) => {
+                    self.reports.log_failed(error.to_string());
+                    return false;
                 }
             }
         }
-    }
-
-    /// Whether the writer goes on after this; a failure is reported.
-    fn is_done(&self, done: &Option<Result<(), WriteError>>) -> bool {
-        if let Some(Err(error)) = done {
-            self.reports.log_failed(error.to_string());
+        if full {
+            tracing::info!("log: there is room again");
+            self.reports.log_full(false);
         }
-        matches!(done, Some(Ok(())))
+        true
     }
 
     /// What is left for idle moments, and for every so many of the others; `false` after a failure.

@@ -77,7 +77,7 @@ impl Process {
 
     /// The replica takes everything that has come for it, as the runtime's driver does.
     fn take_queued(&mut self, context: &mut Context<FullTier>) -> Result<(), Killed> {
-        let mut inputs = std::mem::take(&mut self.queued);
+        let mut inputs = mem::take(&mut self.queued);
         let first = inputs.first().map(mem::discriminant);
         if inputs.iter().any(|input| Some(mem::discriminant(input)) != first) {
             context.coverage.hit(Reached::InputsBatched);
@@ -293,51 +293,76 @@ impl Process {
                 continue;
             }
             jobs -= 1;
-            match self.log_jobs.pop_front() {
-                Some(LogJob::Reset { seq, meta, state: Some(state) }) => {
-                    // What is to be written behind it is under way no sooner than it is done.
-                    let behind = std::mem::take(&mut self.log_jobs);
-                    context.survive(Handler::InstallStep)?;
-                    self.in_doubt = 1;
-                    let reset = self.log.reset_to(&meta);
-                    self.with_room(context, Handler::LogReset, reset)?;
-                    self.in_doubt = 0;
-                    self.log_jobs = behind;
-                    context.sync_one();
-                    reports.push(Input::SnapshotInstalled { seq, state });
-                }
-                Some(LogJob::Truncate { up_to }) => {
-                    let mut more = true;
-                    while more {
-                        more = match self.log.truncate_prefix(up_to) {
-                            // Room is made when there is some to make it with.
-                            Err(WriteError::DiskFull { .. }) => false,
-                            step => self.healthy(context, Handler::LogTruncate, step)?,
-                        };
-                    }
-                    context.sync_one();
-                }
-                Some(LogJob::Mark(mark)) => {
-                    let marked = self.log.set_mark(mark);
-                    self.with_room(context, Handler::LogWrite, marked)?;
-                }
-                other => unreachable!("{other:?} is no job that is done here"),
+            let job = self.log_jobs.pop_front().expect("as many are under way");
+            if let Some(job) = self.carry_out(context, job, &mut reports)? {
+                self.log_jobs.push_front(job);
+                return self.log_full(context, reports);
             }
         }
         self.log.check();
         self.writing = false;
-        if std::mem::take(&mut self.full) {
+        if mem::take(&mut self.full) {
             self.step(context, Input::DiskFull { yes: false })?;
         }
         self.start_writing(context);
         self.report(context, reports)
     }
 
+    /// Carries out a job that is no write; gives it back if there is no room for it.
+    fn carry_out(
+        &mut self,
+        context: &mut Context<FullTier>,
+        job: LogJob,
+        reports: &mut Vec<Input>,
+    ) -> Result<Option<LogJob>, Killed> {
+        match job {
+            LogJob::Reset { seq, meta, state: Some(state) } => {
+                // What is to be written behind it is under way no sooner than it is done.
+                let behind = mem::take(&mut self.log_jobs);
+                context.survive(Handler::InstallStep)?;
+                self.in_doubt = 1;
+                let reset = self.log.reset_to(&meta);
+                let is_full = matches!(reset, Err(WriteError::DiskFull { .. }));
+                if !is_full {
+                    self.healthy(context, Handler::LogReset, reset)?;
+                }
+                (self.in_doubt, self.log_jobs) = (0, behind);
+                if is_full {
+                    return Ok(Some(LogJob::Reset { seq, meta, state: Some(state) }));
+                }
+                context.sync_one();
+                reports.push(Input::SnapshotInstalled { seq, state });
+                Ok(None)
+            }
+            LogJob::Truncate { up_to } => {
+                let mut more = true;
+                while more {
+                    let step = self.log.truncate_prefix(up_to);
+                    if let Err(WriteError::DiskFull { .. }) = step {
+                        return Ok(Some(LogJob::Truncate { up_to }));
+                    }
+                    more = self.healthy(context, Handler::LogTruncate, step)?;
+                }
+                context.sync_one();
+                Ok(None)
+            }
+            LogJob::Mark(mark) => {
+                let marked = self.log.set_mark(mark.clone());
+                if let Err(WriteError::DiskFull { .. }) = marked {
+                    return Ok(Some(LogJob::Mark(mark)));
+                }
+                self.healthy(context, Handler::LogWrite, marked)?;
+                Ok(None)
+            }
+            other => unreachable!("{other:?} is no job that is done here"),
+        }
+    }
+
     /// The log has no room: what is to be written waits, and is tried again.
     fn log_full(&mut self, context: &mut Context<FullTier>, reports: Vec<Input>) -> Result<(), Killed> {
         context.coverage.struck(Struck::Full, Handler::LogWrite);
         context.later(context.plan.timeout_us() / 4, Event::LogDone(self.log_jobs.len()));
-        if !std::mem::replace(&mut self.full, true) {
+        if !mem::replace(&mut self.full, true) {
             self.step(context, Input::DiskFull { yes: true })?;
         }
         self.report(context, reports)

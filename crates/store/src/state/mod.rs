@@ -12,7 +12,6 @@ mod history;
 mod index_image;
 mod pinned;
 mod pruning;
-mod rationed;
 mod records;
 mod revision_hash;
 mod revisions;

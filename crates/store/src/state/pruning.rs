@@ -36,7 +36,8 @@ impl StateStore {
         let _batch = shared.begin_batch();
         let (database, mut rows) = self.current();
         database.check()?;
-        if self.removable(&database, rows.position.totals)? < MIN_PART_RECORDS {
+        let room = self.removable(&database, rows.position.totals)?;
+        if room < MIN_PART_RECORDS {
             return Ok(false);
         }
         let before = rows.position.key_space;
@@ -55,23 +56,23 @@ impl StateStore {
         );
         let gone: Vec<RecordKey> = batch.records.into_keys().collect();
         if !gone.is_empty() || rows.position.key_space != before {
-            rows.position.totals = self.remove(&database, &rows.position, before, &gone)?;
+            rows.position.totals = self.remove(&database, &rows.position, before, &gone, room)?;
             shared.publish(rows);
         }
         Ok(step == Step::More)
     }
 
-    /// Removes these records, which brings the file from `before` to `to`.
+    /// Removes these records, which brings the file from `before` to `to`. There is room for so many of them at once.
     fn remove(
         &mut self,
         database: &Database,
         to: &Position,
         before: KeySpaceMeta,
         mut gone: &[RecordKey],
+        mut room: u64,
     ) -> Result<RecordTotals, WriteError> {
         let mut position = *to;
         loop {
-            let room = self.removable(database, position.totals)?.max(MIN_PART_RECORDS);
             let (part, rest) = gone.split_at(gone.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
             // A pass that a crash ends here has begun, and is not done.
             let pruned = if rest.is_empty() { to.key_space.pruned } else { before.pruned };
@@ -88,6 +89,7 @@ impl StateStore {
             }
             gone = rest;
             self.make_durable(database, &position)?;
+            room = self.removable(database, position.totals)?.max(MIN_PART_RECORDS);
         }
     }
 

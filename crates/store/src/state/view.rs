@@ -13,12 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use quorate_kv::auth::AttachedKeys;
 use quorate_kv::{
     Alarms, AuthState, ChunkSize, ClusterTime, Command, Digest, DueLease, KeySpace, KeyValue, KvError, LeaseSummary,
-    LeaseView, Overtaken, RangeRequest, RangeResponse, RangeStream, ReadRecords, Record, RecordKey, Revision, Step,
-    StreamEnd, TxnRequest, TxnResponse,
+    LeaseView, Overtaken, RangeRequest, RangeResponse, RangeStream, RationedReader, ReadRecords, Record, RecordKey,
+    Revision, Step, StreamEnd, TxnRequest, TxnResponse,
 };
 use quorate_raft::{LogIndex, Membership};
 
-use super::rationed::RationedReader;
 use super::records::{RecordReader, RecordTotals};
 use super::revision_hash::RevisionHasher;
 use super::rows::StateRows;
@@ -250,7 +249,7 @@ impl StateView {
                 break;
             }
         }
-        plan.finish(&RationedReader::new(records, allow)).map(Ok)
+        plan.finish(&RationedReader::new(&records, allow)).map(Ok)
     }
 
     /// Answers a range if that is little work whatever the store holds: few keys of the index, few records, and no more
@@ -273,9 +272,9 @@ impl StateView {
             Ok(_) => return Ok(None),
             Err(refused) => return Ok(Some(Err(refused))),
         }
-        let records = RationedReader::new(inner.records()?, allow);
+        let records = inner.records()?;
         drop(inner);
-        plan.finish(&records).map(|answer| Some(Ok(answer)))
+        plan.finish(&RationedReader::new(&records, allow)).map(|answer| Some(Ok(answer)))
     }
 
     /// Answers a transaction of ranges only, as far as `allow` says, which is asked for the bytes of each record.
@@ -292,7 +291,8 @@ impl StateView {
     ) -> Result<Result<TxnResponse, KvError>, RationedReadError> {
         'anew: loop {
             let inner = self.shared.read();
-            let records = RationedReader::new(inner.records()?, allow);
+            let records = inner.records()?;
+            let records = RationedReader::new(&records, allow);
             let mut plan = match inner.key_space.begin_read_txn(&records, txn, inner.visible())? {
                 Ok(plan) => plan,
                 Err(refused) => return Ok(Err(refused)),
@@ -433,7 +433,7 @@ impl StateStream {
         let records = inner.records()?;
         drop(inner);
         let kvs = plan.fetch(&records)?;
-        self.size.observe(kvs.len(), kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum());
+        self.size.observe(kvs.len(), kvs.iter().map(KeyValue::bytes).sum());
         let end = plan.end.take();
         self.ended = end.is_some();
         Ok(Some(Ok(StreamChunk { kvs, end })))
