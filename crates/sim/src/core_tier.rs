@@ -189,7 +189,7 @@ impl Tier for CoreTier {
 
     fn harm(_context: &mut Context<Self>, disk: &mut Disk, harm: Harm, _random: &mut Random) -> bool {
         let fails = matches!(harm, Harm::WriteError | Harm::SyncError);
-        disk.failing |= fails;
+        disk.failing = (disk.failing || fails) && harm != Harm::Repair;
         fails
     }
 

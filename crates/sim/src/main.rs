@@ -218,7 +218,10 @@ fn run_in_tiers(seed: u64, tiers: &[TierChoice], arguments: &Arguments, summary:
                     summary.give_up();
                     continue;
                 }
-                Err(failure) => (failure, summary.failed + u64::from(failed)),
+                Err(failure) => {
+                    summary.fail(&failure);
+                    (failure, summary.failed + u64::from(failed))
+                }
             }
         };
         failed = true;

@@ -182,9 +182,18 @@ impl<T: Tier> World<T> {
 
     /// A full disk has room again.
     pub(crate) fn space_back(&mut self, host: HostId) {
+        self.change_disk(host, Harm::SpaceBack);
+    }
+
+    /// A disk has no fault from now on; what it lost it has lost.
+    pub(crate) fn repair_disk(&mut self, host: HostId) {
+        self.change_disk(host, Harm::Repair);
+    }
+
+    fn change_disk(&mut self, host: HostId, change: Harm) {
         self.turn(host);
         let mut random = self.random.fork(11);
-        T::harm(&mut self.context, &mut self.hosts[host.0].disk, Harm::SpaceBack, &mut random);
+        T::harm(&mut self.context, &mut self.hosts[host.0].disk, change, &mut random);
     }
 
     /// Cuts a link or mends it, and comes back for the opposite.

@@ -161,7 +161,7 @@ impl<T: Tier> World<T> {
             if self.dead.contains(&node) && !self.owes_fence(host) {
                 self.wipe(host);
             }
-            self.space_back(host);
+            self.repair_disk(host);
             self.ask(host, Ask::StopCampaigning { yes: false });
             let it = &self.hosts[host.0];
             if it.paused {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use quorate_sim::{Coverage, Reached, TierChoice, Verdict};
+use quorate_sim::{Coverage, Failure, Reached, TierChoice, Verdict};
 
 /// How long faults go on in a run that measures speed.
 pub(crate) const MEASURED_LENGTH: Duration = Duration::from_secs(130);
@@ -18,6 +18,9 @@ const LEAST_SEARCHES: u64 = 1_000;
 
 /// Beside the first, one of so many seeds may end without a verdict, for redb cannot be caught where it panics in a destructor.
 const RUNS_A_RUN_WITHOUT_VERDICT: u64 = 20;
+
+/// So many failures are told again at the end.
+const TOLD_FAILURES: usize = 10;
 
 /// A run counts towards speed with at least so many simulated seconds,
 const LEAST_SECONDS: f64 = 120.0;
@@ -145,6 +148,8 @@ pub(crate) struct Summary {
     pub(crate) failed: u64,
     /// Runs whose process redb ended as a whole, on rotten pages.
     given_up: u64,
+    /// What is told of the seeds that failed, the first of them.
+    failures: Vec<String>,
     core: TierSummary,
     full: TierSummary,
 }
@@ -163,6 +168,12 @@ impl Summary {
 
     pub(crate) fn give_up(&mut self) {
         self.given_up += 1;
+    }
+
+    pub(crate) fn fail(&mut self, failure: &Failure) {
+        if self.failures.len() < TOLD_FAILURES {
+            self.failures.push(failure.to_string());
+        }
     }
 
     pub(crate) fn count(&mut self, failed: bool) {
@@ -193,6 +204,10 @@ impl Summary {
                 self.given_up
             );
             given_up |= self.given_up > 1 + (self.passed + self.failed) / RUNS_A_RUN_WITHOUT_VERDICT;
+        }
+        // They were told when they failed, which the tables have pushed out of sight.
+        for failure in &self.failures {
+            println!("{failure}");
         }
         println!("{} passed, {} failed", self.passed, self.failed);
         (covered || !require_coverage) && !given_up

@@ -107,6 +107,8 @@ pub(crate) enum Harm {
     Full,
     /// There is room again.
     SpaceBack,
+    /// It is a healthy disk from now on: there is room, and no error that was planned comes any more.
+    Repair,
 }
 
 /// One kind of replica.

@@ -10,7 +10,6 @@ use quorate_kv::{Actor, Command, CompactRequest, Digest, KeyValue, Outcome, Rang
 use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, Effect, Input, NodeError, ReadGrant, ReadOptions};
 use quorate_raft::{Entry, LogIndex, NodeId, RequestId, RoleKind, Term, Time};
 use quorate_store::{StateStore, StateView};
-use quorate_wire::peer::NodeState;
 
 use super::config::{ANSWER_SLACK_TIMEOUTS, node_config};
 use super::model::{Model, ranges, value_id};
@@ -403,12 +402,6 @@ impl Process {
             assert!(self.cancelled.remove(&request), "node {} answers {request:?} again", context.node);
             return Ok(());
         };
-        let state = self.node.as_ref().map(|node| node.state());
-        assert!(
-            !(matches!(answer, Answer::ReadAt(_)) && matches!(state, Some(NodeState::Fenced | NodeState::Removed))),
-            "I-14: node {} is {state:?} and grants a read",
-            context.node
-        );
         if self.has_strayed() {
             // What it says is of no use to anybody until it has found out.
             let now = context.now();

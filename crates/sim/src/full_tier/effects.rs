@@ -4,8 +4,8 @@ use std::mem;
 
 use quorate_kv::{Change, Revision};
 use quorate_node::watch::Batch;
-use quorate_node::{AppliedResult, AppliedSummary, Effect, Input};
-use quorate_raft::{Entry, LogIndex, RoleKind};
+use quorate_node::{Answer, AppliedResult, AppliedSummary, Effect, Input, Node};
+use quorate_raft::{Entry, LogIndex, NodeId, RoleKind};
 use quorate_store::{LogWrite as StoreWrite, NodeMark, WriteError};
 use quorate_wire::peer::NodeState;
 
@@ -51,6 +51,13 @@ fn issue(context: &mut Context<FullTier>, effect: &Effect) {
         Effect::TruncateLog { up_to } => context.issue(LogWrite::Truncate { up_to: *up_to }),
         _ => {}
     }
+}
+
+/// I-14: who is fenced or removed grants no read. What it granted before it learned that it is, in the same batch, stands.
+fn check_grant(id: NodeId, node: &Node, effect: &Effect) {
+    let may_grant = !matches!(node.state(), NodeState::Fenced | NodeState::Removed);
+    let granted = matches!(effect, Effect::Answer { answer: Answer::ReadAt(_), .. });
+    assert!(may_grant || !granted, "I-14: node {id} is {:?} and grants a read", node.state());
 }
 
 impl Process {
@@ -101,7 +108,10 @@ impl Process {
         let pending = context.log().pending();
         let mut seen = 0;
         let effects = node.step_batch_seen(local, inputs, |node, effects| {
-            effects[seen..].iter().for_each(|effect| issue(context, effect));
+            for effect in &effects[seen..] {
+                issue(context, effect);
+                check_grant(context.node, node, effect);
+            }
             seen = effects.len();
             context.stepped(&node.status(local).raft);
         });

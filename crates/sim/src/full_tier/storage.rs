@@ -377,6 +377,10 @@ pub(super) fn harm(_context: &mut Context<FullTier>, disk: &mut Disk, harm: Harm
         }
         Harm::Full => disk.files.set_limit_bytes(Some(disk.files.used_bytes() + random.below(9 << 20))),
         Harm::SpaceBack => disk.files.set_limit_bytes(None),
+        Harm::Repair => {
+            disk.files.set_limit_bytes(None);
+            disk.files.call_off_faults();
+        }
     }
     true
 }
