@@ -14,17 +14,17 @@ async fn wait_for_end(cluster: &mut Cluster, position: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn power_lost_everywhere_under_load_loses_no_acknowledged_write() {
-    let mut cluster = Cluster::start_faulty(3).await;
+/// All members lose their power at once, again and again, under load.
+async fn lose_power_everywhere(members: usize) {
+    let mut cluster = Cluster::start_faulty(members).await;
     let load = start_load(&cluster);
     for seed in 0..6 {
         let leader = cluster.leader().await;
         wait_for_writes(&cluster, leader, 60).await;
-        for node in 0..3 {
+        for node in 0..members {
             cluster.nodes[node].order(&format!("lose-power {seed}")).await;
         }
-        for node in 0..3 {
+        for node in 0..members {
             wait_for_end(&mut cluster, node).await;
             cluster.nodes[node].restart();
         }
@@ -32,6 +32,16 @@ async fn power_lost_everywhere_under_load_loses_no_acknowledged_write() {
     let leader = cluster.leader().await;
     wait_for_writes(&cluster, leader, 60).await;
     assert_holds(&cluster, load.finish().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_lost_everywhere_under_load_loses_no_acknowledged_write() {
+    lose_power_everywhere(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_lost_by_the_only_member_under_load_loses_no_acknowledged_write() {
+    lose_power_everywhere(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

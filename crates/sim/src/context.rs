@@ -18,6 +18,9 @@ use crate::trace::Trace;
 /// A slow host's disk takes this many times as long.
 const SLOW_FACTOR: u64 = 20;
 
+/// A slow process is behind by at most this part of an election timeout.
+const MOST_BEHIND_SHARE: u64 = 2;
+
 /// What is seldom done is interrupted so many times as often as the rest.
 const SELDOM_FACTOR: u32 = 50;
 
@@ -34,6 +37,8 @@ pub(crate) enum Event<T: Tier> {
     Arrive {
         /// The host.
         host: HostId,
+        /// Who sent it, and when, if it is lost when their stream is reset meanwhile.
+        stream: Option<(HostId, Instant)>,
         /// The node it is for; another one on that host drops it.
         node: NodeId,
         /// The message.
@@ -41,6 +46,15 @@ pub(crate) enum Event<T: Tier> {
     },
     /// Something happens to one life of a process.
     Node {
+        /// The host.
+        host: HostId,
+        /// The life.
+        life: Life,
+        /// What happens.
+        event: NodeEvent<T>,
+    },
+    /// The same, as long after its time as the process was behind.
+    Late {
         /// The host.
         host: HostId,
         /// The life.
@@ -182,8 +196,12 @@ impl<T: Tier> Context<T> {
         if matches!(handler, Handler::Forward | Handler::ForwardReply) {
             self.network.detour(&mut arrivals, &mut self.coverage);
         }
-        for at in arrivals.0.into_iter().flatten() {
-            self.queue.at(at, Event::Arrive { host, node: to, message: message.clone() });
+        let [copies @ .., old] = arrivals.0;
+        let stream = Some((self.host, self.now()));
+        let copies = copies.into_iter().flatten().map(|at| (at, stream));
+        // An old copy comes from a stream that was given up long ago.
+        for (at, stream) in copies.chain(old.map(|at| (at, None))) {
+            self.queue.at(at, Event::Arrive { host, stream, node: to, message: message.clone() });
         }
     }
 
@@ -246,6 +264,11 @@ impl<T: Tier> Context<T> {
     pub(crate) fn disturb(&mut self, host: HostId, until: Instant) {
         let disturbed = &mut self.disturbed[host.0];
         *disturbed = until.max(*disturbed);
+    }
+
+    /// By how much a process on a slow machine may be behind, in microseconds.
+    pub(crate) fn most_behind_us(&self) -> u64 {
+        self.plan.timeout_us() / MOST_BEHIND_SHARE
     }
 
     fn slowness(&self) -> u64 {

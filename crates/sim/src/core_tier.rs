@@ -120,7 +120,7 @@ impl Tier for CoreTier {
     fn start(context: &mut Context<Self>, disk: &mut Disk) -> Option<Process> {
         let restored = restored(context, disk);
         let jitter = jitter(context);
-        let raft = Raft::new(context.plan.raft.clone(), disk.node, restored, context.local(), jitter);
+        let raft = Raft::new(context.plan.raft_in(context.life), disk.node, restored, context.local(), jitter);
         let mut process = Process {
             raft,
             state: disk.state.clone(),

@@ -13,6 +13,7 @@ mod key_model;
 mod lease_model;
 mod model;
 mod peers;
+mod power;
 mod reading;
 mod rights;
 mod storage;

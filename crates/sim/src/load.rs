@@ -131,6 +131,11 @@ impl<T: Tier> World<T> {
             _ => {
                 if id != self.hosts[host.0].node {
                     self.context.coverage.hit(Reached::StreamLost);
+                    if let Some(&other) = self.context.cluster.directory.get(&id)
+                        && self.random.coin()
+                    {
+                        self.context.network.reset(host, other, self.context.now());
+                    }
                     self.ask(host, Ask::PeerLost { id });
                 }
             }

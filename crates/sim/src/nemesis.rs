@@ -70,12 +70,18 @@ impl<T: Tier> World<T> {
                     self.suspend(host, until);
                 }
             }
+            FaultKind::Reset => {
+                let host = HostId(random.below(self.hosts.len() as u64) as usize);
+                self.context.coverage.hit(Reached::StreamsReset);
+                self.reset_streams(host);
+            }
             FaultKind::Slow => {
                 let host = random.below(self.hosts.len() as u64) as usize;
                 let longest = self.context.plan.timeout_us() * 10;
                 let until = Instant(self.context.now().0 + random.between(1, longest));
                 self.hosts[host].slow_until = until;
-                self.context.disturb(HostId(host), until);
+                self.hosts[host].slow_mean_us = *random.pick(&[100, 2_000, 20_000]).expect("choices");
+                self.context.disturb(HostId(host), Instant(until.0 + self.context.most_behind_us()));
                 self.context.coverage.hit(Reached::HostSlow);
             }
             FaultKind::Flap => {
@@ -101,6 +107,9 @@ impl<T: Tier> World<T> {
             FaultKind::WriteError => self.do_harm(Harm::WriteError, Reached::WriteErrorPlanned, &mut random),
             FaultKind::SyncError => self.do_harm(Harm::SyncError, Reached::SyncErrorPlanned, &mut random),
             FaultKind::ReadError => self.do_harm(Harm::ReadError, Reached::ReadErrorPlanned, &mut random),
+            FaultKind::DirectoryError => {
+                self.do_harm(Harm::DirectoryError, Reached::DirectoryErrorPlanned, &mut random);
+            }
             FaultKind::BitFlip if random.chance(400_000) => {
                 self.do_harm(Harm::RottenRecord, Reached::RecordRotten, &mut random);
             }
@@ -194,6 +203,18 @@ impl<T: Tier> World<T> {
         self.turn(host);
         let mut random = self.random.fork(11);
         T::harm(&mut self.context, &mut self.hosts[host.0].disk, change, &mut random);
+    }
+
+    /// Breaks all streams from and to a host. Whoever holds an end of one is told.
+    fn reset_streams(&mut self, host: HostId) {
+        let now = self.context.now();
+        for other in (0..self.hosts.len()).map(HostId).filter(|other| *other != host) {
+            for (from, to) in [(host, other), (other, host)] {
+                self.context.network.reset(from, to, now);
+                let id = self.hosts[to.0].node;
+                self.ask(from, Ask::PeerLost { id });
+            }
+        }
     }
 
     /// Cuts a link or mends it, and comes back for the opposite.

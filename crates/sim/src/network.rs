@@ -49,6 +49,8 @@ struct Link {
     shared_until: Instant,
     /// When it was cut, mended or clogged last, or until when it is clogged.
     changed_at: Instant,
+    /// What was sent by then and had not arrived is lost.
+    reset_at: Option<Instant>,
 }
 
 /// All links.
@@ -249,6 +251,16 @@ impl Network {
         (link.clogged_until, link.changed_at) = (until, until.max(link.changed_at));
     }
 
+    /// The stream from one host to another breaks: what is under way never arrives.
+    pub(crate) fn reset(&mut self, from: HostId, to: HostId, now: Instant) {
+        self.link(from, to).reset_at = Some(now);
+    }
+
+    /// Whether what was sent then was still under way when its stream broke.
+    pub(crate) fn is_lost_in_reset(&self, from: HostId, to: HostId, sent: Instant) -> bool {
+        self.links[from.0 * self.hosts + to.0].reset_at.is_some_and(|at| sent <= at)
+    }
+
     /// Mends every cut; what is clogged frees itself at its time.
     pub(crate) fn mend(&mut self) {
         let now = self.now;
@@ -267,6 +279,7 @@ impl Network {
                 last_arrival: now,
                 free_at: now,
                 heard_at: link.heard_at,
+                reset_at: link.reset_at,
                 ..Link::default()
             };
         }

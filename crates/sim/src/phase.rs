@@ -133,7 +133,9 @@ impl<T: Tier> World<T> {
         self.context.faulty = false;
         // The rollout is finished: an old release could not join a cluster that has left its version behind.
         self.context.versions.fill(T::NEWEST_VERSION);
-        let quiet_from = self.context.network.heal(now);
+        // Who is behind catches up.
+        let behind = self.hosts.iter().filter_map(|it| it.busy_until).max();
+        let quiet_from = self.context.network.heal(now).max(behind.unwrap_or(now));
         let mut order: Vec<HostId> = (0..self.hosts.len()).map(HostId).collect();
         self.random.shuffle(&mut order);
         for host in order {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use quorate_raft::Config;
 
 use crate::clock::Instant;
+use crate::context::Life;
 use crate::network::NetworkPlan;
 use crate::random::Random;
 
@@ -104,7 +105,9 @@ pub(crate) enum FaultKind {
     Suspend,
     /// One link comes and goes.
     Flap,
-    /// One machine is slow: everything its disk does takes long.
+    /// All streams of one host break, with what is under way.
+    Reset,
+    /// One machine is slow: everything its disk does takes long, and its process is behind.
     Slow,
     /// One process comes back as the next release.
     Upgrade,
@@ -116,6 +119,8 @@ pub(crate) enum FaultKind {
     SyncError,
     /// A read of one disk fails.
     ReadError,
+    /// A name cannot be made, changed or made durable.
+    DirectoryError,
     /// A bit of one disk flips at rest.
     BitFlip,
     /// A sector of one disk reads as zeroes.
@@ -132,7 +137,7 @@ pub(crate) enum FaultKind {
     DiskFull,
 }
 
-const FAULTS: [(FaultKind, u64); 30] = [
+const FAULTS: [(FaultKind, u64); 32] = [
     (FaultKind::Kill, 10),
     (FaultKind::CrashLoop, 2),
     (FaultKind::KillAll, 2),
@@ -150,12 +155,14 @@ const FAULTS: [(FaultKind, u64); 30] = [
     (FaultKind::ClockJump, 2),
     (FaultKind::Suspend, 2),
     (FaultKind::Flap, 3),
+    (FaultKind::Reset, 3),
     (FaultKind::Slow, 3),
     (FaultKind::Upgrade, 2),
     (FaultKind::Stop, 2),
     (FaultKind::WriteError, 2),
     (FaultKind::SyncError, 2),
     (FaultKind::ReadError, 2),
+    (FaultKind::DirectoryError, 2),
     (FaultKind::BitFlip, 2),
     (FaultKind::ZeroSector, 1),
     (FaultKind::Misdirect, 1),
@@ -176,7 +183,7 @@ pub struct Restriction {
 
 impl Restriction {
     /// Rates that can be left out.
-    pub const RATES: [&'static str; 14] = [
+    pub const RATES: [&'static str; 15] = [
         "loss",
         "duplication",
         "reordering",
@@ -187,6 +194,7 @@ impl Restriction {
         "stalls",
         "late-reports",
         "turns",
+        "new-limits",
         "voters",
         "transfers",
         "upkeep",
@@ -228,6 +236,8 @@ pub(crate) struct Plan {
     pub(crate) small_limits: bool,
     /// Inputs wait up to so many microseconds for the replica's next turn, which takes all of them; 0 = each has its own.
     pub(crate) turn_us: u64,
+    /// Processes come back with other limits than they had, as their administrators may have set them.
+    pub(crate) new_limits: bool,
     /// Chance per million that an effect is the last its process performs.
     pub(crate) kill_in_step: u32,
     /// Largest deviation of a node's clock from true time, in parts per million.
@@ -277,6 +287,7 @@ impl Plan {
             disk: draw_disk(&mut random.fork(3), timeout_us),
             load: draw_load(&mut random.fork(4), timeout_us),
             turn_us: *Random::new(seed ^ 0x5455_524e).pick(&[0, 0, 500, 5_000]).expect("choices"),
+            new_limits: Random::new(seed ^ 0x4e45_574c).coin(),
             kill_in_step: *random.pick(&[0, 0, 50, 200, 1_000]).expect("choices"),
             // The lease's bound is on the difference between two clocks.
             clock_ppm: match (clocks_bounded, random.coin()) {
@@ -310,6 +321,7 @@ impl Plan {
                 "stalls" => self.disk.stall = 0,
                 "late-reports" => self.disk.late_report = 0,
                 "turns" => self.turn_us = 0,
+                "new-limits" => self.new_limits = false,
                 "voters" => self.load.membership_us = 0,
                 "transfers" => self.load.transfer_us = 0,
                 "upkeep" => self.load.upkeep_us = 0,
@@ -317,6 +329,23 @@ impl Plan {
                 other => unreachable!("{other} is no rate"),
             }
         }
+    }
+
+    /// Limits and timing of the core in this life of a process.
+    pub(crate) fn raft_in(&self, life: Life) -> Config {
+        if !self.new_limits {
+            return self.raft.clone();
+        }
+        // What one member promises another by the clock must be the same for all, and what a checker counts with.
+        let Config { election_timeout, heartbeat_interval, clock_drift_ppm, catch_up_entries, .. } = self.raft;
+        let drawn = draw_raft(&mut self.limits_in(life));
+        Config { election_timeout, heartbeat_interval, clock_drift_ppm, catch_up_entries, ..drawn }
+    }
+
+    /// Where the limits of this life of a process are drawn from.
+    pub(crate) fn limits_in(&self, life: Life) -> Random {
+        let life = if self.new_limits { life.0 } else { 0 };
+        Random::new(self.seed ^ 0x4c49_4d49_5453 ^ (life << 40))
     }
 
     /// The election timeout in microseconds.

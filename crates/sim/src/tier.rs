@@ -93,6 +93,8 @@ pub(crate) enum Harm {
     SyncError,
     /// One of the next reads fails.
     ReadError,
+    /// One of the next changes of a directory fails, or making them durable does.
+    DirectoryError,
     /// A bit flips at rest. The node that lives there is lost, whether or not it notices; so with the next three.
     BitFlip,
     /// A record of the log is wrong in a page that is right. The process is not running.

@@ -13,7 +13,7 @@ pub(crate) use self::host::Host;
 use crate::check::{Cluster, Oracle};
 use crate::clock::{Clock, Instant};
 use crate::context::{Context, Event, Life};
-use crate::coverage::Coverage;
+use crate::coverage::{Coverage, Reached, Struck};
 use crate::network::{HostId, Network};
 use crate::phase::Phase;
 use crate::plan::Plan;
@@ -149,14 +149,23 @@ impl<T: Tier> World<T> {
 
     fn step(&mut self, event: Event<T>) {
         match event {
-            Event::Arrive { host, node, message } => {
-                if self.hosts[host.0].node == node {
-                    self.dispatch(host, NodeEvent::Message(message));
+            Event::Arrive { host, stream, node, message } => {
+                if stream.is_some_and(|(from, sent)| self.context.network.is_lost_in_reset(from, host, sent)) {
+                    self.context.coverage.handling(T::describe(&message).0);
+                    self.context.coverage.hit(Reached::LostInReset);
+                    self.context.coverage.struck_message(Struck::Lost);
+                } else if self.hosts[host.0].node == node {
+                    self.dispatch_in_time(host, NodeEvent::Message(message));
                 }
             }
             Event::Node { host, life, event } => {
                 if self.hosts[host.0].life == life {
-                    self.dispatch(host, event);
+                    self.dispatch_in_time(host, event);
+                }
+            }
+            Event::Late { host, life, event } => {
+                if self.hosts[host.0].life == life {
+                    self.dispatch_late(host, event);
                 }
             }
             Event::Resume { host, life } => {

@@ -100,7 +100,7 @@ impl Process {
         match context.network.transfer(now, context.host, host, size, &mut context.coverage) {
             Some(at) => {
                 let image = Packet::Image { from: context.node, term: status.term, state: self.state.clone(), number };
-                context.queue.at(at, WorldEvent::Arrive { host, node: to, message: image });
+                context.queue.at(at, WorldEvent::Arrive { host, stream: None, node: to, message: image });
             }
             None => {
                 context.coverage.hit(Reached::SnapshotLost);

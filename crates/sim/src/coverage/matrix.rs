@@ -137,7 +137,12 @@ fn can_meet(struck: Struck, handler: Handler, tier: TierChoice) -> bool {
         (Struck::Killed, Group::Call) if tier == TierChoice::Full => {
             matches!(
                 handler,
-                Handler::LogWrite | Handler::LogTruncate | Handler::Checkpoint | Handler::ReceiveImage | Handler::Open
+                Handler::LogWrite
+                    | Handler::LogReset
+                    | Handler::LogTruncate
+                    | Handler::Checkpoint
+                    | Handler::ReceiveImage
+                    | Handler::Open
             )
         }
         (Struck::Stalled, Group::Call) if tier == TierChoice::Core => handler == Handler::LogWrite,

@@ -92,10 +92,18 @@ reached! {
     SuccessorCutOff => "successor cut off",
     /// A message waited for a narrow link.
     BandwidthLimited => "message waited for a narrow link",
+    /// All streams of a host broke.
+    StreamsReset => "all streams of a host reset",
+    /// A message was under way when its stream broke.
+    LostInReset => "message lost with its stream",
     /// A machine was slow.
     HostSlow => "machine slow",
+    /// A process on a slow machine came to an event late.
+    HandledLate => "event handled late",
     /// A process came back as the next release.
     Upgraded => "process upgraded",
+    /// A process came back with other limits.
+    LimitsChanged => "limits changed at a start",
     /// A process was told to stop.
     Stopped => "process stopped gracefully",
     /// A write of a disk was to fail.
@@ -104,6 +112,8 @@ reached! {
     SyncErrorPlanned => "sync error planned",
     /// A read of a disk was to fail.
     ReadErrorPlanned => "read error planned",
+    /// A change of a directory was to fail.
+    DirectoryErrorPlanned => "directory error planned",
     /// A process stopped because its disk failed it.
     StoppedByDisk => "process stopped by its disk",
     /// A bit flipped at rest.
@@ -409,6 +419,7 @@ impl Reached {
             | Reached::Compacted
             | Reached::CompareFailed
             | Reached::ReadErrorPlanned
+            | Reached::DirectoryErrorPlanned
             | Reached::BitFlipped
             | Reached::RecordRotten
             | Reached::SectorZeroed

@@ -11,7 +11,7 @@ use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, Effect, Input,
 use quorate_raft::{Entry, LogIndex, NodeId, RequestId, RoleKind, Term, Time};
 use quorate_store::{StateStore, StateView};
 
-use super::config::{ANSWER_SLACK_TIMEOUTS, node_config};
+use super::config::{ANSWER_SLACK_TIMEOUTS, request_timeout};
 use super::model::{Model, ranges, value_id};
 use super::watchers::Watchers;
 use super::workload::{self, Committed, Workload};
@@ -377,10 +377,21 @@ impl Process {
         }
     }
 
+    /// What a request waited for its turn, perhaps while the process stood still, is no time that the replica had for it.
+    pub(super) fn begin_requests(&mut self, context: &Context<FullTier>, inputs: &[Input]) {
+        for input in inputs {
+            if let Input::Client { request, .. } = input
+                && let Some(pending) = self.pending.get_mut(request)
+            {
+                pending.since = context.local();
+            }
+        }
+    }
+
     /// L-7: no request waits much longer than its own time.
     pub(super) fn check_answers(&self, context: &Context<FullTier>) {
-        let config = node_config(&context.plan, context.host, self.lifecycle.incarnation(), 1);
-        let allowed = config.request_timeout + config.raft.election_timeout * (2 + ANSWER_SLACK_TIMEOUTS);
+        let slack = context.plan.raft.election_timeout * (2 + ANSWER_SLACK_TIMEOUTS);
+        let allowed = request_timeout(&context.plan) + slack;
         let now = context.local();
         for (request, pending) in &self.pending {
             assert!(

@@ -5,7 +5,8 @@ use std::time::Duration;
 use quorate_node::{Limits, NodeConfig, Retention};
 use quorate_raft::Incarnation;
 
-use crate::network::HostId;
+use super::FullTier;
+use crate::context::Context;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::world::member;
@@ -13,28 +14,40 @@ use crate::world::member;
 /// Time a request may take beyond its own timeout before the liveness rule L-7 is broken, in election timeouts.
 pub(super) const ANSWER_SLACK_TIMEOUTS: u32 = 3;
 
-/// The configuration of the node on a host; the same for all but the member record.
-pub(super) fn node_config(plan: &Plan, host: HostId, incarnation: Incarnation, version: u32) -> NodeConfig {
-    let mut random = Random::new(plan.seed ^ 0x4c49_4d49_5453);
-    let mut config = NodeConfig::new(plan.raft.clone(), member(host, incarnation, version));
-    let timeout_us = plan.timeout_us();
-    config.request_timeout = Duration::from_micros(timeout_us * random.between(2, 10));
+/// Least bytes of a frame of an image when everything is healed.
+const HEALED_FRAME_BYTES: usize = 64 << 10;
+
+/// The configuration of the node whose turn it is: timing as all have it, limits perhaps of this life alone.
+pub(super) fn node_config(context: &Context<FullTier>, incarnation: Incarnation, version: u32) -> NodeConfig {
+    let plan = &context.plan;
+    let mut config = NodeConfig::new(plan.raft_in(context.life), member(context.host, incarnation, version));
+    config.request_timeout = request_timeout(plan);
+    let mut random = plan.limits_in(context.life);
     config.retention = Retention {
         keep_entries: plan.load.keep_entries,
         step_entries: plan.load.compact_entries,
         max_log_bytes: *random.pick(&[1_000, 100_000, 512 << 20]).expect("choices"),
     };
-    config.digest_every_entries = *random.pick(&[1, 7, 64]).expect("choices");
+    // Replicas compare what they are at the same indices.
+    config.digest_every_entries = *Random::new(plan.seed ^ 0x4449_4745).pick(&[1, 7, 64]).expect("choices");
     if random.chance(300_000) || plan.small_limits {
         config.limits = small_limits(&mut random);
     }
     config
 }
 
+/// How long a replica keeps a request at most.
+pub(super) fn request_timeout(plan: &Plan) -> Duration {
+    let mut random = Random::new(plan.seed ^ 0x5245_5155);
+    Duration::from_micros(plan.timeout_us() * random.between(2, 10))
+}
+
 /// Bytes of one frame of an image: often so few that writes go on between one and the next.
-pub(super) fn image_frame_bytes(plan: &Plan) -> usize {
-    let mut random = Random::new(plan.seed ^ 0x0049_4d41_4745_5321);
-    *random.pick(&[300, 4_096, 1 << 20]).expect("choices")
+pub(super) fn image_frame_bytes(context: &Context<FullTier>) -> usize {
+    let mut random = Random::new(context.plan.seed ^ 0x0049_4d41_4745_5321);
+    let drawn = *random.pick(&[300, 4_096, 1 << 20]).expect("choices");
+    // A short log has moved on by the time that a large state is sent in small frames, and that for ever.
+    if context.faulty { drawn } else { drawn.max(HEALED_FRAME_BYTES) }
 }
 
 fn small_limits(random: &mut Random) -> Limits {

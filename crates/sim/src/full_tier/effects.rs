@@ -10,7 +10,7 @@ use quorate_store::{LogWrite as StoreWrite, NodeMark, WriteError};
 use quorate_wire::peer::NodeState;
 
 use super::reading::look_between;
-use super::{Course, Event, FullTier, LogJob, Process, StateJob, jitter, storage};
+use super::{Course, Event, FullTier, LogJob, Process, StateJob, jitter, power, storage};
 use crate::context::Context;
 use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::LogWrite;
@@ -21,9 +21,6 @@ const VERIFIED_PER_MILLION: u32 = 10_000;
 
 /// Keys that a step of pruning looks at when everything is healed.
 const HEALED_STEP_KEYS: usize = 100;
-
-/// How many of a million writes of the log meet a loss of power.
-const CUT_WRITES_PER_MILLION: u32 = 1_000;
 
 /// What an effect is, for the table of coverage.
 fn handler(effect: &Effect) -> Handler {
@@ -92,6 +89,7 @@ impl Process {
         if self.node.as_ref().is_some_and(|node| node.next_deadline() <= context.local()) {
             inputs.push(Input::Tick { jitter: jitter(context) });
         }
+        self.begin_requests(context, &inputs);
         self.step_batch(context, inputs)?;
         self.cancelled.clear();
         self.check_answers(context);
@@ -276,28 +274,20 @@ impl Process {
                 seqs.push(seq);
             }
             if !writes.is_empty() {
-                // Power may go at each storage call of it.
-                let cut = context.faulty && !self.has_doubtful_disk() && context.random.chance(CUT_WRITES_PER_MILLION);
-                if cut {
-                    self.files.cut_power_after(context.random.between(1, 14));
-                }
+                self.may_lose_power(context, power::OFTEN);
+                self.in_doubt = seqs.len();
                 let written = self.log.append(&writes);
-                if cut && let Err(killed) = self.power_is_on(context, Handler::LogWrite) {
-                    self.in_doubt = seqs.len();
-                    return Err(killed);
-                }
+                self.power_is_on(context, Handler::LogWrite)?;
                 match written {
                     Err(WriteError::DiskFull { .. }) => {
+                        self.in_doubt = 0;
                         let jobs = seqs.into_iter().zip(writes).rev();
                         jobs.for_each(|(seq, write)| self.log_jobs.push_front(LogJob::Write { seq, write }));
                         return self.log_full(context, reports);
                     }
-                    written => {
-                        self.in_doubt = seqs.len();
-                        self.healthy(context, Handler::LogWrite, written)?;
-                        self.in_doubt = 0;
-                    }
+                    written => self.healthy(context, Handler::LogWrite, written)?,
                 }
+                self.in_doubt = 0;
                 seqs.iter().for_each(|_| drop(context.sync_one()));
                 reports.extend(seqs.into_iter().map(|seq| Input::LogWritten { seq }));
                 continue;
@@ -331,7 +321,9 @@ impl Process {
                 let behind = mem::take(&mut self.log_jobs);
                 context.survive(Handler::InstallStep)?;
                 self.in_doubt = 1;
+                self.may_lose_power(context, power::SELDOM);
                 let reset = self.log.reset_to(&meta);
+                self.power_is_on(context, Handler::LogReset)?;
                 let is_full = matches!(reset, Err(WriteError::DiskFull { .. }));
                 if !is_full {
                     self.healthy(context, Handler::LogReset, reset)?;
@@ -345,19 +337,26 @@ impl Process {
                 Ok(None)
             }
             LogJob::Truncate { up_to } => {
+                self.in_doubt = 1;
                 let mut more = true;
                 while more {
+                    self.may_lose_power(context, power::OFTEN);
                     let step = self.log.truncate_prefix(up_to);
+                    self.power_is_on(context, Handler::LogTruncate)?;
                     if let Err(WriteError::DiskFull { .. }) = step {
+                        self.in_doubt = 0;
                         return Ok(Some(LogJob::Truncate { up_to }));
                     }
                     more = self.healthy(context, Handler::LogTruncate, step)?;
                 }
+                self.in_doubt = 0;
                 context.sync_one();
                 Ok(None)
             }
             LogJob::Mark(mark) => {
+                self.may_lose_power(context, power::SELDOM);
                 let marked = self.log.set_mark(mark.clone());
+                self.power_is_on(context, Handler::LogWrite)?;
                 if let Err(WriteError::DiskFull { .. }) = marked {
                     return Ok(Some(LogJob::Mark(mark)));
                 }
@@ -421,9 +420,7 @@ impl Process {
             StateJob::Apply { entries } => self.apply(context, &entries),
             StateJob::Install { meta } => {
                 let image = self.received.take().expect("an image is installed that was received");
-                if context.faulty && context.random.chance(100_000) {
-                    self.files.cut_power_after(context.random.between(1, 30));
-                }
+                self.may_lose_power(context, power::SELDOM);
                 let installed = self.state.install(image);
                 self.power_is_on(context, Handler::ReceiveImage)?;
                 let installed = self.healthy(context, Handler::InstallStep, installed)?;
@@ -479,6 +476,7 @@ impl Process {
         }
         let (before, compacted) = (self.state.view().revision(), self.state.view().compact_revision());
         let strays = self.course != Course::True;
+        self.may_lose_power(context, power::OFTEN);
         let batch = if strays {
             self.apply_straying(context, entries)
         } else {
@@ -486,6 +484,7 @@ impl Process {
             let number = entries.last().map_or(0, |entry| entry.index.0);
             self.state.apply_seen(entries, |state| look_between(&state.view(), model, node, number))
         };
+        self.power_is_on(context, Handler::ApplyStep)?;
         let batch = self.healthy(context, Handler::ApplyStep, batch)?;
         self.dirty = true;
         let (mut results, mut changes) = (Vec::new(), Vec::new());
@@ -537,7 +536,9 @@ impl Process {
         let keys = context.plan.load.compact_step_keys;
         let keys = if context.faulty { keys } else { keys.max(HEALED_STEP_KEYS) };
         let pruned = self.state.view().pruned();
+        self.may_lose_power(context, power::OFTEN);
         let compacted = self.state.compact_step(keys);
+        self.power_is_on(context, Handler::Checkpoint)?;
         self.dirty |= self.healthy(context, Handler::Checkpoint, compacted)? || self.state.view().pruned() != pruned;
         if !self.dirty {
             return Ok(());

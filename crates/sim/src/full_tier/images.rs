@@ -8,7 +8,7 @@ use quorate_raft::{LogIndex, NodeId, Term};
 use quorate_store::{ReceivedSnapshot, SnapshotError};
 
 use super::config::image_frame_bytes;
-use super::{CLUSTER, Event, FullTier, Packet, Process, Sending, StateJob};
+use super::{CLUSTER, Event, FullTier, Packet, Process, Sending, StateJob, power};
 use crate::context::{Context, Event as WorldEvent};
 use crate::coverage::{Handler, Reached, Struck};
 use crate::tier::Killed;
@@ -20,7 +20,7 @@ impl Process {
         self.images += 1;
         let number = self.images;
         let source = match self.state.snapshot() {
-            Ok(source) => source.in_frames_of(image_frame_bytes(&context.plan)),
+            Ok(source) => source.in_frames_of(image_frame_bytes(context)),
             Err(SnapshotError::Read(error)) => return Err(self.read_failed(context, error)),
             Err(error) => panic!("no image of a member's state: {error}"),
         };
@@ -46,7 +46,7 @@ impl Process {
             };
             sending.chunks.push(chunk);
             // Small frames are many, and shall not take for ever.
-            let share = context.plan.timeout_us() * image_frame_bytes(&context.plan) as u64 / 100_000;
+            let share = context.plan.timeout_us() * image_frame_bytes(context) as u64 / 100_000;
             let delay = 1 + context.random.exponential(context.plan.disk.apply_mean_us.min(share));
             context.later(delay, Event::ImageChunk { to, number });
             return Ok(());
@@ -68,7 +68,7 @@ impl Process {
             // Nothing could tell whose state is right once a majority had taken in the wrong one.
             Some(at) if !self.has_strayed() => {
                 let image = Packet::Image { hello, term, chunks: Arc::new(chunks), number };
-                context.queue.at(at, WorldEvent::Arrive { host, node: to, message: image });
+                context.queue.at(at, WorldEvent::Arrive { host, stream: None, node: to, message: image });
             }
             _ => {
                 context.coverage.hit(Reached::SnapshotLost);
@@ -95,9 +95,7 @@ impl Process {
         }
         self.received = None;
         context.survive(Handler::InstallStep)?;
-        if context.faulty && context.random.chance(50_000) {
-            self.files.cut_power_after(context.random.between(1, 30));
-        }
+        self.may_lose_power(context, power::SELDOM);
         let taken = self.take_in(chunks);
         self.power_is_on(context, Handler::ReceiveImage)?;
         let received = match taken {
@@ -120,17 +118,6 @@ impl Process {
         let mut sink = self.state.receive_snapshot(CLUSTER)?;
         chunks.iter().try_for_each(|chunk| sink.push(chunk))?;
         sink.finish()
-    }
-
-    /// The power went while something was written.
-    pub(super) fn power_is_on(&self, context: &mut Context<FullTier>, call: Handler) -> Result<(), Killed> {
-        if self.files.is_power_cut() {
-            context.coverage.struck(Struck::Killed, call);
-            return Err(Killed);
-        }
-        // A cut that did not come is called off.
-        self.files.cut_power_after(u64::MAX / 2);
-        Ok(())
     }
 
     fn image_refused(&self, context: &mut Context<FullTier>, error: &SnapshotError) {

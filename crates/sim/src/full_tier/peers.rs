@@ -42,7 +42,7 @@ impl Process {
             session: storage::session(context),
         };
         let version = context.versions[context.host.0];
-        let config = config::node_config(&context.plan, context.host, recovered.incarnation, version);
+        let config = config::node_config(context, recovered.incarnation, version);
         let jitter = jitter(context);
         self.node = Some(Node::new(config, identity, restored, context.local(), jitter));
         self.step_batch(context, vec![Input::Tick { jitter }])

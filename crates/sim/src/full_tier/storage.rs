@@ -335,6 +335,7 @@ pub(super) fn harm(_context: &mut Context<FullTier>, disk: &mut Disk, harm: Harm
         Harm::WriteError => disk.files.fail_write(random.between(1, 60)),
         Harm::SyncError => disk.files.fail_sync(random.between(1, 6)),
         Harm::ReadError => disk.files.fail_read(random.between(1, 60)),
+        Harm::DirectoryError => disk.files.fail_directory(random.between(1, 4)),
         Harm::RottenRecord => {
             let (sound, of_log) = (!disk.doubtful, random.coin());
             let name = if of_log { LOG_NAME } else { STATE_NAME };

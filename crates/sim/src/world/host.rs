@@ -27,6 +27,10 @@ pub(crate) struct Host<T: Tier> {
     pub(super) timer: Option<Instant>,
     pub(crate) disk_stalled_until: Instant,
     pub(crate) slow_until: Instant,
+    /// Mean time that its process takes for an event while it is slow, in microseconds,
+    pub(crate) slow_mean_us: u64,
+    /// and when it is done with all that came before, if it was ever slow.
+    pub(crate) busy_until: Option<Instant>,
     /// Its clock stood still since, on true time, if it is suspended.
     pub(super) suspended_at: Option<Instant>,
     /// This many of its next starts end soon.
@@ -54,6 +58,8 @@ impl<T: Tier> Host<T> {
             timer: None,
             disk_stalled_until: Instant(0),
             slow_until: Instant(0),
+            slow_mean_us: 0,
+            busy_until: None,
             suspended_at: None,
             crash_loop: 0,
             abandoned: false,
@@ -95,6 +101,9 @@ impl<T: Tier> World<T> {
             self.kill(host);
             return;
         }
+        if self.context.plan.new_limits && self.hosts[host.0].life > Life(1) {
+            self.context.coverage.hit(Reached::LimitsChanged);
+        }
         self.schedule_tick(host);
         if self.hosts[host.0].crash_loop > 0 {
             self.hosts[host.0].crash_loop -= 1;
@@ -109,6 +118,39 @@ impl<T: Tier> World<T> {
     pub(crate) fn disturb(&mut self, host: HostId) {
         let now = self.context.now();
         self.context.disturb(host, now);
+    }
+
+    /// Lets a process handle an event as soon as it comes to it, which on a slow machine is later.
+    pub(super) fn dispatch_in_time(&mut self, host: HostId, event: NodeEvent<T>) {
+        let now = self.context.now();
+        let most = self.context.most_behind_us();
+        let it = &mut self.hosts[host.0];
+        let is_slow = now < it.slow_until;
+        // What comes at the very moment that it has caught up stays behind what it has caught up with.
+        let is_behind = it.busy_until.is_some_and(|until| now <= until);
+        if it.process.is_none() || it.paused || !(is_slow || is_behind) {
+            self.dispatch(host, event);
+            return;
+        }
+        if matches!(event, NodeEvent::Tick) && it.timer != Some(now) {
+            return;
+        }
+        let takes = if is_slow { self.random.exponential(it.slow_mean_us) } else { 0 };
+        let before = it.busy_until.unwrap_or(now).max(now);
+        let until = Instant(before.0 + takes).min(Instant(now.0 + most)).max(before);
+        it.busy_until = Some(until);
+        self.context.queue.at(until, Event::Late { host, life: it.life, event });
+    }
+
+    /// Lets a process handle what it has come to.
+    pub(super) fn dispatch_late(&mut self, host: HostId, event: NodeEvent<T>) {
+        self.context.coverage.hit(Reached::HandledLate);
+        match event {
+            NodeEvent::Message(_) => self.context.network.heard_late(host, self.context.now()),
+            NodeEvent::Tick => self.hosts[host.0].timer = Some(self.context.now()),
+            _ => {}
+        }
+        self.dispatch(host, event);
     }
 
     pub(super) fn resume(&mut self, host: HostId) {

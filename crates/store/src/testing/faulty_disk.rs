@@ -81,6 +81,7 @@ struct State {
     write_error_at: Option<u64>,
     sync_error_at: Option<u64>,
     read_error_at: Option<u64>,
+    directory_error_at: Option<u64>,
     reads: u64,
     /// Calls that failed by a planned fault, but for power cuts.
     failures: u64,
@@ -141,6 +142,7 @@ impl FaultyDisk {
         state.write_error_at = None;
         state.sync_error_at = None;
         state.read_error_at = None;
+        state.directory_error_at = None;
     }
 
     /// Whether a planned power cut has come.
@@ -159,6 +161,12 @@ impl FaultyDisk {
     pub fn fail_read(&self, nth: u64) {
         let mut state = self.lock();
         state.read_error_at = Some(state.reads + nth);
+    }
+
+    /// The `nth` change of the directory from now (1 = the next), or sync of it, fails with an I/O error and changes nothing.
+    pub fn fail_directory(&self, nth: u64) {
+        let mut state = self.lock();
+        state.directory_error_at = Some(state.calls.directory + nth);
     }
 
     /// Calls that failed because it was planned, power cuts and full disks apart.
@@ -267,6 +275,7 @@ impl State {
         self.write_error_at = None;
         self.sync_error_at = None;
         self.read_error_at = None;
+        self.directory_error_at = None;
     }
 
     fn drop_unnamed(&mut self) {
@@ -291,7 +300,7 @@ impl State {
         let due = match call {
             Call::Write => self.write_error_at == Some(self.calls.writes),
             Call::Sync => self.sync_error_at == Some(self.calls.syncs),
-            Call::Directory => false,
+            Call::Directory => self.directory_error_at == Some(self.calls.directory),
         };
         self.failures += u64::from(due);
         self.failed_syncs += u64::from(due && call == Call::Sync);
