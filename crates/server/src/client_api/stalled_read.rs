@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use quorate_node::{Consistency, ReadOptions};
 use tempfile::TempDir;
 
 use super::*;
