@@ -99,6 +99,7 @@ impl Tier for CoreTier {
     type Message = Packet;
     type Clients = Clients;
     const NEWEST_VERSION: u32 = 2;
+    const GREETS: bool = false;
 
     fn clients(_plan: &Plan) -> Clients {
         Clients::default()

@@ -223,6 +223,7 @@ impl Tier for FullTier {
     type Message = Packet;
     type Clients = Clients;
     const NEWEST_VERSION: u32 = FORMAT_VERSION;
+    const GREETS: bool = true;
 
     fn clients(plan: &Plan) -> Clients {
         Clients::new(plan)

@@ -100,9 +100,22 @@ impl<T: Tier> World<T> {
                     self.ask(host, Ask::Stop);
                     return;
                 }
-                self.context.coverage.hit(Reached::Upgraded);
-                self.context.versions[host.0] = T::NEWEST_VERSION;
-                self.kill(host);
+                // A rollout goes on with who is not there yet; then with another release of the same version.
+                let is_old = |host: &HostId| self.context.versions[host.0] < T::NEWEST_VERSION;
+                let mut next: Vec<HostId> = self.running().into_iter().filter(is_old).collect();
+                if next.is_empty() {
+                    next.push(host);
+                }
+                // Some are in a hurry, and take all at once.
+                if !random.chance(300_000) {
+                    random.shuffle(&mut next);
+                    next.truncate(1);
+                }
+                for host in next {
+                    self.context.coverage.hit(Reached::Upgraded);
+                    self.context.versions[host.0] = T::NEWEST_VERSION;
+                    self.kill(host);
+                }
             }
             FaultKind::WriteError => self.do_harm(Harm::WriteError, Reached::WriteErrorPlanned, &mut random),
             FaultKind::SyncError => self.do_harm(Harm::SyncError, Reached::SyncErrorPlanned, &mut random),

@@ -126,6 +126,8 @@ pub(crate) trait Tier: Sized {
     /// The newest version that the next release knows. What is stored must be readable for the code that is run: where there are
     /// encoded bytes that takes a build of that release, which `cargo xtask sim` makes (feature `next-format`).
     const NEWEST_VERSION: u32;
+    /// Its nodes greet each other when they connect, and say which release they are.
+    const GREETS: bool;
     /// Clients' memory, which no fault touches.
     type Clients;
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use quorate_raft::{Incarnation, NodeId};
+use quorate_raft::{Incarnation, Member, NodeId};
 
 use super::World;
 use crate::clock::{Clock, Instant};
@@ -12,7 +12,7 @@ use crate::context::{Event, Life};
 use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::{LogImage, LogModel};
 use crate::network::HostId;
-use crate::tier::{NodeEvent, Tier};
+use crate::tier::{Ask, NodeEvent, Tier};
 
 /// A machine.
 pub(crate) struct Host<T: Tier> {
@@ -105,12 +105,26 @@ impl<T: Tier> World<T> {
             self.context.coverage.hit(Reached::LimitsChanged);
         }
         self.schedule_tick(host);
+        self.announce(host);
         if self.hosts[host.0].crash_loop > 0 {
             self.hosts[host.0].crash_loop -= 1;
             self.context.coverage.hit(Reached::KilledAtStart);
             let at = Instant(self.context.now().0 + self.random.below(self.context.plan.timeout_us()));
             let life = self.hosts[host.0].life;
             self.context.queue.at(at, Event::Kill { host, life });
+        }
+    }
+
+    /// A member that comes back as a newer release is recorded so, where its tier has no greetings that say it.
+    fn announce(&mut self, host: HostId) {
+        let (id, release) = (self.hosts[host.0].node, self.context.versions[host.0]);
+        if T::GREETS {
+            return;
+        }
+        let Some((leader, status)) = self.leader() else { return };
+        if let Some(member) = status.membership.members.get(&id).filter(|member| member.max_version < release) {
+            let member = Member { max_version: release, ..member.clone() };
+            self.ask(leader, Ask::UpdateMember { id, member });
         }
     }
 

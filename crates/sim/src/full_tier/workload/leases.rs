@@ -264,19 +264,20 @@ impl Leases {
         assert!(!early, "I-20: lease {id} runs out early, at {now}: {known:?}");
     }
 
-    /// Whether a node holds the lease, and then with the keys that it shows.
-    fn look(id: i64, was: Was, view: &StateView) -> bool {
+    /// Whether a node holds the lease, and then with the keys that it shows. None if its disk has failed, and its process is
+    /// about to.
+    fn look(id: i64, was: Was, view: &StateView) -> Option<bool> {
         let held = view.lease(id);
-        let mut keys = view.range(&all_keys()).expect("a healthy disk can be read").expect("a current range").kvs;
+        let mut keys = view.range(&all_keys()).ok()?.expect("a current range").kvs;
         keys.retain(|kv| kv.lease == id);
         let Some(held) = held else {
             assert!(keys.is_empty(), "I-20: lease {id} is gone, and its keys are there: {keys:?}");
-            return false;
+            return Some(false);
         };
         assert!(was != Was::Over, "I-20: lease {id} had ended before it was looked at, and is there: {held:?}");
         let names: Vec<&[u8]> = keys.iter().map(|kv| &kv.key[..]).collect();
         assert!(held.keys.iter().map(|key| &key[..]).eq(names.iter().copied()), "I-20: {held:?} has the keys {keys:?}");
-        true
+        Some(true)
     }
 
     fn renewed(&mut self, ids: &[(i64, u64, Was)], at: Instant, now: Instant, ttls: &[i64]) -> u64 {
@@ -372,7 +373,8 @@ impl Workload for Leases {
                 }
             }
             (Call::Look { id, was, generation }, None)
-                if matches!(answer, Answer::ReadAt(_)) && !Self::look(id, self.still(id, was, generation), view) =>
+                if matches!(answer, Answer::ReadAt(_))
+                    && Self::look(id, self.still(id, was, generation), view) == Some(false) =>
             {
                 self.gone(id, was, generation, now, "a read says");
             }

@@ -95,8 +95,9 @@ fn created_at(lease: i64, created: i64) -> Compare {
     Compare { key: lock_key(lease), range_end: Bytes::new(), target, result: CompareResult::Equal }
 }
 
-fn read(view: &StateView, request: &RangeRequest) -> Vec<KeyValue> {
-    view.range(request).expect("a healthy disk can be read").expect("a current range").kvs
+/// None if the disk that it is read from has failed, and its process is about to.
+fn read(view: &StateView, request: &RangeRequest) -> Option<Vec<KeyValue>> {
+    Some(view.range(request).ok()?.expect("a current range").kvs)
 }
 
 impl Locks {
@@ -179,7 +180,8 @@ impl Locks {
 
     /// A contender that waits looks whether it is its turn, by a read that a quorum confirmed.
     fn look(&mut self, who: usize, created: i64, held: i64, view: &StateView, coverage: &mut Coverage) {
-        let claims = read(view, &all_claims());
+        let counter = RangeRequest { key: Bytes::from_static(COUNTER), ..RangeRequest::default() };
+        let (Some(claims), Some(counter)) = (read(view, &all_claims()), read(view, &counter)) else { return };
         if claims.iter().any(|kv| kv.create_revision < created) {
             coverage.hit(Reached::LockAwaited);
             return;
@@ -195,8 +197,7 @@ impl Locks {
         coverage.hit(Reached::LockTaken);
         assert!(held <= created, "I-21: the lock passes from the holder of revision {held} to that of {created}");
         self.held = self.held.max(created);
-        let counter = RangeRequest { key: Bytes::from_static(COUNTER), ..RangeRequest::default() };
-        let counter = read(view, &counter).first().map_or(0, |kv| {
+        let counter = counter.first().map_or(0, |kv| {
             u64::from_le_bytes(*kv.value[8..].first_chunk().expect("a counter's value ends with its number"))
         });
         self.contenders[who].stage = Stage::Holding { created, counter };
