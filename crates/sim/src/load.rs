@@ -178,8 +178,7 @@ impl<T: Tier> World<T> {
                 let free = |host: &HostId| !membership.members.contains_key(&self.hosts[host.0].node);
                 let free: Vec<HostId> = (0..self.hosts.len()).map(HostId).filter(free).collect();
                 let Some(&host) = self.random.pick(&free) else { return };
-                let removed = membership.removed.contains(&self.hosts[host.0].node);
-                self.start_over_if_spent(host, removed);
+                self.start_over_if_spent(host);
                 let (id, peer_address) = (self.hosts[host.0].node, format!("host-{}:2380", host.0));
                 self.context.coverage.hit(Reached::MemberAdded);
                 MemberChange::Add { id, peer_address, rises: self.random.coin() }
@@ -220,11 +219,8 @@ impl<T: Tier> World<T> {
 
     /// Asks the leader for a voter set that lives on these hosts.
     pub(crate) fn ask_voters(&mut self, leader: HostId, status: &Status, hosts: &[HostId]) {
-        let (_, committed) = self.context.oracle.committed_membership();
         for &host in hosts {
-            let node = self.hosts[host.0].node;
-            let removed = committed.as_ref().is_some_and(|membership| membership.removed.contains(&node));
-            self.start_over_if_spent(host, removed);
+            self.start_over_if_spent(host);
         }
         let mut target = Vec::new();
         let mut nodes = Vec::new();
@@ -255,9 +251,12 @@ impl<T: Tier> World<T> {
         self.ask(leader, Ask::SetVoters { target, expected });
     }
 
-    /// A removed node never comes back under its id, nor does a disk that cannot be trusted any more: its host starts over.
-    fn start_over_if_spent(&mut self, host: HostId, removed: bool) {
+    /// A removed node never comes back under its id, nor does a disk that cannot be trusted any more: its host starts over. A
+    /// removal that is not committed is none yet.
+    fn start_over_if_spent(&mut self, host: HostId) {
         let it = &self.hosts[host.0];
+        let (_, committed) = self.context.oracle.committed_membership();
+        let removed = committed.is_some_and(|membership| membership.removed.contains(&it.node));
         if removed || (self.dead.contains(&it.node) && !it.abandoned) {
             self.wipe(host);
         }
