@@ -93,30 +93,13 @@ impl<T: Tier> World<T> {
                 self.context.coverage.hit(Reached::LinkFlapped);
                 self.flap(one, other, random.between(2, 20) as u32);
             }
-            FaultKind::Upgrade | FaultKind::Stop => {
-                let Some(&host) = random.pick(&self.running()) else { return };
-                if fault.kind == FaultKind::Stop {
+            FaultKind::Stop => {
+                if let Some(&host) = random.pick(&self.running()) {
                     self.context.coverage.hit(Reached::Stopped);
                     self.ask(host, Ask::Stop);
-                    return;
-                }
-                // A rollout goes on with who is not there yet; then with another release of the same version.
-                let is_old = |host: &HostId| self.context.versions[host.0] < T::NEWEST_VERSION;
-                let mut next: Vec<HostId> = self.running().into_iter().filter(is_old).collect();
-                if next.is_empty() {
-                    next.push(host);
-                }
-                // Some are in a hurry, and take all at once.
-                if !random.chance(300_000) {
-                    random.shuffle(&mut next);
-                    next.truncate(1);
-                }
-                for host in next {
-                    self.context.coverage.hit(Reached::Upgraded);
-                    self.context.versions[host.0] = T::NEWEST_VERSION;
-                    self.kill(host);
                 }
             }
+            FaultKind::Upgrade => self.roll_out(&mut random),
             FaultKind::WriteError => self.do_harm(Harm::WriteError, Reached::WriteErrorPlanned, &mut random),
             FaultKind::SyncError => self.do_harm(Harm::SyncError, Reached::SyncErrorPlanned, &mut random),
             FaultKind::ReadError => self.do_harm(Harm::ReadError, Reached::ReadErrorPlanned, &mut random),
@@ -216,6 +199,26 @@ impl<T: Tier> World<T> {
         self.turn(host);
         let mut random = self.random.fork(11);
         T::harm(&mut self.context, &mut self.hosts[host.0].disk, change, &mut random);
+    }
+
+    /// Upgrades who is not there yet, one of them or, in a hurry, all at once. Once all are, one gets another release of the same
+    /// version.
+    fn roll_out(&mut self, random: &mut Random) {
+        let Some(&host) = random.pick(&self.running()) else { return };
+        let is_old = |host: &HostId| self.context.versions[host.0] < T::NEWEST_VERSION;
+        let mut next: Vec<HostId> = self.running().into_iter().filter(is_old).collect();
+        if next.is_empty() {
+            next.push(host);
+        }
+        if !random.chance(300_000) {
+            random.shuffle(&mut next);
+            next.truncate(1);
+        }
+        for host in next {
+            self.context.coverage.hit(Reached::Upgraded);
+            self.context.versions[host.0] = T::NEWEST_VERSION;
+            self.kill(host);
+        }
     }
 
     /// Breaks all streams from and to a host. Whoever holds an end of one is told.

@@ -3,7 +3,8 @@
 use std::mem;
 
 use quorate_node::Input;
-use quorate_store::WriteError;
+use quorate_raft::WriteSeq;
+use quorate_store::{LogWrite as StoreWrite, WriteError};
 
 use super::{Event, FullTier, LogJob, Process, power};
 use crate::context::Context;
@@ -42,21 +43,11 @@ impl Process {
                 seqs.push(seq);
             }
             if !writes.is_empty() {
-                self.may_lose_power(context, power::OFTEN);
-                self.in_doubt = seqs.len();
-                let written = self.log.append(&writes);
-                self.power_is_on(context, Handler::LogWrite)?;
-                match written {
-                    Err(WriteError::DiskFull { .. }) => {
-                        self.in_doubt = 0;
-                        let jobs = seqs.into_iter().zip(writes).rev();
-                        jobs.for_each(|(seq, write)| self.log_jobs.push_front(LogJob::Write { seq, write }));
-                        return self.log_full(context, reports);
-                    }
-                    written => self.healthy(context, Handler::LogWrite, written)?,
+                if !self.write_together(context, &seqs, &writes)? {
+                    let jobs = seqs.into_iter().zip(writes).rev();
+                    jobs.for_each(|(seq, write)| self.log_jobs.push_front(LogJob::Write { seq, write }));
+                    return self.log_full(context, reports);
                 }
-                self.in_doubt = 0;
-                seqs.iter().for_each(|_| drop(context.sync_one()));
                 reports.extend(seqs.into_iter().map(|seq| Input::LogWritten { seq }));
                 continue;
             }
@@ -74,6 +65,26 @@ impl Process {
         }
         self.start_writing(context);
         self.report(context, reports)
+    }
+
+    /// Writes under one sync; false if there is no room.
+    fn write_together(
+        &mut self,
+        context: &mut Context<FullTier>,
+        seqs: &[WriteSeq],
+        writes: &[StoreWrite],
+    ) -> Result<bool, Killed> {
+        self.may_lose_power(context, power::OFTEN);
+        self.in_doubt = seqs.len();
+        let written = self.log.append(writes);
+        self.power_is_on(context, Handler::LogWrite)?;
+        let is_full = matches!(written, Err(WriteError::DiskFull { .. }));
+        if !is_full {
+            self.healthy(context, Handler::LogWrite, written)?;
+            seqs.iter().for_each(|_| drop(context.sync_one()));
+        }
+        self.in_doubt = 0;
+        Ok(!is_full)
     }
 
     /// Carries out a job that is no write; gives it back if there is no room for it.

@@ -28,8 +28,7 @@ impl Process {
             context.coverage.struck(Struck::Killed, call);
             return Err(Killed);
         }
-        // A cut that did not come is called off.
-        self.files.cut_power_after(u64::MAX / 2);
+        self.files.call_off_power_cut();
         Ok(())
     }
 }

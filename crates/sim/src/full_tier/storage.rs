@@ -91,8 +91,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
             return None;
         }
     };
-    // A cut that did not come is called off by a clean restart of the files, which needs them closed; so is this.
-    disk.files.cut_power_after(u64::MAX / 2);
+    disk.files.call_off_power_cut();
     if disk.rotten_state {
         // A start reads no record that the image of the index knows; whoever reads the files through finds it.
         let found = stray::verify_files(&log, &state).is_err();

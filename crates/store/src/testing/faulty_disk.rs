@@ -135,6 +135,11 @@ impl FaultyDisk {
         state.power_cut_at = Some(state.calls.total() + calls);
     }
 
+    /// Calls off a power cut that was planned and has not come; other faults stay planned.
+    pub fn call_off_power_cut(&self) {
+        self.lock().power_cut_at = None;
+    }
+
     /// Forgets the faults that were planned and have not come.
     pub fn call_off_faults(&self) {
         let mut state = self.lock();
