@@ -104,16 +104,14 @@ impl<O: Outlet> Hub<O> {
             for (stream, members) in &mut group.synced {
                 let outlet = &mut self.streams.get_mut(stream).expect("a member's stream is open").outlet;
                 if !outlet.has_room() {
-                    full.push((*stream, Arc::clone(&members.ids)));
+                    full.push(*stream);
                     continue;
                 }
                 members.told = true;
                 self.figures.events_told += put_all(outlet, &members.ids, &packed, Revision(through));
             }
-            for (stream, watches) in full {
-                for watch in watches.iter() {
-                    self.fall_behind(stream, *watch, self.revision + 1);
-                }
+            for stream in full {
+                self.members_fall_behind(id, stream, self.revision + 1);
             }
         }
         Ok(())

@@ -108,6 +108,11 @@ impl Groups {
         }
     }
 
+    /// Takes out the synced watches of one stream in one group.
+    pub(super) fn take_synced(&mut self, id: GroupId, stream: StreamId) -> Arc<Vec<i64>> {
+        self.get_mut(id).synced.remove(&stream).map(|members| members.ids).unwrap_or_default()
+    }
+
     /// Takes out all synced watches of all groups.
     pub(super) fn take_all_synced(&mut self) -> Vec<(StreamId, Arc<Vec<i64>>)> {
         let groups = self.slots.iter_mut().flatten();

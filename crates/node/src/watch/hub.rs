@@ -259,7 +259,8 @@ impl<O: Outlet> Hub<O> {
 
     fn take(&mut self, id: StreamId) -> Option<Stream<O>> {
         let watches: Vec<i64> = self.streams.get(&id)?.watches.keys().copied().collect();
-        for watch in watches {
+        // From the last on: groups keep the watches of a stream in order, and an end is taken off without moving the rest.
+        for watch in watches.into_iter().rev() {
             self.remove(id, watch);
         }
         let stream = self.streams.remove(&id)?;
@@ -341,13 +342,20 @@ impl<O: Outlet> Hub<O> {
         true
     }
 
-    /// A synced watch, or one that is behind, is told next of `next`.
+    /// A watch that is behind is told next of `next`.
     pub(super) fn fall_behind(&mut self, id: StreamId, watch: i64, next: i64) {
         self.leave(id, watch);
         self.enter(id, watch, Standing::Behind { next }, false);
     }
 
-    /// Watches taken out of their groups at once are told next of `next`.
+    /// The synced watches of one stream in one group are told next of `next`.
+    pub(super) fn members_fall_behind(&mut self, group: GroupId, id: StreamId, next: i64) {
+        for watch in self.groups.take_synced(group, id).iter() {
+            self.enter(id, *watch, Standing::Behind { next }, false);
+        }
+    }
+
+    /// All synced watches are told next of `next`.
     pub(super) fn all_fall_behind(&mut self, next: i64) {
         for (id, watches) in self.groups.take_all_synced() {
             for watch in watches.iter() {

@@ -1,6 +1,9 @@
 //! Clients that do not keep up, and stores that move away under them.
 
-use quorate_node::watch::StreamId;
+use std::time::{Duration, Instant};
+
+use quorate_node::watch::{StreamId, WatchLimits};
+use quorate_raft::Time;
 use quorate_wire::etcd::WatchCreate;
 
 use super::world::{World, watch, watch_all};
@@ -103,4 +106,34 @@ fn a_canceled_or_closed_watch_that_was_behind_is_forgotten() {
     assert!(world.hub.behind().is_none());
     world.put("a", "2");
     assert_eq!(world.told(1), ["created 0 @2", "canceled 0 @2"]);
+}
+
+#[test]
+fn hundreds_of_thousands_of_equal_watches_leave_as_fast_as_they_came() {
+    const WATCHES: usize = 400_000;
+    let limits = WatchLimits { stream_watches: WATCHES, node_watches: WATCHES, ..WatchLimits::default() };
+    let opened = |full: bool| {
+        let mut world = World::with(limits);
+        world.open(1);
+        let begun = Instant::now();
+        for _ in 0..WATCHES {
+            world.hub.create(StreamId(1), watch("a", 0), Time(0), Duration::ZERO);
+        }
+        world.set_full(1, full);
+        (world, begun.elapsed())
+    };
+    let (mut world, opening) = opened(false);
+    let begun = Instant::now();
+    world.hub.close(StreamId(1));
+    let closing = begun.elapsed();
+    assert!(closing < 4 * opening, "opened in {opening:?}, closed in {closing:?}");
+
+    let (mut world, opening) = opened(true);
+    world.live = false;
+    world.put("a", "1");
+    let begun = Instant::now();
+    world.publish();
+    let falling = begun.elapsed();
+    assert_eq!(world.hub.figures().behind, WATCHES);
+    assert!(falling < 4 * opening, "opened in {opening:?}, fell behind in {falling:?}");
 }
