@@ -108,9 +108,13 @@ impl Watching {
     }
 
     /// Counts a stream out; its client is gone.
+    ///
+    /// The thread is told before: once the count says that nobody watches, changes pass it by, and a later stream takes the
+    /// revision from the store only if the watches of this one are gone by then. Counted first, the close could come in
+    /// behind that stream's first watch, which would be told of a change that was answered before it was asked for.
     pub(super) fn closed(&self, stream: StreamId) {
-        self.streams.fetch_sub(1, Ordering::SeqCst);
         self.send(WatchJob::Close { stream });
+        self.streams.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Queues a job; after the node's end nobody carries it out.
@@ -323,5 +327,31 @@ impl LeaderLooks {
         let known = published.status().status.raft.leader.is_some();
         self.missing = if known { 0 } else { self.missing + 1 };
         self.missing >= LEADERLESS_LOOKS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_stream_that_is_counted_out_has_its_close_in_the_mailbox() {
+        let watching = Arc::new(Watching::new());
+        let (to_close, closing) = mpsc::channel::<WatchStream>();
+        let closer = std::thread::spawn(move || closing.iter().for_each(drop));
+        let mut jobs = Vec::new();
+        for round in 0..20_000 {
+            let stream = watching.open(false).expect("there is room");
+            to_close.send(stream).expect("it closes");
+            while watching.is_on() {
+                std::hint::spin_loop();
+            }
+            watching.jobs.take_queued(&mut jobs);
+            assert!(matches!(jobs.last(), Some(WatchJob::Close { .. })), "round {round}: {jobs:?}");
+            jobs.clear();
+        }
+        drop(to_close);
+        closer.join().expect("no assertion failed");
     }
 }
