@@ -181,7 +181,8 @@ impl<O: Outlet> Hub<O> {
     }
 
     /// Tells the watches that are behind what was read back: all changes from `missed.from` to `missed.to`, which may be
-    /// less than [`Hub::behind`] asked for, but ends with a whole revision.
+    /// less than [`Hub::behind`] asked for, but ends with a whole revision. Watches that find no room stay behind; one at
+    /// least is told.
     ///
     /// # Errors
     /// The storage's.
@@ -208,9 +209,18 @@ impl<O: Outlet> Hub<O> {
         for (group, watches) in served {
             let subject: Arc<Subject> = Arc::clone(&self.groups.get(group).subject);
             let wanted = concerned.remove(&group).unwrap_or_default();
-            for (next, by_stream) in watches {
+            for (next, mut by_stream) in watches {
                 let first = wanted.partition_point(|at| changes[*at].at.revision < next);
-                let packed = encoder.pack(&wanted[first..], &subject, splits);
+                let wanted = &wanted[first..];
+                // Other watches of the stream may just have taken its room; those left without it stay where they are.
+                by_stream.retain(|(stream, _)| {
+                    let outlet = &mut self.streams.get_mut(stream).expect("a lagging stream is open").outlet;
+                    wanted.is_empty() || outlet.has_room()
+                });
+                if by_stream.is_empty() {
+                    continue;
+                }
+                let packed = encoder.pack(wanted, &subject, splits);
                 for (stream, ids) in by_stream {
                     let outlet = &mut self.streams.get_mut(&stream).expect("a lagging stream is open").outlet;
                     self.figures.events_told += put_all(outlet, &ids, &packed, current);

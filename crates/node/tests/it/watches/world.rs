@@ -20,7 +20,11 @@ use quorate_wire::etcd::{WatchCreate, decode_events};
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     told: Vec<String>,
+    /// Bytes of events that were not taken yet.
+    waiting: usize,
     full: bool,
+    /// How many bytes of events may wait before it is full.
+    room: Option<usize>,
 }
 
 /// The hub's end of a [`Client`].
@@ -29,11 +33,16 @@ pub(crate) struct Line(Rc<RefCell<Client>>);
 
 impl Outlet for Line {
     fn has_room(&mut self) -> bool {
-        !self.0.borrow().full
+        let client = self.0.borrow();
+        !client.full && client.room.is_none_or(|room| client.waiting < room)
     }
 
     fn put(&mut self, answer: Answer) {
-        self.0.borrow_mut().told.push(in_words(&answer));
+        let mut client = self.0.borrow_mut();
+        client.told.push(in_words(&answer));
+        if let Answer::Events { events, .. } = &answer {
+            client.waiting += events.body.len();
+        }
     }
 
     fn end(self, why: Ended) {
@@ -110,9 +119,21 @@ impl World {
         self.clients[&id].0.borrow_mut().full = full;
     }
 
+    /// Stream `id` takes no more once so many bytes of events wait for its client.
+    pub(crate) fn set_room(&mut self, id: u64, bytes: usize) {
+        self.clients[&id].0.borrow_mut().room = Some(bytes);
+    }
+
+    /// Bytes of events that wait for the client of stream `id`.
+    pub(crate) fn waiting(&self, id: u64) -> usize {
+        self.clients[&id].0.borrow().waiting
+    }
+
     /// Takes what stream `id` was told since the last time.
     pub(crate) fn told(&mut self, id: u64) -> Vec<String> {
-        std::mem::take(&mut self.clients[&id].0.borrow_mut().told)
+        let mut client = self.clients[&id].0.borrow_mut();
+        client.waiting = 0;
+        std::mem::take(&mut client.told)
     }
 
     pub(crate) fn apply(&mut self, command: &Command) {
