@@ -42,6 +42,12 @@ pub struct Sighting {
     pub spare: u32,
     /// What the API server said to the last step, if it refused it. Not observed: remembered by this process.
     pub refused: Option<Refused>,
+    /// Where objects that the cluster needs are not as the resource says.
+    pub differences: Vec<String>,
+    /// Where the PodMonitor is not.
+    pub monitor_difference: Option<String>,
+    /// Those of all these that an apply did not end before.
+    pub overridden: Vec<String>,
 }
 
 /// A step that the API server refused.
@@ -62,6 +68,11 @@ impl Sighting {
         let address = self.kubernetes.pods.get(&ordinal)?.address.clone()?;
         Some(Target { address, token })
     }
+
+    /// Everything that is not as the resource says.
+    pub fn all_differences(&self) -> impl Iterator<Item = &String> + Clone {
+        self.differences.iter().chain(&self.monitor_difference)
+    }
 }
 
 /// What a process remembers of the looks before; it may forget all of it.
@@ -71,6 +82,8 @@ pub struct Remembered {
     pub transfers_tried: u32,
     /// What the API server said to the last step, if it refused it.
     pub refused: Option<Refused>,
+    /// Differences that were there before the last apply, and whether it is too soon for another one.
+    pub applied: BTreeMap<String, bool>,
 }
 
 /// Reads everything once.
@@ -96,21 +109,26 @@ fn combine(
     answers: BTreeMap<Ordinal, StatusResponse>,
     remembered: Remembered,
 ) -> Sighting {
-    let Remembered { transfers_tried, refused } = remembered;
+    let Remembered { transfers_tried, refused, applied } = remembered;
     let names = Names::of(&cluster);
     let latched = wish::latched(&cluster);
     let view = latched.cluster_id.and_then(|id| cluster::view(&names, id, &answers));
     let spare = spare(&names, view.as_ref(), latched, &kubernetes);
+    let differences = differences(defaults, &cluster, &kubernetes, spare);
+    let monitor = build::pod_monitor(&cluster);
+    let monitor_difference = monitor.difference(kubernetes.live(&monitor)).filter(|_| kubernetes.monitors_served);
+    let is_left = |difference: &String| applied.get(difference).copied().unwrap_or(false);
+    let of_all = differences.iter().chain(&monitor_difference);
+    let overridden: Vec<String> =
+        of_all.clone().filter(|difference| applied.contains_key(*difference)).cloned().collect();
     let set = kubernetes.set.as_ref().map(|set| SetState {
         replicas: set.replicas,
         settled: set.settled,
-        outdated: outdated(defaults, &cluster, &kubernetes, spare),
+        outdated: lacks_secret(&cluster, &kubernetes) || differences.iter().any(|difference| !is_left(difference)),
+        overridden: of_all.clone().any(is_left),
         small: small(&cluster, &kubernetes),
         growth_refused: refused.as_ref().is_some_and(|refused| refused.work == Work::GrowingVolumes.reason()),
-        monitor_outdated: {
-            let monitor = build::pod_monitor(&cluster);
-            kubernetes.monitors_served && !monitor.matches(kubernetes.live(&monitor))
-        },
+        monitor_outdated: monitor_difference.as_ref().is_some_and(|difference| !is_left(difference)),
     });
     let newest = kubernetes.set.as_ref().and_then(|set| set.revision.as_deref());
     let newest = newest.filter(|_| set.as_ref().is_some_and(|set| set.settled && !set.outdated));
@@ -133,7 +151,18 @@ fn combine(
         recovery_job: kubernetes.recovery_job,
         transfers_tried,
     };
-    Sighting { cluster, observed, kubernetes, answers, approved_roll, spare, refused }
+    Sighting {
+        cluster,
+        observed,
+        kubernetes,
+        answers,
+        approved_roll,
+        spare,
+        refused,
+        differences,
+        monitor_difference,
+        overridden,
+    }
 }
 
 /// Pods that a drain may take away at once. While nobody tells of the members, as many as the budget lets go that is there: an election
@@ -149,15 +178,17 @@ fn spare(names: &Names, view: Option<&ClusterView>, latched: Latched, kubernetes
     live.clamp(1, (target.saturating_sub(1) / 2).max(1))
 }
 
-/// Whether an object is not as the resource says, with the number of pods left as it is. Without the admin token no node can be
-/// asked, and no new pod starts.
-fn outdated(defaults: &Defaults, cluster: &QuorateCluster, kubernetes: &KubernetesView, spare: u32) -> bool {
-    let Some(set) = &kubernetes.set else { return false };
+/// Where objects are not as the resource says, with the number of pods left as it is.
+fn differences(defaults: &Defaults, cluster: &QuorateCluster, kubernetes: &KubernetesView, spare: u32) -> Vec<String> {
+    let Some(set) = &kubernetes.set else { return Vec::new() };
     let mut built = build::companions(cluster, set.replicas, spare);
     built.push(build::stateful_set(cluster, defaults, set.replicas, &set.volume_size));
-    built.iter().any(|object| !object.matches(kubernetes.live(object)))
-        || kubernetes.token.is_none()
-        || kubernetes.retired != build::retired_text(cluster)
+    built.iter().filter_map(|object| object.difference(kubernetes.live(object))).collect()
+}
+
+/// Without the admin token no node can be asked, and no new pod starts; without the retired clusters one could start on the data of one.
+fn lacks_secret(cluster: &QuorateCluster, kubernetes: &KubernetesView) -> bool {
+    kubernetes.token.is_none() || kubernetes.retired != build::retired_text(cluster)
 }
 
 fn small(cluster: &QuorateCluster, kubernetes: &KubernetesView) -> bool {
@@ -212,6 +243,25 @@ mod tests {
         kubernetes.objects.get_mut(&key).expect("a budget")["spec"]["minAvailable"] = json!(0);
         let seen = combine(&defaults, cluster, kubernetes, BTreeMap::new(), Remembered::default());
         assert_eq!((seen.spare, seen.observed.set.expect("a set").outdated), (2, true));
+    }
+
+    #[test]
+    fn an_apply_that_ended_nothing_is_not_made_again_at_once() {
+        let (cluster, defaults, mut kubernetes) = as_built();
+        let key = ("StatefulSet".to_string(), "db".to_string());
+        kubernetes.objects.get_mut(&key).expect("a set")["spec"]["serviceName"] = json!("theirs");
+        let look = |applied: &[(&str, bool)]| {
+            let applied = applied.iter().map(|(difference, too_soon)| (difference.to_string(), *too_soon)).collect();
+            let remembered = Remembered { applied, ..Remembered::default() };
+            let seen = combine(&defaults, cluster.clone(), kubernetes.clone(), BTreeMap::new(), remembered);
+            let set = seen.observed.set.expect("a set");
+            (set.outdated, set.overridden, seen.overridden)
+        };
+        let difference = "StatefulSet db: spec.serviceName should be \"db-peers\"";
+        assert_eq!(look(&[]), (true, false, vec![]));
+        assert_eq!(look(&[(difference, true)]), (false, true, vec![difference.to_string()]));
+        assert_eq!(look(&[(difference, false)]), (true, false, vec![difference.to_string()]));
+        assert_eq!(look(&[("Service db: spec.x should be 1", true)]), (true, false, vec![]), "it differs elsewhere");
     }
 
     #[test]

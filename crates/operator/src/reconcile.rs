@@ -28,7 +28,7 @@ use crate::observe::{self, Remembered, Sighting};
 use crate::plan::{ClusterId, Finding, Plan, Step, plan};
 use crate::status;
 
-use self::memory::{Refusals, Streaks};
+use self::memory::{Applies, Refusals, Streaks};
 
 /// The next look after a step: its effect should be visible at once.
 const AFTER_STEP: Duration = Duration::from_millis(300);
@@ -67,6 +67,8 @@ pub struct Context<A> {
     transfers: Streaks,
     /// The last step that the API server refused, by cluster.
     refusals: Refusals,
+    /// What was applied, and differs still.
+    applies: Applies,
 }
 
 /// Why a reconcile failed.
@@ -100,14 +102,15 @@ impl<A: Admin> Context<A> {
     /// A context without a past.
     pub fn new(client: Client, admin: A, defaults: Defaults, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
         let (failures, waits, transfers) = (Streaks::default(), Streaks::default(), Streaks::default());
-        let refusals = Refusals::default();
-        Context { client, admin, defaults, recorder, metrics, failures, waits, transfers, refusals }
+        let (refusals, applies) = (Refusals::default(), Applies::default());
+        Context { client, admin, defaults, recorder, metrics, failures, waits, transfers, refusals, applies }
     }
 
     /// A cluster that is no more.
     fn forget(&self, names: &Names) {
         self.metrics.forget(names);
         self.refusals.forget(names);
+        self.applies.forget(names);
         [&self.failures, &self.waits, &self.transfers].into_iter().for_each(|streaks| streaks.end(names));
     }
 }
@@ -162,9 +165,13 @@ async fn once<A: Admin>(
         added.map_err(|source| ReconcileError::Act { work: "Finalizer", source })?;
         return Ok(Action::requeue(AFTER_STEP));
     }
-    let remembered =
-        Remembered { transfers_tried: context.transfers.length(&names), refused: context.refusals.last(&cluster) };
+    let remembered = Remembered {
+        transfers_tried: context.transfers.length(&names),
+        refused: context.refusals.last(&cluster),
+        applied: context.applies.made(&names, Instant::now()),
+    };
     let sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster, remembered).await?;
+    context.applies.keep(&names, sighting.all_differences());
     let decided = plan(&sighting.observed);
     let after = write_status(&api, &sighting, &decided).await?;
     events::report(&context.recorder, &sighting, &decided, &after).await;
@@ -183,6 +190,11 @@ async fn once<A: Admin>(
         if let Err(source) = taken {
             events::report_failure(&context.recorder, &sighting, work, &source).await;
             return Err(ReconcileError::Act { work, source });
+        }
+        match step {
+            Step::ApplyObjects { .. } => context.applies.note(&names, sighting.differences.iter(), Instant::now()),
+            Step::ApplyMonitor => context.applies.note(&names, sighting.monitor_difference.iter(), Instant::now()),
+            _ => {}
         }
         interrupt(&context.client, &sighting.cluster, Moment::After, step).await?;
         context.metrics.stepped(work);

@@ -146,6 +146,9 @@ fn sighting(pods: u32) -> Sighting {
         approved_roll: None,
         spare: 1,
         refused: None,
+        differences: Vec::new(),
+        monitor_difference: None,
+        overridden: Vec::new(),
     }
 }
 
@@ -277,14 +280,7 @@ async fn the_set_comes_last_when_it_grows_and_first_when_it_shrinks() {
 #[tokio::test]
 async fn a_set_whose_template_is_refused_can_be_scaled() {
     let mut seen = sighting(3);
-    let outdated = SetState {
-        replicas: 3,
-        settled: true,
-        outdated: true,
-        small: false,
-        growth_refused: false,
-        monitor_outdated: false,
-    };
+    let outdated = SetState { replicas: 3, settled: true, outdated: true, ..SetState::default() };
     seen.observed.set = Some(outdated);
     let (_, calls) = take(&seen, Step::ScaleSet { replicas: 0 }, &Nodes::default(), None).await;
     let [(method, path, body)] = &calls[..] else { panic!("one call: {calls:?}") };

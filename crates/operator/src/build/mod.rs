@@ -70,11 +70,18 @@ impl Built {
 
     /// Whether `live` is as wanted: every field that is built has its value there, and no field that was built earlier is left.
     pub fn matches(&self, live: Option<&Value>) -> bool {
-        match (&self.body, live) {
-            (None, live) => live.is_none(),
-            (Some(_), None) => false,
-            (Some(body), Some(live)) => fingerprint::contains(live, body),
-        }
+        self.difference(live).is_none()
+    }
+
+    /// What keeps `live` from being as wanted, with the object's kind and name; none if it matches. Equal differences have equal texts.
+    pub fn difference(&self, live: Option<&Value>) -> Option<String> {
+        let what = match (&self.body, live) {
+            (None, None) => return None,
+            (None, Some(_)) => "should not be there".to_string(),
+            (Some(_), None) => "should be there".to_string(),
+            (Some(body), Some(live)) => fingerprint::difference(live, body)?,
+        };
+        Some(format!("{} {}: {what}", self.resource.kind, self.name))
     }
 }
 
@@ -163,6 +170,23 @@ mod tests {
     fn a_field_that_is_not_wanted_any_more_is_noticed() {
         let live = set(json!({ "nodeSelector": { "disk": "fast" } }), 3).body;
         assert!(!set(json!({}), 3).matches(live.as_ref()));
+    }
+
+    #[test]
+    fn what_others_add_to_a_merged_list_stays_and_what_was_built_earlier_does_not() {
+        let built = set(json!({}), 3);
+        let mut live = built.body.clone().expect("a body");
+        let pod = &mut live["spec"]["template"]["spec"];
+        let theirs = json!({ "name": "theirs" });
+        pod["containers"][0]["env"].as_array_mut().expect("a list").push(theirs.clone());
+        pod["containers"].as_array_mut().expect("a list").push(theirs.clone());
+        pod["volumes"].as_array_mut().expect("a list").insert(0, theirs);
+        assert_eq!(built.difference(Some(&live)), None);
+        let secrets = |names: &[&str]| {
+            let secrets: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
+            set(json!({ "imagePullSecrets": secrets }), 3)
+        };
+        assert!(!secrets(&["one"]).matches(secrets(&["one", "two"]).body.as_ref()), "it applied the other itself");
     }
 
     #[test]

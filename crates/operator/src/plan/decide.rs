@@ -103,7 +103,9 @@ fn rest(observed: &Observed, cluster: &ClusterView) -> Finding {
     // Until its probe has said so, a pod gets no clients, and one that is being deleted soon gets none.
     let serves = |pod: &PodState| pod.ready && !pod.terminating;
     let ready = cluster.members.values().all(|member| observed.pods.get(&member.ordinal).is_some_and(serves));
+    let overridden = observed.set.as_ref().is_some_and(|set| set.overridden);
     match (complete, ready) {
+        (true, true) if overridden => Finding::Working(Work::UpdatingObjects),
         (true, true) => Finding::Reconciled,
         (true, false) => Finding::WaitingForPods,
         (false, _) => Finding::MembersDown,

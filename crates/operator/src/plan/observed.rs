@@ -95,14 +95,16 @@ pub enum JobState {
 }
 
 /// The StatefulSet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SetState {
     /// Pods it is told to run.
     pub replicas: u32,
     /// The controller has seen its newest specification.
     pub settled: bool,
-    /// It, or an object beside it that the cluster needs, differs from what the resource says.
+    /// It, or an object beside it that the cluster needs, differs from what the resource says, and an apply may mend that.
     pub outdated: bool,
+    /// Something differs that an apply has just left as it is: somebody else writes it. It is tried again, after a pause.
+    pub overridden: bool,
     /// A volume, or what it makes for new ones, is smaller than the resource says.
     pub small: bool,
     /// The last attempt to make them larger was refused.

@@ -125,6 +125,9 @@ struct World {
     refuses_growth: bool,
     /// The operator knows that they cannot.
     growth_refused: bool,
+    /// Somebody writes over what is applied, and it is too soon for another apply.
+    overridden: bool,
+    applied_of_late: bool,
     /// Times that something went wrong, or somebody did something.
     disturbed: usize,
     /// Somebody scaled the set by hand while data of a retired cluster could start.
@@ -165,6 +168,8 @@ impl World {
             small: false,
             refuses_growth: seed.is_multiple_of(2),
             growth_refused: false,
+            overridden: false,
+            applied_of_late: false,
             disturbed: 0,
             meddled: false,
         }
@@ -292,7 +297,11 @@ impl World {
             set: self.set.map(|replicas| SetState {
                 replicas,
                 settled: !self.unsettled,
-                outdated: self.applied_template != self.template || self.told_retired != self.retired || !self.secret,
+                outdated: self.applied_template != self.template
+                    || self.told_retired != self.retired
+                    || !self.secret
+                    || self.overridden && !self.applied_of_late,
+                overridden: self.overridden && self.applied_of_late,
                 small: self.small,
                 growth_refused: self.growth_refused,
                 monitor_outdated: false,

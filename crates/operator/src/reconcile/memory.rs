@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::events::shortened;
 use crate::act::ActError;
 use crate::crd::QuorateCluster;
 use crate::names::Names;
 use crate::observe::Refused;
+
+/// To the second apply for the same difference.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest to a further one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Something for each cluster, by namespace and name.
 #[derive(Debug)]
@@ -87,6 +93,50 @@ impl Refusals {
     }
 }
 
+/// How often an apply was meant to end a difference, and when the next one may.
+#[derive(Debug, Clone, Copy)]
+struct Attempts {
+    count: u32,
+    due: Instant,
+}
+
+/// Applies that were made for what differed, as long as it differs in the same way. Somebody else writes there, such as an admission
+/// webhook: to apply again at once would be all that is ever done.
+#[derive(Debug, Default)]
+pub(super) struct Applies(ByCluster<BTreeMap<String, Attempts>>);
+
+impl Applies {
+    /// The differences that were applied for, and whether it is too soon for another apply.
+    pub(super) fn made(&self, names: &Names, now: Instant) -> BTreeMap<String, bool> {
+        let all = self.0.lock();
+        let of_this = all.get(&key(names)).into_iter().flatten();
+        of_this.map(|(difference, attempts)| (difference.clone(), now < attempts.due)).collect()
+    }
+
+    /// Only `differences` are there still.
+    pub(super) fn keep<'a>(&self, names: &Names, differences: impl Iterator<Item = &'a String> + Clone) {
+        let mut all = self.0.lock();
+        let Some(of_this) = all.get_mut(&key(names)) else { return };
+        of_this.retain(|known, _| differences.clone().any(|difference| difference == known));
+    }
+
+    /// An apply was made because of `differences`. The pause to the next is twice as long each time.
+    pub(super) fn note<'a>(&self, names: &Names, differences: impl Iterator<Item = &'a String>, now: Instant) {
+        let mut all = self.0.lock();
+        let of_this = all.entry(key(names)).or_default();
+        for difference in differences {
+            let count = of_this.get(difference).map_or(0, |attempts| attempts.count).saturating_add(1);
+            let pause = FIRST_PAUSE * 2_u32.saturating_pow((count - 1).min(16));
+            of_this.insert(difference.clone(), Attempts { count, due: now + pause.min(LONGEST_PAUSE) });
+        }
+    }
+
+    /// A cluster that is no more.
+    pub(super) fn forget(&self, names: &Names) {
+        self.0.remove(names);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -112,6 +162,25 @@ mod tests {
         cluster.metadata.generation = Some(4);
         refusals.note(&cluster, "UpdatingObjects", None);
         assert_eq!(refusals.last(&cluster), None, "it was taken");
+    }
+
+    #[test]
+    fn an_apply_that_ended_nothing_is_made_again_after_ever_longer_pauses() {
+        let applies = Applies::default();
+        let names = Names { cluster: "db".to_string(), namespace: "default".to_string() };
+        let (start, differences) = (Instant::now(), ["spec.a should be 1".to_string()]);
+        let too_soon = |seconds| {
+            let made = applies.made(&names, start + Duration::from_secs(seconds));
+            made.get(&differences[0]).copied()
+        };
+        assert_eq!(too_soon(0), None);
+        for (at, pause) in [(0, 1), (10, 2), (20, 4)] {
+            applies.note(&names, differences.iter(), start + Duration::from_secs(at));
+            applies.keep(&names, differences.iter());
+            assert_eq!((too_soon(at + pause - 1), too_soon(at + pause)), (Some(true), Some(false)));
+        }
+        applies.keep(&names, ["spec.a should be 2".to_string()].iter());
+        assert_eq!(too_soon(20), None, "it differs in another way");
     }
 
     #[test]

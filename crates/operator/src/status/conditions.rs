@@ -67,7 +67,7 @@ pub(super) fn set(after: &mut QuorateClusterStatus, sighting: &Sighting, plan: &
 /// Paused with something to do: what is specified is not what runs.
 fn held(sighting: &Sighting, finding: &Finding) -> Option<Verdict> {
     let observed = &sighting.observed;
-    let set_differs = observed.set.as_ref().is_none_or(|set| set.outdated || set.small);
+    let set_differs = observed.set.as_ref().is_none_or(|set| set.outdated || set.overridden || set.small);
     let differs = set_differs
         || observed.pods.values().any(|pod| pod.outdated)
         || observed.latched.target_replicas != Some(observed.wanted.replicas);
@@ -144,6 +144,12 @@ fn refusal<'a>(sighting: &'a Sighting, finding: &Finding) -> Option<&'a str> {
     sighting.refused.as_ref().filter(|refused| refused.work == work.reason()).map(|refused| refused.message.as_str())
 }
 
+/// What an apply has not ended, if that is what is waited for.
+fn overridden(sighting: &Sighting, finding: &Finding) -> Option<String> {
+    let first = sighting.overridden.first().filter(|_| *finding == Finding::Working(Work::UpdatingObjects))?;
+    Some(format!("an apply leaves this as it is: {first}; look for who else writes it, such as an admission webhook"))
+}
+
 /// What Kubernetes says of pods that do not run, as the end of a sentence; nothing if it says nothing.
 fn troubles(sighting: &Sighting) -> String {
     let names = Names::of(&sighting.cluster);
@@ -174,7 +180,10 @@ fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
     let (holds, message) = match finding {
         Finding::Working(work) => match refusal(sighting, finding) {
             Some(said) => (true, format!("{}, which the API server refuses: {said}", work.text())),
-            None => (true, and_troubles(work.text())),
+            None => match overridden(sighting, finding) {
+                Some(said) => (true, format!("{}; {said}", work.text())),
+                None => (true, and_troubles(work.text())),
+            },
         },
         Finding::WaitingForPods => (true, and_troubles("pods are coming up") + &missing_pods(sighting)),
         Finding::Deleting => (true, and_troubles("the cluster is being deleted")),
@@ -335,6 +344,9 @@ fn stalled(after: &QuorateClusterStatus, sighting: &Sighting, finding: &Finding,
     }
     if let Some(said) = refusal(sighting, finding) {
         return verdict("Refused", format!("the API server refuses what is specified: {said}"));
+    }
+    if let Some(said) = overridden(sighting, finding) {
+        return verdict("Overridden", said);
     }
     let seconds = now.0.duration_since(after.last_progress_time.as_ref()?.0).as_secs();
     let allowed = i64::from(sighting.cluster.spec.progress_deadline_seconds);

@@ -78,6 +78,7 @@ impl World {
             Step::ApplyObjects { replicas } => {
                 self.told_retired = self.retired.clone();
                 self.secret = true;
+                self.applied_of_late = true;
                 if !self.refused_templates.contains(&self.template) {
                     self.scale(replicas);
                     self.applied_template = self.template;

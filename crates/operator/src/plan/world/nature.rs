@@ -8,6 +8,7 @@ impl World {
     /// One moment passes.
     pub(super) fn live(&mut self) {
         self.unsettled = self.unsettled && self.random.one_in(2);
+        self.applied_of_late = self.applied_of_late && !(self.overridden && self.random.one_in(10));
         self.end_pods();
         self.start_pods();
         self.list_endpoints();

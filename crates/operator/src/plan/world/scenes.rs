@@ -229,6 +229,30 @@ fn a_pod_that_was_collected_with_its_node_gets_a_new_volume() {
 }
 
 #[test]
+fn what_somebody_else_writes_over_holds_no_duty_up() {
+    let mut world = World::of(3);
+    world.overridden = true;
+    world.apply_template(false);
+    world.wanted.replicas = 5;
+    let (mut applied, mut looks) = (0, 0);
+    while !world.is_as_wanted() {
+        looks += 1;
+        assert!(looks < 200, "starved: {:#?}", world.observe());
+        world.live();
+        let (decided, then) = (plan(&world.observe()), world.clone());
+        applied += u32::from(matches!(decided.step, Some(Step::ApplyObjects { .. })));
+        if let Some(step) = decided.step {
+            world.take(step, &then);
+        }
+    }
+    assert!(applied > 0 && applied < looks / 2, "{applied} of {looks}");
+    let mut observed = world.observe();
+    let set = observed.set.as_mut().expect("a set");
+    (set.settled, set.outdated, set.overridden) = (true, false, true);
+    assert_eq!(plan(&observed), Plan { step: None, finding: Finding::Working(Work::UpdatingObjects) });
+}
+
+#[test]
 fn a_template_that_is_refused_holds_no_replacement_up() {
     for lost_node in [false, true] {
         let mut world = World::of(3);
