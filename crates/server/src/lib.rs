@@ -8,6 +8,7 @@ pub mod answers;
 mod arriving;
 mod auth;
 pub mod auto_compaction;
+mod blocking;
 mod client_api;
 mod counted_stream;
 mod dispatch;

@@ -9,9 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_kv::auth::PasswordHash;
 use quorate_node::NodeError;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
+use crate::blocking::with_permit;
 use crate::client_api::ApiError;
 
 /// etcd's cost: about 50 ms of one core.
@@ -35,13 +36,16 @@ const NOBODYS_HASH: &str = "$2b$10$u1uCXt4TH5cNUhHPn0vE8.wXcU3ksKDTGr8CJkbZ9DHoa
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Passwords {
-    turns: Semaphore,
-    waiting: Semaphore,
+    turns: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
 }
 
 impl Passwords {
     pub(crate) fn new() -> Passwords {
-        Passwords { turns: Semaphore::new(MAX_AT_ONCE), waiting: Semaphore::new(MAX_AT_ONCE + MAX_WAITING) }
+        Passwords {
+            turns: Arc::new(Semaphore::new(MAX_AT_ONCE)),
+            waiting: Arc::new(Semaphore::new(MAX_AT_ONCE + MAX_WAITING)),
+        }
     }
 
     /// Hashes a new password.
@@ -52,8 +56,7 @@ impl Passwords {
         if password.len() > MAX_PASSWORD_BYTES {
             return Err(NodeError::Invalid(format!("a password has at most {MAX_PASSWORD_BYTES} bytes")).into());
         }
-        let _turn = self.turn().await?;
-        let hashed = tokio::task::spawn_blocking(move || bcrypt::hash(password.as_bytes(), COST)).await?;
+        let hashed = with_permit(self.turn().await?, move || bcrypt::hash(password.as_bytes(), COST)).await?;
         Ok(PasswordHash(hashed.map_err(|_| ApiError::NoRandomness)?.into()))
     }
 
@@ -80,8 +83,7 @@ impl Passwords {
         password: Arc<Zeroizing<String>>,
         hash: Option<PasswordHash>,
     ) -> Result<bool, ApiError> {
-        let _turn = self.turn().await?;
-        let compared = tokio::task::spawn_blocking(move || {
+        let compared = with_permit(self.turn().await?, move || {
             let known = hash.as_ref().and_then(|hash| std::str::from_utf8(&hash.0).ok());
             let equal = bcrypt::verify(password.as_bytes(), known.unwrap_or(NOBODYS_HASH)).unwrap_or(false);
             equal && known.is_some() && password.len() <= MAX_PASSWORD_BYTES
@@ -89,9 +91,9 @@ impl Passwords {
         Ok(compared.await?)
     }
 
-    async fn turn(&self) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), ApiError> {
-        let place = self.waiting.try_acquire().map_err(|_| NodeError::TooManyRequests)?;
-        let turn = self.turns.acquire().await.expect("the semaphore is never closed");
+    async fn turn(&self) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), ApiError> {
+        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| NodeError::TooManyRequests)?;
+        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed");
         Ok((place, turn))
     }
 }

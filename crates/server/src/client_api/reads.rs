@@ -12,6 +12,7 @@ use tonic::codegen::http::HeaderMap;
 use super::{ApiError, ClientApi};
 use crate::access::Action;
 use crate::answers::{Claim, HeldAnswer, NoRoom};
+use crate::blocking::with_permit;
 use crate::metrics::ReadOutcome;
 
 /// Bytes of a small range that is read where it arrives. Larger ones take threads of their own, so that a listing of a
@@ -219,6 +220,11 @@ impl ClientApi {
         }
     }
 
+    /// A place among the reads that take threads of their own.
+    pub(super) async fn turn_to_read(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.large_reads).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
     /// Reads on a thread of its own, as often as it takes to have room for the answer.
     async fn read_state<T: Send + 'static>(
         &self,
@@ -227,11 +233,9 @@ impl ClientApi {
         let view = self.view()?;
         let mut claim = self.answers.open();
         loop {
-            let turn = self.large_reads.acquire().await.expect("the semaphore is never closed");
+            let turn = self.turn_to_read().await;
             let (view, read) = (view.clone(), read.clone());
-            let reading = tokio::task::spawn_blocking(move || (read(&view, &claim), claim));
-            let (result, back) = reading.await?;
-            drop(turn);
+            let (result, back) = with_permit(turn, move || (read(&view, &claim), claim)).await?;
             claim = back;
             match result {
                 Err(RationedReadError::NotAllowed) => {
