@@ -65,6 +65,8 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 pub(crate) const SEND_BUFFER_BYTES: usize = 512 * 1024;
 /// The first message of a call must arrive in this time.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// So must the next part of an image: its sender may live and hang on its disk.
+pub(crate) const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the peer port needs of the node behind it.
 #[tonic::async_trait]
@@ -93,6 +95,8 @@ pub(crate) trait Host: Send + Sync + 'static {
 pub(crate) trait ImageSink: Send {
     /// The next bytes of the image.
     async fn write(&mut self, data: Bytes) -> Result<(), String>;
+    /// Resolves, with the reason, when another image is to be received in place of this one.
+    async fn overtaken(&mut self) -> String;
     /// All bytes were written: verifies the image and hands it to the node. Answers its index.
     async fn finish(self: Box<Self>) -> Result<LogIndex, String>;
 }

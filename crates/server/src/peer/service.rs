@@ -17,10 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, once};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Host;
 use super::greeting::Caller;
 use super::guests::Badge;
 use super::listener::stopped;
+use super::{CHUNK_TIMEOUT, Host};
 use crate::metrics::Metrics;
 
 type Answers = Pin<Box<dyn Stream<Item = Result<proto::Frame, Status>> + Send>>;
@@ -189,7 +189,13 @@ impl PeerService {
             if let Err(text) = sink.write(data).await {
                 return Ok(Err(text));
             }
-            next = chunks.message().await?.map(|chunk| chunk.data);
+            next = tokio::select! {
+                chunk = tokio::time::timeout(CHUNK_TIMEOUT, chunks.message()) => match chunk {
+                    Ok(chunk) => chunk?.map(|chunk| chunk.data),
+                    Err(_) => return Ok(Err(format!("its next part did not come within {CHUNK_TIMEOUT:?}"))),
+                },
+                reason = sink.overtaken() => return Ok(Err(reason)),
+            };
         }
         Ok(sink.finish().await.map(|index| index.0))
     }

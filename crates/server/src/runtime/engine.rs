@@ -15,13 +15,14 @@ use quorate_raft::{LogIndex, Membership, NodeId, WriteSeq};
 use quorate_store::{LogReader, LogStore, NodeMark, StateStore, StateView};
 use quorate_wire::peer::NodeState;
 use quorate_wire::{Identity, PeerMessage};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use super::clock::Jitter;
 use super::core::Core;
 use super::driver::{Driver, Event, Outside, Progress, Stepping};
 use super::failure::Failure;
 use super::images;
+use super::incoming_image::IncomingImage;
 use super::log_writer::{self, LogJob, LogReports};
 use super::mailbox::Mailbox;
 use super::published::{Published, Seen};
@@ -47,7 +48,7 @@ pub(crate) struct Engine {
     /// The configuration in force, committed or not.
     pub(crate) membership: RwLock<Arc<Membership>>,
     /// One image is received at a time.
-    pub(crate) receiving: Arc<Semaphore>,
+    pub(crate) incoming: Arc<IncomingImage>,
     /// Its disk has too little free space.
     pub(crate) disk_full: AtomicBool,
     /// Its live bytes come near the quota.
@@ -106,7 +107,7 @@ impl Engine {
             watching: Arc::new(Watching::new()),
             log_reader: log.reader(),
             membership: RwLock::new(membership),
-            receiving: Arc::new(Semaphore::new(1)),
+            incoming: IncomingImage::new(),
             disk_full: AtomicBool::new(false),
             near_quota: AtomicBool::new(false),
             doubt: Arc::default(),

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use quorate_node::Input;
 use quorate_raft::{LogIndex, NodeId, Term};
 use quorate_store::{SnapshotError, SnapshotSink, SnapshotSource};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::core::Core;
 use super::engine::Engine;
+use super::incoming_image::{ImagePlace, OVERTAKEN};
 use super::state_writer::StateJob;
 use crate::peer::{Host as _, ImageSink, Peer, send_snapshot};
 
@@ -113,20 +114,19 @@ pub(crate) struct Receiving {
     term: Term,
     /// Taken while a blocking thread writes.
     sink: Option<SnapshotSink>,
-    _only_one: OwnedSemaphorePermit,
+    place: ImagePlace,
 }
 
 /// Begins to receive an image.
 pub(crate) async fn receive(engine: Arc<Engine>, from: NodeId, term: Term) -> Result<Receiving, String> {
-    let only_one =
-        Arc::clone(&engine.receiving).try_acquire_owned().map_err(|_| "another snapshot is being received")?;
+    let place = engine.incoming.enter(term).await?;
     let (reply, sink) = oneshot::channel();
     engine
         .state_jobs
         .send(StateJob::OpenSink { expected: engine.identity.cluster_id, reply })
         .map_err(|_| "the node stops")?;
     let sink = sink.await.map_err(|_| "the node stops")??;
-    Ok(Receiving { engine, from, term, sink: Some(sink), _only_one: only_one })
+    Ok(Receiving { engine, from, term, sink: Some(sink), place })
 }
 
 #[tonic::async_trait]
@@ -136,6 +136,11 @@ impl ImageSink for Receiving {
         let writing = tokio::task::spawn_blocking(move || sink.push(&data).map(|()| sink));
         self.sink = Some(writing.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?);
         Ok(())
+    }
+
+    async fn overtaken(&mut self) -> String {
+        self.place.overtaken().await;
+        OVERTAKEN.into()
     }
 
     async fn finish(mut self: Box<Self>) -> Result<LogIndex, String> {

@@ -25,6 +25,7 @@ mod failure;
 #[cfg(feature = "test-faults")]
 mod faults;
 mod images;
+mod incoming_image;
 mod lifecycle;
 mod log_writer;
 mod mailbox;

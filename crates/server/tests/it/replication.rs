@@ -7,8 +7,9 @@ use quorate_proto::quorate::peer::v1 as proto;
 use quorate_proto::quorate::peer::v1::peer_client::PeerClient;
 use quorate_raft::RoleKind;
 use tokio::time::timeout;
+use tokio_stream::{Stream, StreamExt as _};
 
-use crate::cluster::{Cluster, get, hello_of_a_newcomer};
+use crate::cluster::{Cluster, PATIENCE, get, hello_of_a_newcomer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_through_any_node_is_read_through_every_node() {
@@ -121,8 +122,8 @@ async fn digests_are_equal_at_equal_indexes() {
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
 }
 
-/// Sends node 0 its own image, as the leader of `term` would; answers whether it was taken in.
-async fn send_image(cluster: &Cluster, term: u64) -> bool {
+/// Node 0's own image, as the leader of `term` would send it.
+async fn image(cluster: &Cluster, term: u64) -> Vec<proto::SnapshotChunk> {
     let replica = cluster.replica(0);
     let mut start = Some(proto::SnapshotStart { hello: Some(hello_of_a_newcomer(replica).to_wire()), term });
     let (_, mut image) = replica.snapshot().await.expect("it runs");
@@ -130,8 +131,21 @@ async fn send_image(cluster: &Cluster, term: u64) -> bool {
     while let Some(chunk) = image.recv().await {
         chunks.push(proto::SnapshotChunk { start: start.take(), data: chunk.expect("readable") });
     }
+    chunks
+}
+
+/// What node 0 says to these parts of an image.
+async fn send_chunks(
+    cluster: &Cluster,
+    chunks: impl Stream<Item = proto::SnapshotChunk> + Send + 'static,
+) -> proto::SnapshotResponse {
     let mut client = PeerClient::connect(format!("http://{}", cluster.nodes[0].address)).await.expect("listens");
-    client.snapshot(tokio_stream::iter(chunks)).await.expect("answers").into_inner().accepted
+    client.snapshot(chunks).await.expect("answers").into_inner()
+}
+
+/// Sends node 0 its own image, as the leader of `term` would; answers whether it was taken in.
+async fn send_image(cluster: &Cluster, term: u64) -> bool {
+    send_chunks(cluster, tokio_stream::iter(image(cluster, term).await)).await.accepted
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,5 +159,30 @@ async fn an_image_of_a_leader_that_is_none_any_more_does_not_hold_up_the_next() 
         }
     };
     timeout(Duration::from_secs(10), sending).await.expect("each leaves its place as soon as it is declined");
+    assert_eq!(cluster.get(0, "key").await.as_deref(), Some(&b"value"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_stands_still_keeps_out_no_later_leaders() {
+    let cluster = Cluster::running(1).await;
+    cluster.put(0, "key", "value").await;
+    // The leader of term 1 lives, and hangs on its disk after the first part.
+    let first = image(&cluster, 1).await.swap_remove(0);
+    let hanging = tokio_stream::once(first).chain(tokio_stream::pending());
+    let overtaken = async {
+        let answer = send_chunks(&cluster, hanging).await;
+        assert!(!answer.accepted && answer.refusal.contains("later term"), "{answer:?}");
+    };
+    let later = async {
+        loop {
+            let earlier = send_chunks(&cluster, tokio_stream::iter(image(&cluster, 0).await)).await;
+            if earlier.refusal.contains("another snapshot") || earlier.refusal.contains("later term") {
+                break;
+            }
+        }
+        // The first has its place now.
+        while !send_image(&cluster, 2).await {}
+    };
+    timeout(PATIENCE, async { tokio::join!(overtaken, later) }).await.expect("the later leader's is taken in");
     assert_eq!(cluster.get(0, "key").await.as_deref(), Some(&b"value"[..]));
 }
