@@ -35,6 +35,9 @@ pub enum ActError {
     /// What the step is about is not there any more.
     #[error("{0} is not there any more")]
     Gone(String),
+    /// Somebody else's object has the name of one that the cluster needs.
+    #[error("{0}")]
+    Taken(String),
     /// The operating system gave no random bytes.
     #[error("no random bytes: {0}")]
     Random(#[from] getrandom::Error),
@@ -92,10 +95,7 @@ impl<A: Admin> Hands<'_, A> {
                 self.set_voters(sighting, voters, *expected_config_index).await
             }
             Step::MarkVolume(ordinal) => self.mark_volume(sighting, *ordinal).await,
-            Step::ApplyMonitor => {
-                let cluster = &sighting.cluster;
-                self.apply_one(&Names::of(cluster), &build::pod_monitor(cluster)).await
-            }
+            Step::ApplyMonitor => self.apply_one(sighting, &build::pod_monitor(&sighting.cluster)).await,
             Step::TransferLeader { to, expected_config_index } => {
                 let leader = leader(sighting)?;
                 let request = TransferLeaderRequest { node_id: to.0, expected_config_index: *expected_config_index };
@@ -109,7 +109,6 @@ impl<A: Admin> Hands<'_, A> {
     /// budget never counts on pods that are not there yet.
     async fn apply(&self, sighting: &Sighting, replicas: u32) -> Result<(), ActError> {
         let cluster = &sighting.cluster;
-        let names = Names::of(cluster);
         if sighting.kubernetes.token.is_none() {
             self.create_token(cluster).await?;
         }
@@ -129,8 +128,13 @@ impl<A: Admin> Hands<'_, A> {
         } else {
             objects.push(set);
         }
-        for object in objects.iter().filter(|object| !object.matches(sighting.kubernetes.live(object))) {
-            self.apply_one(&names, object).await?;
+        let (theirs, ours): (Vec<_>, Vec<_>) = objects.iter().partition(|object| sighting.kubernetes.is_taken(object));
+        if let Some(object) = theirs.first().filter(|_| live.is_none()) {
+            // Pods that no Service of their own names would never find each other. What runs already goes on without.
+            return Err(ActError::Taken(object.name_is_taken()));
+        }
+        for object in ours.into_iter().filter(|object| !object.matches(sighting.kubernetes.live(object))) {
+            self.apply_one(sighting, object).await?;
         }
         Ok(())
     }
@@ -163,13 +167,18 @@ impl<A: Admin> Hands<'_, A> {
         Ok(())
     }
 
-    async fn apply_one(&self, names: &Names, object: &Built) -> Result<(), ActError> {
+    async fn apply_one(&self, sighting: &Sighting, object: &Built) -> Result<(), ActError> {
+        let names = Names::of(&sighting.cluster);
+        let live = sighting.kubernetes.live(object);
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &names.namespace, &object.resource);
         match &object.body {
             Some(body) => {
                 api.patch(&object.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)).await?;
             }
-            None => ignore_missing(api.delete(&object.name, &DeleteParams::default()).await)?,
+            None => {
+                let Some(uid) = live.and_then(|live| live["metadata"]["uid"].as_str()) else { return Ok(()) };
+                ignore_missing(api.delete(&object.name, &only(uid)).await)?;
+            }
         }
         Ok(())
     }

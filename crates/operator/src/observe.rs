@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use quorate_proto::quorate::v1::StatusResponse;
 
 use crate::admin::{Admin, Target};
-use crate::build::{self, Defaults};
+use crate::build::{self, Built, Defaults};
 use crate::crd::{ApprovedRoll, QuorateCluster};
 use crate::names::Names;
 use crate::plan::{ClusterView, Latched, Observed, Ordinal, SetState, Work};
@@ -48,6 +48,8 @@ pub struct Sighting {
     pub monitor_difference: Option<String>,
     /// Those of all these that an apply did not end before.
     pub overridden: Vec<String>,
+    /// Objects of others that have the names of the cluster's own.
+    pub taken: Vec<String>,
 }
 
 /// A step that the API server refused.
@@ -114,9 +116,15 @@ fn combine(
     let latched = wish::latched(&cluster);
     let view = latched.cluster_id.and_then(|id| cluster::view(&names, id, &answers));
     let spare = spare(&names, view.as_ref(), latched, &kubernetes);
-    let differences = differences(defaults, &cluster, &kubernetes, spare);
+    let objects = objects(defaults, &cluster, &kubernetes, spare);
     let monitor = build::pod_monitor(&cluster);
-    let monitor_difference = monitor.difference(kubernetes.live(&monitor)).filter(|_| kubernetes.monitors_served);
+    let difference = |object: &Built| {
+        object.difference(kubernetes.live(object)).filter(|_| kubernetes.set.is_some() && !kubernetes.is_taken(object))
+    };
+    let differences: Vec<String> = objects.iter().filter_map(difference).collect();
+    let monitor_difference = difference(&monitor).filter(|_| kubernetes.monitors_served);
+    let taken = objects.iter().chain([&monitor]).filter(|object| kubernetes.is_taken(object));
+    let taken: Vec<String> = taken.map(Built::name_is_taken).collect();
     let is_left = |difference: &String| applied.get(difference).copied().unwrap_or(false);
     let of_all = differences.iter().chain(&monitor_difference);
     let overridden: Vec<String> =
@@ -125,7 +133,7 @@ fn combine(
         replicas: set.replicas,
         settled: set.settled,
         outdated: lacks_secret(&cluster, &kubernetes) || differences.iter().any(|difference| !is_left(difference)),
-        overridden: of_all.clone().any(is_left),
+        overridden: of_all.clone().any(is_left) || !taken.is_empty(),
         small: small(&cluster, &kubernetes),
         growth_refused: refused.as_ref().is_some_and(|refused| refused.work == Work::GrowingVolumes.reason()),
         monitor_outdated: monitor_difference.as_ref().is_some_and(|difference| !is_left(difference)),
@@ -162,6 +170,7 @@ fn combine(
         differences,
         monitor_difference,
         overridden,
+        taken,
     }
 }
 
@@ -178,12 +187,13 @@ fn spare(names: &Names, view: Option<&ClusterView>, latched: Latched, kubernetes
     live.clamp(1, (target.saturating_sub(1) / 2).max(1))
 }
 
-/// Where objects are not as the resource says, with the number of pods left as it is.
-fn differences(defaults: &Defaults, cluster: &QuorateCluster, kubernetes: &KubernetesView, spare: u32) -> Vec<String> {
-    let Some(set) = &kubernetes.set else { return Vec::new() };
-    let mut built = build::companions(cluster, set.replicas, spare);
-    built.push(build::stateful_set(cluster, defaults, set.replicas, &set.volume_size));
-    built.iter().filter_map(|object| object.difference(kubernetes.live(object))).collect()
+/// What the cluster needs, with the number of pods left as it is.
+fn objects(defaults: &Defaults, cluster: &QuorateCluster, kubernetes: &KubernetesView, spare: u32) -> Vec<Built> {
+    let set = kubernetes.set.as_ref();
+    let (replicas, size) = set.map_or((0, ""), |set| (set.replicas, set.volume_size.as_str()));
+    let mut built = build::companions(cluster, replicas, spare);
+    built.push(build::stateful_set(cluster, defaults, replicas, size));
+    built
 }
 
 /// Without the admin token no node can be asked, and no new pod starts; without the retired clusters one could start on the data of one.
@@ -262,6 +272,22 @@ mod tests {
         assert_eq!(look(&[(difference, true)]), (false, true, vec![difference.to_string()]));
         assert_eq!(look(&[(difference, false)]), (true, false, vec![difference.to_string()]));
         assert_eq!(look(&[("Service db: spec.x should be 1", true)]), (true, false, vec![]), "it differs elsewhere");
+    }
+
+    #[test]
+    fn an_object_of_somebody_else_is_none_of_ours() {
+        let (mut cluster, defaults, mut kubernetes) = as_built();
+        let key = ("PodDisruptionBudget".to_string(), "db".to_string());
+        kubernetes.objects.remove(&key);
+        kubernetes.foreign.insert(key);
+        let look = |cluster: &QuorateCluster| {
+            let seen = combine(&defaults, cluster.clone(), kubernetes.clone(), BTreeMap::new(), Remembered::default());
+            let set = seen.observed.set.expect("a set");
+            (set.outdated, set.overridden, seen.taken.len())
+        };
+        assert_eq!(look(&cluster), (false, true, 1), "nothing is applied over it, and the rest goes on");
+        cluster.spec.pod_disruption_budget.enabled = false;
+        assert_eq!(look(&cluster), (false, false, 0), "ours is to be absent, and is");
     }
 
     #[test]

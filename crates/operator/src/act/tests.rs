@@ -149,6 +149,7 @@ fn sighting(pods: u32) -> Sighting {
         differences: Vec::new(),
         monitor_difference: None,
         overridden: Vec::new(),
+        taken: Vec::new(),
     }
 }
 
@@ -230,9 +231,50 @@ async fn a_pod_monitor_is_made_apart_and_removed_when_it_is_not_wanted() {
         assert_eq!(path, "/apis/monitoring.coreos.com/v1/namespaces/default/podmonitors/db");
         method.clone()
     };
+    let key = ("PodMonitor".to_string(), "db".to_string());
+    seen.kubernetes.objects.insert(key, json!({ "metadata": { "uid": "monitor" } }));
     assert_eq!(apply(&seen).await, "DELETE");
     seen.cluster.spec.monitoring.pod_monitor = true;
     assert_eq!(apply(&seen).await, "PATCH");
+}
+
+#[tokio::test]
+async fn an_object_of_somebody_else_is_neither_deleted_nor_applied_over() {
+    let key = |kind: &str, name: &str| (kind.to_string(), name.to_string());
+    let paths = async |seen: &Sighting| {
+        let (result, calls) = take(seen, Step::ApplyObjects { replicas: 3 }, &Nodes::default(), None).await;
+        let paths =
+            calls.into_iter().map(|(method, path, _)| (method, path.rsplit('/').nth(1).unwrap_or("").to_string()));
+        (result, paths.collect::<Vec<_>>())
+    };
+    let mut seen = sighting(3);
+    seen.kubernetes.foreign.insert(key("PodDisruptionBudget", "db"));
+    let (result, calls) = paths(&seen).await;
+    result.expect("the others are applied");
+    let applied: Vec<&str> = calls.iter().map(|(_, plural)| plural.as_str()).collect();
+    assert_eq!(applied, ["services", "services", "statefulsets"]);
+    seen.cluster.spec.pod_disruption_budget.enabled = false;
+    let (_, calls) = paths(&seen).await;
+    assert!(calls.iter().all(|(method, _)| method == "PATCH"), "it is not ours to delete: {calls:?}");
+    seen.kubernetes.foreign.insert(key("Service", "db-peers"));
+    seen.kubernetes.set = None;
+    let (result, calls) = paths(&seen).await;
+    let said = result.expect_err("no set without its Services").to_string();
+    assert!(said.contains("Service db-peers is somebody else's"), "{said}");
+    assert_eq!(calls, []);
+}
+
+#[tokio::test]
+async fn an_object_that_is_not_wanted_any_more_is_deleted_as_it_was_seen() {
+    let mut seen = sighting(3);
+    seen.cluster.spec.pod_disruption_budget.enabled = false;
+    let key = ("PodDisruptionBudget".to_string(), "db".to_string());
+    seen.kubernetes.objects.insert(key, json!({ "metadata": { "uid": "budget" } }));
+    let (result, calls) = take(&seen, Step::ApplyObjects { replicas: 3 }, &Nodes::default(), None).await;
+    result.expect("applied");
+    let (_, path, body) = calls.iter().find(|(method, ..)| method == "DELETE").expect("deleted");
+    assert!(path.ends_with("/poddisruptionbudgets/db"), "{path}");
+    assert_eq!(body["preconditions"]["uid"], "budget");
 }
 
 #[tokio::test]

@@ -27,6 +27,9 @@ pub use stateful_set::{CONTAINER, volume_size};
 /// Annotation with the fingerprint of what was last applied: it tells of fields that are not wanted any more.
 const APPLIED: &str = "quorate.io/applied";
 
+/// Labels that together say whose an object is. Every object has carried them since the first version.
+const MARKS: [&str; 2] = ["app.kubernetes.io/managed-by", "quorate.io/cluster"];
+
 /// What is fixed for all clusters of one operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
@@ -83,6 +86,12 @@ impl Built {
         };
         Some(format!("{} {}: {what}", self.resource.kind, self.name))
     }
+
+    /// For people, if an object of somebody else has its name.
+    pub fn name_is_taken(&self) -> String {
+        let Built { resource, name, .. } = self;
+        format!("{} {name} is somebody else's: neither its owner nor its labels name this cluster", resource.kind)
+    }
 }
 
 /// Everything beside the StatefulSet that a cluster needs, in the order in which it is applied. A drain may take `spare` of its pods away at once.
@@ -104,6 +113,17 @@ pub fn retired_text(cluster: &QuorateCluster) -> String {
     cluster.status.as_ref().map(|status| status.retired_cluster_ids.join("\n")).unwrap_or_default()
 }
 
+/// Whether `live` was made for `cluster`: its owner says so, or, where the resource was made again over what it left behind, its labels.
+/// Anything else that has the name of one of its objects is somebody's own, which is neither changed nor deleted.
+pub fn is_of(cluster: &QuorateCluster, live: &Value) -> bool {
+    let labels = Names::of(cluster).labels();
+    let marked = |key: &str| live["metadata"]["labels"][key].as_str() == labels.get(key).map(String::as_str);
+    let owners = live["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+    let owned =
+        owners.filter_map(|owner| owner["uid"].as_str()).any(|uid| Some(uid) == cluster.metadata.uid.as_deref());
+    owned || MARKS.into_iter().all(marked)
+}
+
 /// Metadata of an object of `cluster`: owned by it, with the user's labels and annotations. The operator's own labels win.
 pub fn metadata(cluster: &QuorateCluster, name: String) -> ObjectMeta {
     let names = Names::of(cluster);
@@ -123,7 +143,7 @@ pub fn metadata(cluster: &QuorateCluster, name: String) -> ObjectMeta {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Built, Defaults, companions, pod_monitor, stateful_set};
+    use super::{Built, Defaults, companions, is_of, pod_monitor, stateful_set};
     use crate::crd::QuorateCluster;
 
     pub(super) fn cluster(spec: Value) -> QuorateCluster {
@@ -195,6 +215,22 @@ mod tests {
         let mut live = built.body.clone().expect("a body");
         live["spec"]["replicas"] = json!(2);
         assert!(!built.matches(Some(&live)));
+    }
+
+    #[test]
+    fn an_object_is_of_a_cluster_by_its_owner_or_its_labels() {
+        let ours = set(json!({}), 3).body.expect("a body");
+        let without = |field: &str| {
+            let mut live = ours.clone();
+            live["metadata"].as_object_mut().expect("a map").remove(field);
+            live
+        };
+        let cluster = cluster(json!({}));
+        assert!(is_of(&cluster, &without("labels")) && is_of(&cluster, &without("ownerReferences")));
+        let mut theirs = without("ownerReferences");
+        theirs["metadata"]["labels"]["quorate.io/cluster"] = json!("other");
+        assert!(!is_of(&cluster, &theirs));
+        assert!(!is_of(&cluster, &json!({ "metadata": { "name": "example" } })));
     }
 
     #[test]

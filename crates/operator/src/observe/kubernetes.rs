@@ -34,6 +34,8 @@ pub struct KubernetesView {
     pub recovery_job: JobState,
     /// Everything that is built, by kind and name, as it is now.
     pub objects: BTreeMap<(String, String), Value>,
+    /// Objects of others that have the kind and name of one that is built.
+    pub foreign: BTreeSet<(String, String)>,
     /// The Prometheus operator is installed, or was not needed to be.
     pub monitors_served: bool,
 }
@@ -90,6 +92,19 @@ impl KubernetesView {
     pub fn live(&self, object: &Built) -> Option<&Value> {
         self.objects.get(&(object.resource.kind.clone(), object.name.clone()))
     }
+
+    /// Whether somebody else's object is in place of `object`, which should be there.
+    pub fn is_taken(&self, object: &Built) -> bool {
+        object.body.is_some() && self.foreign.contains(&(object.resource.kind.clone(), object.name.clone()))
+    }
+
+    fn take_in(&mut self, cluster: &QuorateCluster, key: (String, String), live: Value) {
+        if build::is_of(cluster, &live) {
+            self.objects.insert(key, live);
+        } else {
+            self.foreign.insert(key);
+        }
+    }
 }
 
 pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<KubernetesView, kube::Error> {
@@ -110,9 +125,10 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
     }
     for object in build::companions(cluster, 0, 0) {
         if let Some(live) = get(client, &names, &object).await? {
-            view.objects.insert((object.resource.kind, object.name), live);
+            view.take_in(cluster, (object.resource.kind, object.name), live);
         }
     }
+    let set = take_in_set(cluster, set, &names, &mut view)?;
     read_monitor(client, cluster, &names, &mut view).await?;
     read_pods(client, cluster, set.as_ref(), &pods.items, &mut view).await?;
     read_endpoints(client, &names, &mut view).await?;
@@ -128,10 +144,22 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
     }
     if let Some(set) = set {
         view.set = Some(set_view(&set));
-        let body = serde_json::to_value(&set).map_err(kube::Error::SerdeError)?;
-        view.objects.insert(("StatefulSet".to_string(), names.cluster), body);
     }
     Ok(view)
+}
+
+/// The set, unless it is somebody else's: then this cluster has none.
+fn take_in_set(
+    cluster: &QuorateCluster,
+    set: Option<StatefulSet>,
+    names: &Names,
+    view: &mut KubernetesView,
+) -> Result<Option<StatefulSet>, kube::Error> {
+    let Some(set) = set else { return Ok(None) };
+    let body = serde_json::to_value(&set).map_err(kube::Error::SerdeError)?;
+    let key = ("StatefulSet".to_string(), names.cluster.clone());
+    view.take_in(cluster, key.clone(), body);
+    Ok(view.objects.contains_key(&key).then_some(set))
 }
 
 /// The PodMonitor is of an API that need not be installed: what is not there can be neither made nor missed.
@@ -155,7 +183,7 @@ async fn read_monitor(
         }
     };
     if let Some(live) = live {
-        view.objects.insert((monitor.resource.kind, monitor.name), live);
+        view.take_in(cluster, (monitor.resource.kind, monitor.name), live);
     }
     Ok(())
 }
@@ -361,6 +389,23 @@ mod tests {
             let mut view = KubernetesView::default();
             read_monitor(&client, &cluster, &Names::of(&cluster), &mut view).await.expect("no reconcile fails of it");
             assert_eq!((view.monitors_served, view.objects.len()), (!wanted, 0));
+        }
+    }
+
+    #[test]
+    fn a_set_of_somebody_else_is_no_set_of_this_cluster() {
+        let cluster: QuorateCluster = serde_json::from_value(json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
+            "metadata": { "name": "db", "namespace": "default", "uid": "u-1" }, "spec": {},
+        }))
+        .expect("the spec is well-formed");
+        for (owner, ours) in [("u-1", true), ("u-2", false)] {
+            let owners = json!([{ "apiVersion": "v1", "kind": "K", "name": "n", "uid": owner }]);
+            let set = json!({ "metadata": { "name": "db", "ownerReferences": owners } });
+            let set = Some(serde_json::from_value(set).expect("a set"));
+            let mut view = KubernetesView::default();
+            let taken_in = take_in_set(&cluster, set, &Names::of(&cluster), &mut view).expect("JSON");
+            assert_eq!((taken_in.is_some(), view.foreign.len()), (ours, usize::from(!ours)), "{owner}");
         }
     }
 

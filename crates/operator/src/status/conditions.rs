@@ -144,6 +144,13 @@ fn refusal<'a>(sighting: &'a Sighting, finding: &Finding) -> Option<&'a str> {
     sighting.refused.as_ref().filter(|refused| refused.work == work.reason()).map(|refused| refused.message.as_str())
 }
 
+/// Names that somebody else has taken, if an object of the cluster is to be made under one of them.
+fn taken(sighting: &Sighting, finding: &Finding) -> Option<String> {
+    let makes = matches!(finding, Finding::Working(Work::UpdatingObjects | Work::CreatingPods | Work::Recovering));
+    let which = sighting.taken.join("; ");
+    (makes && !which.is_empty()).then(|| format!("{which}; rename or delete what is not this cluster's"))
+}
+
 /// What an apply has not ended, if that is what is waited for.
 fn overridden(sighting: &Sighting, finding: &Finding) -> Option<String> {
     let first = sighting.overridden.first().filter(|_| *finding == Finding::Working(Work::UpdatingObjects))?;
@@ -180,7 +187,7 @@ fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
     let (holds, message) = match finding {
         Finding::Working(work) => match refusal(sighting, finding) {
             Some(said) => (true, format!("{}, which the API server refuses: {said}", work.text())),
-            None => match overridden(sighting, finding) {
+            None => match taken(sighting, finding).or_else(|| overridden(sighting, finding)) {
                 Some(said) => (true, format!("{}; {said}", work.text())),
                 None => (true, and_troubles(work.text())),
             },
@@ -344,6 +351,9 @@ fn stalled(after: &QuorateClusterStatus, sighting: &Sighting, finding: &Finding,
     }
     if let Some(said) = refusal(sighting, finding) {
         return verdict("Refused", format!("the API server refuses what is specified: {said}"));
+    }
+    if let Some(said) = taken(sighting, finding) {
+        return verdict("NameTaken", said);
     }
     if let Some(said) = overridden(sighting, finding) {
         return verdict("Overridden", said);

@@ -43,6 +43,7 @@ fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting 
         differences: Vec::new(),
         monitor_difference: None,
         overridden: Vec::new(),
+        taken: Vec::new(),
     }
 }
 
@@ -247,6 +248,17 @@ fn what_somebody_else_writes_over_is_named() {
     }
     let rolling = told(&seen, &idle(Finding::Working(Work::RollingUpdate)), 0);
     assert_eq!(holds(&rolling, "Stalled"), None, "it goes on with everything else");
+}
+
+#[test]
+fn a_name_that_somebody_else_has_taken_is_told() {
+    let mut seen = sighting(3, None);
+    seen.taken = vec!["PodDisruptionBudget example is somebody else's".to_string()];
+    for work in [Work::UpdatingObjects, Work::CreatingPods] {
+        let status = told(&seen, &idle(Finding::Working(work)), 0);
+        assert_eq!(says(&status, "Stalled").0, "NameTaken");
+        assert!(says(&status, "Progressing").1.contains(&seen.taken[0]), "{:?}", status.conditions);
+    }
 }
 
 #[test]
