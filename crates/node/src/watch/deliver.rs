@@ -41,9 +41,12 @@ pub trait Previous {
 
     /// What a read of each key at its revision sees: `None` if the key is not alive there, or if that is forgotten.
     ///
+    /// `wanted` is in the order of the revisions. The answers are for the first of it, all of one revision or none: they end
+    /// with the revision that reaches `max_bytes`.
+    ///
     /// # Errors
     /// The storage's own.
-    fn previous(&self, wanted: &[(Bytes, Revision)]) -> Result<Vec<Option<KeyValue>>, Self::Error>;
+    fn previous(&self, wanted: &[(Bytes, Revision)], max_bytes: usize) -> Result<Vec<Option<KeyValue>>, Self::Error>;
 }
 
 impl Batch {
@@ -78,9 +81,7 @@ impl<O: Outlet> Hub<O> {
                 self.all_fall_behind(if mutant!(WatchBackAfterImage) { self.compacted.max(1) } else { next });
             } else {
                 batch.changes.retain(|change| change.at.revision >= next);
-                // One that begins within the batch reads its part back.
-                self.begin_those_ahead(next);
-                self.tell(&batch.changes, through, records)?;
+                self.tell_all(&batch.changes, through, records)?;
             }
             self.revision = through;
             self.begin_those_ahead(through);
@@ -89,12 +90,31 @@ impl<O: Outlet> Hub<O> {
         Ok(())
     }
 
-    fn tell<P: Previous>(&mut self, changes: &[Change], through: i64, records: &P) -> Result<(), P::Error> {
-        let concerned = self.concerned(changes);
+    /// Tells changes part by part: together with their former versions they may be far more than outlets have room for.
+    fn tell_all<P: Previous>(&mut self, mut changes: &[Change], through: i64, records: &P) -> Result<(), P::Error> {
+        loop {
+            // One that begins within the part reads its own back.
+            self.begin_those_ahead(self.revision + 1);
+            let told = self.tell(first_part(changes, self.limits.part_bytes), through, records)?;
+            changes = &changes[told..];
+            let Some(next) = changes.first() else { return Ok(()) };
+            self.revision = next.at.revision - 1;
+        }
+    }
+
+    /// Tells the first of `changes`, whole revisions always; answers how many.
+    fn tell<P: Previous>(&mut self, changes: &[Change], through: i64, records: &P) -> Result<usize, P::Error> {
+        let mut concerned = self.concerned(changes);
         if concerned.is_empty() {
-            return Ok(());
+            return Ok(changes.len());
         }
         let previous = self.fetch_previous(changes, &concerned, records)?;
+        let told = previous.len();
+        concerned.retain(|_, wanted| {
+            wanted.truncate(wanted.partition_point(|at| *at < told));
+            !wanted.is_empty()
+        });
+        let changes = &changes[..told];
         let mut encoder = Encoder::new(changes, previous);
         let splits = self.splits();
         for (id, wanted) in concerned {
@@ -114,7 +134,7 @@ impl<O: Outlet> Hub<O> {
                 self.members_fall_behind(id, stream, self.revision + 1);
             }
         }
-        Ok(())
+        Ok(told)
     }
 
     /// The numbers of the changes that each group with synced watches wants.
@@ -131,7 +151,8 @@ impl<O: Outlet> Hub<O> {
         concerned
     }
 
-    /// The former version of each change that is told together with it.
+    /// The former version of each change that is told together with it, for the first of `changes`: whole revisions, one at
+    /// least, and no more of them than reach the size of a part.
     fn fetch_previous<P: Previous>(
         &self,
         changes: &[Change],
@@ -154,8 +175,13 @@ impl<O: Outlet> Hub<O> {
         }
         let asked: Vec<(Bytes, Revision)> =
             numbers.iter().map(|at| (changes[*at].key().clone(), Revision(changes[*at].at.revision - 1))).collect();
-        let found = records.previous(&asked)?;
-        assert_eq!(found.len(), numbers.len(), "one answer for each key");
+        let found = records.previous(&asked, self.limits.part_bytes)?;
+        if let Some(missing) = numbers.get(found.len()) {
+            let reached = changes[*missing].at.revision;
+            previous.truncate(changes.partition_point(|change| change.at.revision < reached));
+        }
+        let answered = numbers.partition_point(|at| *at < previous.len());
+        assert!(answered > 0 && answered == found.len(), "one answer for each key of some whole revisions");
         for (at, version) in numbers.into_iter().zip(found) {
             previous[at] = version;
         }
@@ -181,8 +207,8 @@ impl<O: Outlet> Hub<O> {
     }
 
     /// Tells the watches that are behind what was read back: all changes from `missed.from` to `missed.to`, which may be
-    /// less than [`Hub::behind`] asked for, but ends with a whole revision. Watches that find no room stay behind; one at
-    /// least is told.
+    /// less than [`Hub::behind`] asked for, but ends with a whole revision. It is told as far as former versions that are
+    /// told with it make a part. Watches that find no room stay where they are; one at least is told.
     ///
     /// # Errors
     /// The storage's.
@@ -190,26 +216,31 @@ impl<O: Outlet> Hub<O> {
     /// # Panics
     /// If the changes do not lie there, or reach beyond what was published: they would be told twice (etcd#17247).
     pub fn catch_up<P: Previous>(&mut self, missed: Missed, changes: &[Change], records: &P) -> Result<(), P::Error> {
-        let (from, through) = (missed.from.0, missed.to.0);
-        assert!(from <= through && through <= self.revision, "{missed:?} at revision {}", self.revision);
-        assert!(changes.iter().all(|change| (from..=through).contains(&change.at.revision)));
-        let served = self.served(from, through);
+        let (from, to) = (missed.from.0, missed.to.0);
+        assert!(from <= to && to <= self.revision, "{missed:?} at revision {}", self.revision);
+        assert!(changes.iter().all(|change| (from..=to).contains(&change.at.revision)));
+        let served = self.served(from, to);
         let mut concerned = BTreeMap::new();
         for (number, change) in changes.iter().enumerate() {
             self.groups.holding(change.key(), |id| {
-                if served.contains_key(&id) && self.groups.get(id).subject.wants(&change.record) {
+                let next = served.get(&id).and_then(|watches| watches.first_key_value()).map(|(next, _)| *next);
+                let is_told = next.is_some_and(|next| next <= change.at.revision);
+                if is_told && self.groups.get(id).subject.wants(&change.record) {
                     concerned.entry(id).or_insert_with(Vec::new).push(number);
                 }
             });
         }
         let previous = self.fetch_previous(changes, &concerned, records)?;
+        let through = changes.get(previous.len()).map_or(to, |next| next.at.revision - 1);
+        let changes = &changes[..previous.len()];
         let mut encoder = Encoder::new(changes, previous);
         let splits = self.splits();
         let current = Revision(self.revision);
         for (group, watches) in served {
             let subject: Arc<Subject> = Arc::clone(&self.groups.get(group).subject);
-            let wanted = concerned.remove(&group).unwrap_or_default();
-            for (next, mut by_stream) in watches {
+            let mut wanted = concerned.remove(&group).unwrap_or_default();
+            wanted.truncate(wanted.partition_point(|at| *at < changes.len()));
+            for (next, mut by_stream) in watches.into_iter().take_while(|(next, _)| *next <= through) {
                 let first = wanted.partition_point(|at| changes[*at].at.revision < next);
                 let wanted = &wanted[first..];
                 // Other watches of the stream may just have taken its room; those left without it stay where they are.
@@ -259,6 +290,19 @@ impl<O: Outlet> Hub<O> {
         };
         served.into_iter().map(|(group, watches)| (group, by_next(watches))).collect()
     }
+}
+
+/// The first of `changes`, whole revisions, up to the one that reaches `part_bytes`.
+fn first_part(changes: &[Change], part_bytes: usize) -> &[Change] {
+    let mut bytes = 0;
+    let mut last = None;
+    let end = changes.iter().position(|change| {
+        let revision_ends = last.replace(change.at.revision).is_some_and(|last| last < change.at.revision);
+        let is_full = revision_ends && bytes >= part_bytes;
+        bytes += change.record.encoded_len();
+        is_full
+    });
+    &changes[..end.unwrap_or(changes.len())]
 }
 
 /// Tells some watches of one stream the same; answers how many events that makes.

@@ -29,6 +29,9 @@ pub struct WatchLimits {
     pub response_bytes: usize,
     /// Largest response to a client that takes fragments.
     pub fragment_bytes: usize,
+    /// Published changes are told, and former versions read for changes, so much at once: up to the revision that reaches
+    /// this size. In between outlets are asked for room again.
+    pub part_bytes: usize,
     /// Pause between two reports of progress to a watch to which nothing happens.
     pub progress_interval: Duration,
 }
@@ -41,6 +44,7 @@ impl Default for WatchLimits {
             response_bytes: 512 << 10,
             // The largest request and what etcd allows for its frame.
             fragment_bytes: 2 << 20,
+            part_bytes: 1 << 20,
             progress_interval: Duration::from_secs(600),
         }
     }
@@ -94,7 +98,7 @@ enum Standing {
 /// See the module `watch`.
 #[derive(Debug)]
 pub struct Hub<O> {
-    limits: WatchLimits,
+    pub(super) limits: WatchLimits,
     pub(super) revision: i64,
     pub(super) compacted: i64,
     pub(super) streams: BTreeMap<StreamId, Stream<O>>,

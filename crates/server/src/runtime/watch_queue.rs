@@ -1,8 +1,8 @@
 //! The answers of one watch stream on their way from the watch thread to the client's connection.
 //!
 //! Invariant: what waits is bounded by [`MAX_QUEUED_BYTES`] and [`MAX_QUEUED_ANSWERS`] a stream and
-//! [`MAX_QUEUED_BYTES_OF_ALL`] a node, each exceeded by at most one batch: past them an outlet has no room, and its watches
-//! fall behind.
+//! [`MAX_QUEUED_BYTES_OF_ALL`] a node, each exceeded by at most one part: the hub asks for room before each. Past them an
+//! outlet has no room, and its watches fall behind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

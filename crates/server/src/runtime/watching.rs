@@ -169,8 +169,8 @@ impl Watching {
 impl Previous for Records<'_> {
     type Error = ReadError;
 
-    fn previous(&self, wanted: &[(Bytes, Revision)]) -> Result<Vec<Option<KeyValue>>, ReadError> {
-        self.0.versions(wanted)
+    fn previous(&self, wanted: &[(Bytes, Revision)], max_bytes: usize) -> Result<Vec<Option<KeyValue>>, ReadError> {
+        self.0.versions(wanted, max_bytes)
     }
 }
 

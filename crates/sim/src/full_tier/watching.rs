@@ -90,27 +90,30 @@ struct Records<'a>(&'a StateView);
 impl Previous for Records<'_> {
     type Error = ReadError;
 
-    fn previous(&self, wanted: &[(Bytes, Revision)]) -> Result<Vec<Option<KeyValue>>, ReadError> {
-        self.0.versions(wanted)
+    fn previous(&self, wanted: &[(Bytes, Revision)], max_bytes: usize) -> Result<Vec<Option<KeyValue>>, ReadError> {
+        self.0.versions(wanted, max_bytes)
     }
 }
 
 impl Watching {
     pub(super) fn new(plan: &Plan) -> Watching {
         let mut random = Random::new(plan.seed ^ 0x5741_5443_4845_5253);
-        let limits = WatchLimits {
+        let mut limits = WatchLimits {
             response_bytes: *random.pick(&[1, 200, 512 << 10]).expect("choices"),
             fragment_bytes: *random.pick(&[60, 200, 2 << 20]).expect("choices"),
             progress_interval: Duration::from_micros(plan.timeout_us() * random.between(1, 10)),
             ..WatchLimits::default()
         };
+        let catch_up_bytes = *random.pick(&[1, 300, 1 << 20]).expect("choices");
+        let loses = *random.pick(&[0, 0, 100_000]).expect("choices");
+        limits.part_bytes = *random.pick(&[1, 300, 1 << 20]).expect("choices");
         Watching {
             hub: Hub::new(limits),
             jobs: VecDeque::new(),
             turning: false,
             streams: BTreeSet::new(),
-            catch_up_bytes: *random.pick(&[1, 300, 1 << 20]).expect("choices"),
-            loses: *random.pick(&[0, 0, 100_000]).expect("choices"),
+            catch_up_bytes,
+            loses,
         }
     }
 

@@ -1,12 +1,15 @@
 //! The history as watchers need it: changes in the order they were made, and what keys held before.
 //!
-//! Each call is one short read transaction, opened under the lock of the index it is used with.
+//! Records are read in short transactions, each opened under the lock of the index it is used with.
 
 use bytes::Bytes;
 use quorate_kv::{Change, KeyValue, ReadRecords, RecordKey, Revision};
 
 use super::view::StateView;
 use crate::error::ReadError;
+
+/// Former versions that are looked for in the index at once: a reader that wants many holds up the writer for these alone.
+const LOCATED_AT_ONCE: usize = 256;
 
 /// Changes of neighbouring revisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,22 +72,34 @@ impl StateView {
 
     /// What a read of each key at its revision sees: `None` if it is not alive there, or if that is forgotten.
     ///
+    /// `wanted` is in the order of the revisions. The answers are for the first of it, all of one revision or none: they end
+    /// with the revision that reaches `max_bytes`.
+    ///
     /// # Errors
     /// A failure of this node's storage.
-    pub fn versions(&self, wanted: &[(Bytes, Revision)]) -> Result<Vec<Option<KeyValue>>, ReadError> {
-        let inner = self.shared().read();
-        let places: Vec<Option<RecordKey>> =
-            wanted.iter().map(|(key, revision)| inner.key_space.locate(key, *revision)).collect();
-        let records = inner.records()?;
-        drop(inner);
-        let mut versions = Vec::with_capacity(places.len());
-        for place in places {
-            let record = match place {
-                // Physical compaction may be on its way into the file.
-                Some(at) => records.get(at)?.map(|record| record.into_key_value(at)),
-                None => None,
-            };
-            versions.push(record);
+    pub fn versions(&self, wanted: &[(Bytes, Revision)], max_bytes: usize) -> Result<Vec<Option<KeyValue>>, ReadError> {
+        let mut versions = Vec::new();
+        let mut bytes = 0;
+        let mut last = None;
+        for part in wanted.chunks(LOCATED_AT_ONCE) {
+            let inner = self.shared().read();
+            let places: Vec<Option<RecordKey>> =
+                part.iter().map(|(key, revision)| inner.key_space.locate(key, *revision)).collect();
+            let records = inner.records()?;
+            drop(inner);
+            for (place, (_, revision)) in places.into_iter().zip(part) {
+                let revision_ends = last.replace(*revision).is_some_and(|last| last < *revision);
+                if revision_ends && bytes >= max_bytes {
+                    return Ok(versions);
+                }
+                let version = match place {
+                    // Physical compaction may be on its way into the file.
+                    Some(at) => records.get(at)?.map(|record| record.into_key_value(at)),
+                    None => None,
+                };
+                bytes += version.as_ref().map_or(0, KeyValue::bytes);
+                versions.push(version);
+            }
         }
         Ok(versions)
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use quorate_kv::{Command, PutRequest, RequestOp, TxnRequest};
+use quorate_kv::{Command, KeyValue, PutRequest, RequestOp, Revision, TxnRequest};
 use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, Payload, Term};
 use quorate_store::testing::FaultyDisk;
 use quorate_wire::{Envelope, encode_envelope};
@@ -95,4 +95,28 @@ fn a_stream_gives_what_a_range_gives_while_writes_go_on() {
 
 fn pair_at(index: u64) -> Entry {
     Entry { term: Term(9), ..pair(index) }
+}
+
+#[test]
+fn former_versions_end_with_the_revision_that_reaches_the_size_asked_for() {
+    const REVISIONS: u64 = 300;
+    let mut node = member(&FaultyDisk::new());
+    let entries: Vec<Entry> = (1..=REVISIONS).map(pair).collect();
+    node.state.apply(&entries).expect("no fault");
+    let view = node.state.view();
+    // Entry 1 made revision 2; two keys each, more than are looked for in the index at once.
+    let wanted: Vec<(Bytes, Revision)> =
+        (2..2 + REVISIONS as i64).flat_map(|at| ["a", "b"].map(|key| (Bytes::from(key), Revision(at)))).collect();
+    let value = |version: Option<KeyValue>| version.map(|version| version.value);
+    let numbers: Vec<_> = (1..=REVISIONS).flat_map(|at| [at, at]).map(|at| Some(Bytes::from(at.to_string()))).collect();
+    // A key of one byte and a number of one digit are two bytes, as long as the number has one digit.
+    for (max_bytes, revisions) in [(0, 1), (1, 1), (4, 1), (5, 2), (8, 2), (36, 9), (37, 10), (usize::MAX, 300)] {
+        let versions = view.versions(&wanted, max_bytes).expect("readable");
+        let found: Vec<_> = versions.into_iter().map(value).collect();
+        assert_eq!(found, numbers[..2 * revisions], "{max_bytes} bytes");
+    }
+    // What is not there has no size.
+    let missing: Vec<(Bytes, Revision)> = (2..600).map(|at| (Bytes::from("c"), Revision(at))).collect();
+    assert_eq!(view.versions(&missing, 1).expect("readable").len(), missing.len());
+    assert_eq!(view.versions(&[], 0).expect("readable"), []);
 }

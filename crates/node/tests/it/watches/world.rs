@@ -1,6 +1,6 @@
 //! A key space, the watches on it, and streams whose answers are read when the test says so.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -61,20 +61,32 @@ pub(crate) struct World {
     held: Option<Batch>,
     /// Publish at once.
     pub(crate) live: bool,
+    /// Bytes of former versions that were read at once, at most.
+    pub(crate) most_read: Cell<usize>,
 }
 
-struct Store<'a>(&'a KeySpace, &'a MemoryRecords);
+struct Store<'a>(&'a KeySpace, &'a MemoryRecords, &'a Cell<usize>);
 
 impl Previous for Store<'_> {
     type Error = Infallible;
 
-    fn previous(&self, wanted: &[(Bytes, Revision)]) -> Result<Vec<Option<KeyValue>>, Infallible> {
+    fn previous(&self, wanted: &[(Bytes, Revision)], max_bytes: usize) -> Result<Vec<Option<KeyValue>>, Infallible> {
         let version = |(key, revision): &(Bytes, Revision)| {
             let at = self.0.locate(key, *revision)?;
             let Ok(record) = self.1.get(at);
             record.map(|record| record.into_key_value(at))
         };
-        Ok(wanted.iter().map(version).collect())
+        let (mut versions, mut bytes) = (Vec::new(), 0);
+        for of_one_revision in wanted.chunk_by(|one, other| one.1 == other.1) {
+            if !versions.is_empty() && bytes >= max_bytes {
+                break;
+            }
+            let found: Vec<Option<KeyValue>> = of_one_revision.iter().map(version).collect();
+            bytes += found.iter().flatten().map(KeyValue::bytes).sum::<usize>();
+            versions.extend(found);
+        }
+        self.2.set(self.2.get().max(bytes));
+        Ok(versions)
     }
 }
 
@@ -92,6 +104,7 @@ impl World {
             now: Time(0),
             held: None,
             live: true,
+            most_read: Cell::new(0),
         }
     }
 
@@ -158,7 +171,7 @@ impl World {
     /// Publishes what was held.
     pub(crate) fn publish(&mut self) {
         if let Some(batch) = self.held.take() {
-            let Ok(()) = self.hub.publish(batch, &Store(&self.space, &self.records));
+            let Ok(()) = self.hub.publish(batch, &Store(&self.space, &self.records, &self.most_read));
             self.hub.check();
         }
     }
@@ -167,7 +180,7 @@ impl World {
     pub(crate) fn lose(&mut self) {
         if let Some(batch) = self.held.take() {
             let lost = Batch { before: batch.through, changes: Vec::new(), ..batch };
-            let Ok(()) = self.hub.publish(lost, &Store(&self.space, &self.records));
+            let Ok(()) = self.hub.publish(lost, &Store(&self.space, &self.records, &self.most_read));
             self.hub.check();
         }
     }
@@ -212,7 +225,8 @@ impl World {
             }
             at.revision <= to.0
         });
-        let Ok(()) = self.hub.catch_up(Missed { from, to }, &changes, &Store(&self.space, &self.records));
+        let Ok(()) =
+            self.hub.catch_up(Missed { from, to }, &changes, &Store(&self.space, &self.records, &self.most_read));
         self.hub.check();
         true
     }
