@@ -6,7 +6,7 @@
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client};
 use quorate_proto::quorate::v1::target::Voter as WireVoter;
 use quorate_proto::quorate::v1::{
@@ -20,7 +20,7 @@ use crate::build::{self, Built, Defaults};
 use crate::crd::QuorateCluster;
 use crate::names::{FINALIZER, MANAGER, Names, OWNER_ANNOTATION, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
 use crate::observe::{self, Sighting, VolumeView};
-use crate::plan::{ClusterId, Incarnation, NodeId, Ordinal, Step, Voter};
+use crate::plan::{ClusterId, Incarnation, JobState, NodeId, Ordinal, Step, Voter};
 use crate::quantity::is_more;
 
 /// Why a step was not taken.
@@ -81,6 +81,7 @@ impl<A: Admin> Hands<'_, A> {
             | Step::LatchRecovered
             | Step::AbandonRecovery => Ok(()),
             Step::StartRecovery => self.start_recovery(sighting).await,
+            Step::DeleteRecoveryJob => self.delete_recovery_job(sighting).await,
             Step::ScaleSet { replicas } if sighting.observed.set.as_ref().is_some_and(|set| set.outdated) => {
                 self.scale(sighting, *replicas).await
             }
@@ -240,6 +241,22 @@ impl<A: Admin> Hands<'_, A> {
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
             other => Ok(other.map(drop)?),
         }
+    }
+
+    /// Whether it has begun is looked at again, since no precondition tells: an operator that was held up must not stop a job that writes.
+    /// Its pods go with it.
+    async fn delete_recovery_job(&self, sighting: &Sighting) -> Result<(), ActError> {
+        let names = Names::of(&sighting.cluster);
+        let seen = &sighting.kubernetes.recovery_job;
+        let gone = || ActError::Gone("the job that has not begun".to_string());
+        let (Some(uid), Some(recovery)) = (&seen.uid, sighting.observed.latched.recovery) else { return Err(gone()) };
+        let now = observe::recovery_job(self.client, &names, recovery.cluster_id).await?;
+        if now.state != JobState::NotBegun || now.uid != seen.uid {
+            return Err(gone());
+        }
+        let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..only(uid) };
+        let api = Api::<Job>::namespaced(self.client.clone(), &names.namespace);
+        Ok(ignore_missing(api.delete(&names.recovery_job(recovery.cluster_id), &params).await)?)
     }
 
     async fn set_serving(&self, sighting: &Sighting, ordinal: Ordinal, serving: bool) -> Result<(), ActError> {

@@ -6,7 +6,9 @@
 mod ask;
 mod cluster;
 mod kubernetes;
+mod monitor;
 mod nodes;
+mod recovery_job;
 mod trouble;
 mod wish;
 
@@ -24,6 +26,7 @@ use crate::quantity::is_more;
 pub use cluster::{id_of_bytes, report};
 pub use kubernetes::{KubernetesView, PodView, SetView, VolumeView, token_of};
 pub use nodes::{NodeView, OUT_OF_SERVICE};
+pub use recovery_job::{RecoveryJobView, read as recovery_job};
 
 /// One observation.
 #[derive(Debug, Clone)]
@@ -156,7 +159,7 @@ fn combine(
             cluster::quorum_may_run(&names, id, &answers, &kubernetes.pods, known)
         }),
         retired: wish::retired(&cluster),
-        recovery_job: kubernetes.recovery_job,
+        recovery_job: kubernetes.recovery_job.state,
         transfers_tried,
     };
     Sighting {

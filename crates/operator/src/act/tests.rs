@@ -1,5 +1,7 @@
 //! Steps against an API server that is a function, and nodes that only remember what they were told.
 
+mod recovery;
+
 use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
@@ -339,41 +341,6 @@ async fn a_set_shrinks_only_if_it_is_the_one_that_was_seen() {
     };
     assert_eq!(version(5, 3).await, "11");
     assert_eq!(version(3, 5).await, Value::Null);
-}
-
-/// Three members, and a recovery that was latched; the API server knows the resource with `begun` in its status.
-async fn start_recovery(begun: &Value) -> (Result<(), ActError>, Vec<Call>) {
-    let mut seen = sighting(0);
-    let status = json!({ "recovery": { "survivor": "db-2", "newClusterID": "000000000000000000000000000000bb" } });
-    seen.cluster.status = Some(serde_json::from_value(status).expect("a status"));
-    seen.observed.latched.cluster_id = Some(ClusterId(0xaa));
-    seen.observed.latched.recovery = Some(Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb) });
-    let mut now = serde_json::to_value(&seen.cluster).expect("JSON");
-    now["status"]["recovery"] = begun.clone();
-    let calls = Calls::default();
-    let client = server_that_has(&calls, None, Some(now));
-    let defaults = Defaults { image: "quorate".to_string() };
-    let nodes = Nodes::default();
-    let result = Hands { client: &client, admin: &nodes, defaults: &defaults }.act(&seen, &Step::StartRecovery).await;
-    let calls = calls.lock().expect("no test panicked").clone();
-    (result, calls)
-}
-
-#[tokio::test]
-async fn one_job_recovers_what_was_latched() {
-    let latched = json!({ "survivor": "db-2", "newClusterID": "000000000000000000000000000000bb" });
-    let (result, calls) = start_recovery(&latched).await;
-    result.expect("started");
-    let (method, path, body) = calls.last().expect("a call");
-    assert_eq!((method.as_str(), path.as_str()), ("POST", "/apis/batch/v1/namespaces/default/jobs"));
-    assert_eq!(body["metadata"]["name"], "db-recover-00000000");
-}
-
-#[tokio::test]
-async fn a_recovery_that_was_taken_back_is_not_started() {
-    let (result, calls) = start_recovery(&Value::Null).await;
-    result.expect_err("it is gone");
-    assert!(calls.iter().all(|(method, ..)| method == "GET"), "{calls:?}");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use crate::crd::QuorateCluster;
 use crate::names::Names;
 
 pub use pod_monitor::pod_monitor;
-pub use recovery_job::recovery_job;
+pub use recovery_job::{CONTAINER as RECOVERY_CONTAINER, recovery_job};
 pub use stateful_set::{CONTAINER, volume_size};
 
 /// Annotation with the fingerprint of what was last applied: it tells of fields that are not wanted any more.

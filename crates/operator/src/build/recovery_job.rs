@@ -17,6 +17,8 @@ use crate::plan::{ClusterId, Recovery};
 
 /// A pod that could not start, or was killed, is tried again this often.
 const RETRIES: i32 = 5;
+/// Name of its container.
+pub const CONTAINER: &str = "recover";
 /// The output stays readable for so long; a finished pod also keeps its volume from being deleted.
 const KEPT_SECONDS: i32 = 600;
 
@@ -55,7 +57,7 @@ fn pod(cluster: &QuorateCluster, defaults: &Defaults, names: &Names, old: Cluste
     PodSpec {
         restart_policy: Some("Never".to_string()),
         containers: vec![Container {
-            name: "recover".to_string(),
+            name: CONTAINER.to_string(),
             image: Some(image(cluster, defaults)),
             image_pull_policy: Some(pull_policy(cluster)),
             command: Some(vec!["/quorate".to_string()]),

@@ -3,19 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
+use super::monitor;
 use super::nodes::{self, NodeView};
+use super::recovery_job::{self, RecoveryJobView};
 use super::trouble;
 use crate::build::{self, Built};
 use crate::crd::QuorateCluster;
 use crate::names::{CLIENT_PORT, Names, OWNER_ANNOTATION, RETIRED_KEY, SERVING_LABEL, TOKEN_KEY};
-use crate::plan::{ClusterId, JobState, Ordinal, PodState, VolumeState};
+use crate::plan::{Ordinal, PodState, VolumeState};
 
 /// What Kubernetes says of one cluster.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +32,7 @@ pub struct KubernetesView {
     /// The retired clusters as the nodes are told of them.
     pub retired: String,
     /// The job of the recovery under way.
-    pub recovery_job: JobState,
+    pub recovery_job: RecoveryJobView,
     /// Everything that is built, by kind and name, as it is now.
     pub objects: BTreeMap<(String, String), Value>,
     /// Objects of others that have the kind and name of one that is built.
@@ -98,7 +99,8 @@ impl KubernetesView {
         object.body.is_some() && self.foreign.contains(&(object.resource.kind.clone(), object.name.clone()))
     }
 
-    fn take_in(&mut self, cluster: &QuorateCluster, key: (String, String), live: Value) {
+    /// Sorts what has the kind and name of an object that is built.
+    pub(super) fn take_in(&mut self, cluster: &QuorateCluster, key: (String, String), live: Value) {
         if build::is_of(cluster, &live) {
             self.objects.insert(key, live);
         } else {
@@ -121,7 +123,7 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
         ..KubernetesView::default()
     };
     if let Some(recovery) = super::wish::latched(cluster).recovery {
-        view.recovery_job = recovery_job(client, &names, recovery.cluster_id).await?;
+        view.recovery_job = recovery_job::read(client, &names, recovery.cluster_id).await?;
     }
     for object in build::companions(cluster, 0, 0) {
         if let Some(live) = get(client, &names, &object).await? {
@@ -129,7 +131,7 @@ pub(super) async fn read(client: &Client, cluster: &QuorateCluster) -> Result<Ku
         }
     }
     let set = take_in_set(cluster, set, &names, &mut view)?;
-    read_monitor(client, cluster, &names, &mut view).await?;
+    monitor::read(client, cluster, &names, &mut view).await?;
     read_pods(client, cluster, set.as_ref(), &pods.items, &mut view).await?;
     read_endpoints(client, &names, &mut view).await?;
     for claim in &claims.items {
@@ -160,37 +162,6 @@ fn take_in_set(
     let key = ("StatefulSet".to_string(), names.cluster.clone());
     view.take_in(cluster, key.clone(), body);
     Ok(view.objects.contains_key(&key).then_some(set))
-}
-
-/// The PodMonitor is of an API that need not be installed: what is not there can be neither made nor missed.
-async fn read_monitor(
-    client: &Client,
-    cluster: &QuorateCluster,
-    names: &Names,
-    view: &mut KubernetesView,
-) -> Result<(), kube::Error> {
-    let monitor = build::pod_monitor(cluster);
-    let live = match get(client, names, &monitor).await {
-        Err(error) if is_unserved(&error) => None,
-        Err(kube::Error::Api(status)) if status.is_forbidden() && monitor.body.is_none() => None,
-        other => other?,
-    };
-    view.monitors_served = monitor.body.is_none() || live.is_some() || {
-        match client.list_api_group_resources(&monitor.resource.api_version).await {
-            Ok(_) => true,
-            Err(error) if is_unserved(&error) => false,
-            Err(error) => return Err(error),
-        }
-    };
-    if let Some(live) = live {
-        view.take_in(cluster, (monitor.resource.kind, monitor.name), live);
-    }
-    Ok(())
-}
-
-/// The path of an API that is not installed is answered in plain text: the code is all there is, the reason is not `NotFound`.
-fn is_unserved(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 /// The pods, and the nodes under those that are not ready and under the leader. If its node is about to be emptied, the others'
@@ -249,28 +220,10 @@ where
     Api::namespaced(client.clone(), &names.namespace)
 }
 
-async fn get(client: &Client, names: &Names, object: &Built) -> Result<Option<Value>, kube::Error> {
+pub(super) async fn get(client: &Client, names: &Names, object: &Built) -> Result<Option<Value>, kube::Error> {
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), &names.namespace, &object.resource);
     let live = api.get_opt(&object.name).await?;
     live.map(|live| serde_json::to_value(live).map_err(kube::Error::SerdeError)).transpose()
-}
-
-/// A pod that has not ended counts more than what the job says: it may be one of a job that was deleted.
-async fn recovery_job(client: &Client, names: &Names, new: ClusterId) -> Result<JobState, kube::Error> {
-    let selected = ListParams::default().labels(&names.recovery_selector_text());
-    let pods = api::<Pod>(client, names).list(&selected).await?;
-    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
-    let ended = pods.items.iter().all(|pod| ["Succeeded", "Failed"].contains(&phase(pod).as_str()));
-    let Some(job) = api::<Job>(client, names).get_opt(&names.recovery_job(new)).await? else {
-        return Ok(if ended { JobState::Absent } else { JobState::Running });
-    };
-    let conditions = job.status.and_then(|status| status.conditions).unwrap_or_default();
-    let holds = |kind: &str| conditions.iter().any(|c| c.type_ == kind && c.status == "True");
-    Ok(match (ended, holds("Complete"), holds("Failed")) {
-        (true, true, _) => JobState::Succeeded,
-        (true, _, true) => JobState::Failed,
-        _ => JobState::Running,
-    })
 }
 
 /// The admin token, if the Secret has one.
@@ -321,7 +274,7 @@ fn pod_view(pod: &Pod, newest_revision: Option<&str>, node: Option<NodeView>) ->
             true => format!("[{ip}]:{CLIENT_PORT}"),
             false => format!("{ip}:{CLIENT_PORT}"),
         }),
-        trouble: if is_ready(pod) { None } else { trouble::of_pod(pod) },
+        trouble: if is_ready(pod) { None } else { trouble::of_pod(pod, build::CONTAINER) },
         node,
     }
 }
@@ -370,27 +323,6 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
-
-    #[tokio::test]
-    async fn without_the_prometheus_operator_there_is_nothing_to_make_and_nothing_to_miss() {
-        // An API server answers the paths of an API that is not installed in plain text.
-        let service = service_fn(|_: Request<Body>| async {
-            let answer = Response::builder().status(404).body(Body::from(b"404 page not found\n".to_vec()));
-            Ok::<_, std::convert::Infallible>(answer.expect("a response"))
-        });
-        let client = Client::new(service, "default");
-        for wanted in [false, true] {
-            let cluster: QuorateCluster = serde_json::from_value(json!({
-                "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster",
-                "metadata": { "name": "db", "namespace": "default" },
-                "spec": { "monitoring": { "podMonitor": wanted } },
-            }))
-            .expect("the spec is well-formed");
-            let mut view = KubernetesView::default();
-            read_monitor(&client, &cluster, &Names::of(&cluster), &mut view).await.expect("no reconcile fails of it");
-            assert_eq!((view.monitors_served, view.objects.len()), (!wanted, 0));
-        }
-    }
 
     #[test]
     fn a_set_of_somebody_else_is_no_set_of_this_cluster() {

@@ -2,14 +2,13 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
-use crate::build;
 use crate::quantity::is_more;
 
 /// Characters of what is said of one pod or claim.
 const LONGEST_TROUBLE: usize = 160;
 
-/// Why a pod that is not ready does not run, in words that stay the same while it is tried again and again: each change would be a write.
-pub(super) fn of_pod(pod: &Pod) -> Option<String> {
+/// Why a pod that is not ready does not run its `container`, in words that stay the same while it is tried again and again: each change would be a write.
+pub(super) fn of_pod(pod: &Pod, container: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
     let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
     if let Some(condition) = unscheduled {
@@ -22,17 +21,17 @@ pub(super) fn of_pod(pod: &Pod) -> Option<String> {
         let said = status.message.as_deref().unwrap_or_default();
         return Some(told(status.reason.as_deref().unwrap_or("Failed"), said));
     }
-    let container = status.container_statuses.iter().flatten().find(|c| c.name == build::CONTAINER)?;
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let told_of = status.container_statuses.iter().flatten().find(|c| c.name == container)?;
+    let waiting = told_of.state.as_ref()?.waiting.as_ref()?;
     match waiting.reason.as_deref()? {
         "ContainerCreating" | "PodInitializing" => None,
         "ErrImagePull" | "ImagePullBackOff" => {
             let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-            let image = containers.filter(|c| c.name == build::CONTAINER).find_map(|c| c.image.as_deref());
+            let image = containers.filter(|c| c.name == container).find_map(|c| c.image.as_deref());
             Some(told("ImagePullBackOff", image.unwrap_or_default()))
         }
         reason @ "CrashLoopBackOff" => {
-            let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+            let ended = told_of.last_state.as_ref().and_then(|state| state.terminated.as_ref());
             let said = ended
                 .map(|ended| format!("exit code {}, {}", ended.exit_code, ended.reason.as_deref().unwrap_or_default()));
             Some(told(reason, said.as_deref().unwrap_or_default()))
@@ -70,7 +69,7 @@ mod tests {
         let spec = json!({ "containers": [{ "name": "quorate", "image": "quorate:none" }] });
         let pod = json!({ "metadata": { "name": "db-0" }, "spec": spec, "status": status });
         let pod = serde_json::from_value(pod).expect("a pod");
-        assert_eq!(of_pod(&pod).as_deref(), expected);
+        assert_eq!(of_pod(&pod, "quorate").as_deref(), expected);
     }
 
     #[test]

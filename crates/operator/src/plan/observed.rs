@@ -86,7 +86,9 @@ pub enum JobState {
     /// There is none.
     #[default]
     Absent,
-    /// It, or a pod of it, has not ended.
+    /// It is there, and no container of it was ever started: there is no room, no image, no volume.
+    NotBegun,
+    /// It, or a pod of it, may be at work.
     Running,
     /// It has done its work, once or more often.
     Succeeded,

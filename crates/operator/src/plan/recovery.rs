@@ -64,11 +64,12 @@ fn most_advanced(observed: &Observed, survives: impl Fn(&NodeReport) -> bool) ->
 
 fn proceed(observed: &Observed, survivor: Ordinal) -> Plan {
     let waiting = Plan::wait(Finding::Working(Work::Recovering));
-    // Until a job runs a human may think again: the pods come back, and maybe the lost ones with them.
-    if matches!(observed.recovery_job, JobState::Absent | JobState::Failed)
-        && let Some(step) = second_thought(observed, survivor)
-    {
-        return act(step);
+    // Until a job runs a human may think again: the pods come back, and maybe the lost ones with them. A job that has not begun goes
+    // first, or it would begin one day, on a volume that is a member's again. One that has begun is never stopped: it writes.
+    let undecided = matches!(observed.recovery_job, JobState::Absent | JobState::NotBegun | JobState::Failed);
+    if let Some(step) = second_thought(observed, survivor).filter(|_| undecided) {
+        let waits = observed.recovery_job == JobState::NotBegun;
+        return act(if waits { Step::DeleteRecoveryJob } else { step });
     }
     match &observed.set {
         None => return act(Step::ApplyObjects { replicas: 0 }),
@@ -84,7 +85,7 @@ fn proceed(observed: &Observed, survivor: Ordinal) -> Plan {
     }
     match observed.recovery_job {
         JobState::Absent => act(Step::StartRecovery),
-        JobState::Running => waiting,
+        JobState::NotBegun | JobState::Running => waiting,
         JobState::Failed => Plan::wait(Finding::RecoveryFailed),
         JobState::Succeeded => act(Step::LatchRecovered),
     }

@@ -80,9 +80,11 @@ pub enum Step {
     },
     /// Start the job of the latched recovery. Every pod is gone.
     StartRecovery,
+    /// Delete the job of the latched recovery, no container of which was ever started.
+    DeleteRecoveryJob,
     /// The job is done: write the new id into the status in place of the old one, which is retired.
     LatchRecovered,
-    /// Take the latched recovery out of the status; no job of it was started, or it has failed.
+    /// Take the latched recovery out of the status; there is no job of it, or it has failed.
     AbandonRecovery,
     /// Remove the finalizer: nothing is left to do for a deleted cluster.
     ReleaseFinalizer,

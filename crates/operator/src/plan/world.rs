@@ -120,6 +120,8 @@ struct World {
     secret: bool,
     /// The job of a recovery, and how it stands.
     job: Option<(Recovery, JobState)>,
+    /// A job finds no room, no image, no volume.
+    job_is_stuck: bool,
     /// The volumes are smaller than what is asked for, and cannot grow.
     small: bool,
     refuses_growth: bool,
@@ -165,6 +167,7 @@ impl World {
             told_retired: BTreeSet::new(),
             secret: true,
             job: None,
+            job_is_stuck: false,
             small: false,
             refuses_growth: seed.is_multiple_of(2),
             growth_refused: false,

@@ -105,7 +105,9 @@ fn available(sighting: &Sighting, view: Option<&ClusterView>, finding: &Finding)
             (false, "QuorumLost", lost(&format!("the recovery that was asked for is refused: {}", refusal.text())))
         }
         (None, Finding::RecoveryFailed) => (false, "QuorumLost", lost("the job that should recover it has failed")),
-        (None, Finding::Working(Work::Recovering)) => (false, "QuorumLost", lost(Work::Recovering.text())),
+        (None, Finding::Working(Work::Recovering)) => {
+            (false, "QuorumLost", lost(Work::Recovering.text()) + &recovery_trouble(sighting))
+        }
         (None, Finding::NoLeader) => (false, "NoLeader", leaderless(cluster)),
         (None, Finding::Paused) => (false, "Paused", "the operator is paused, and no leader answers".to_string()),
         // Only a leader tells the index of a configuration: there was one.
@@ -164,6 +166,14 @@ fn troubles(sighting: &Sighting) -> String {
     pods.filter_map(|(ordinal, pod)| Some(format!("; {}: {}", names.pod(*ordinal), pod.trouble.as_ref()?))).collect()
 }
 
+/// What keeps the job of a recovery from beginning, as the end of a sentence.
+fn recovery_trouble(sighting: &Sighting) -> String {
+    let recovery = sighting.observed.latched.recovery;
+    let job = recovery.map(|recovery| Names::of(&sighting.cluster).recovery_job(recovery.cluster_id));
+    let trouble = job.zip(sighting.kubernetes.recovery_job.trouble.as_ref());
+    trouble.map_or_else(String::new, |(job, trouble)| format!("; job {job}: {trouble}"))
+}
+
 /// Pods that the set was told of and has not made, as the end of a sentence: what keeps it from that is known to it alone, a quota
 /// of the namespace for example.
 fn missing_pods(sighting: &Sighting) -> String {
@@ -189,7 +199,7 @@ fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
             Some(said) => (true, format!("{}, which the API server refuses: {said}", work.text())),
             None => match taken(sighting, finding).or_else(|| overridden(sighting, finding)) {
                 Some(said) => (true, format!("{}; {said}", work.text())),
-                None => (true, and_troubles(work.text())),
+                None => (true, and_troubles(work.text()) + &recovery_trouble(sighting)),
             },
         },
         Finding::WaitingForPods => (true, and_troubles("pods are coming up") + &missing_pods(sighting)),

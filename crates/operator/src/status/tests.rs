@@ -7,8 +7,8 @@ use super::*;
 use crate::crd::QuorateCluster;
 use crate::observe::{KubernetesView, NodeView, PodView, Refused, SetView, VolumeView};
 use crate::plan::{
-    Change, Finding, Incarnation, Latched, LogEnd, MemberView, NodeReport, NodeState, Observed, PodState, Refusal,
-    SetState, VolumeState, Wanted, Work,
+    Change, Finding, Incarnation, Latched, LogEnd, MemberView, NodeReport, NodeState, Observed, PodState, Recovery,
+    Refusal, SetState, VolumeState, Wanted, Work,
 };
 
 fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting {
@@ -248,6 +248,21 @@ fn what_somebody_else_writes_over_is_named() {
     }
     let rolling = told(&seen, &idle(Finding::Working(Work::RollingUpdate)), 0);
     assert_eq!(holds(&rolling, "Stalled"), None, "it goes on with everything else");
+}
+
+#[test]
+fn a_recovery_whose_job_does_not_begin_says_why() {
+    let mut seen = lost(None);
+    seen.observed.latched.recovery = Some(Recovery { survivor: Ordinal(0), cluster_id: ClusterId(0xbb << 96) });
+    seen.kubernetes.recovery_job.trouble = Some("Unschedulable: 0/3 nodes are available".to_string());
+    let status = told(&seen, &idle(Finding::Working(Work::Recovering)), 0);
+    for kind in ["Available", "Progressing"] {
+        let (_, message) = says(&status, kind);
+        assert!(
+            message.ends_with("; job example-recover-000000bb: Unschedulable: 0/3 nodes are available"),
+            "{message}"
+        );
+    }
 }
 
 #[test]

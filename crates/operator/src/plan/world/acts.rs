@@ -52,6 +52,11 @@ impl World {
             Step::StartRecovery => {
                 self.latched.recovery == then.latched.recovery && self.job.map(|(of, _)| of) != self.latched.recovery
             }
+            // Whether it has begun is looked at again.
+            Step::DeleteRecoveryJob => {
+                self.job.is_some_and(|(_, state)| state == JobState::NotBegun)
+                    && self.job.map(|(of, _)| of) == then.job.map(|(of, _)| of)
+            }
             Step::TransferLeader { to, expected_config_index } => {
                 self.leader == then.leader && self.is_up(*to) && self.config_index == *expected_config_index
             }
@@ -111,8 +116,9 @@ impl World {
                 self.latched.recovery = Some(Recovery { survivor, cluster_id });
             }
             Step::StartRecovery => {
-                self.job = Some((self.latched.recovery.expect("a job is for a latched recovery"), JobState::Running));
+                self.job = Some((self.latched.recovery.expect("a job is for a latched recovery"), JobState::NotBegun));
             }
+            Step::DeleteRecoveryJob => self.job = None,
             Step::LatchRecovered => {
                 let recovery = self.latched.recovery.take().expect("a job is for a latched recovery");
                 self.retired.extend(self.latched.cluster_id.replace(recovery.cluster_id));

@@ -67,7 +67,7 @@ impl World {
         let newcomer = id.is_some_and(|id| !self.members[&id].voter);
         let others_intact = self.is_quorum(|other| Some(other) != id && self.is_intact(other));
         let losable = newcomer || self.change.is_none() && self.members.len() > 2 && others_intact;
-        match self.random.below(23) {
+        match self.random.below(24) {
             0 => self.wanted.replicas = if self.random.one_in(2) { 3 } else { 5 },
             1 => drop(self.pods.remove(&ordinal)),
             2 if losable => {
@@ -121,6 +121,7 @@ impl World {
                 self.refused_templates.insert(self.template);
             }
             22 => (self.overridden, self.applied_of_late) = (!self.overridden, false),
+            23 => self.job_is_stuck = !self.job_is_stuck,
             _ => self.wanted.roll_unsupervised = !self.wanted.roll_unsupervised,
         }
     }
@@ -140,7 +141,7 @@ impl World {
     pub(super) fn calm_down(&mut self) {
         self.wanted.paused = false;
         self.wanted.roll_unsupervised = true;
-        self.overridden = false;
+        (self.overridden, self.job_is_stuck) = (false, false);
         if self.bad_templates.contains(&self.template) || self.refused_templates.contains(&self.template) {
             self.template += 1;
         }

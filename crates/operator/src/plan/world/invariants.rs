@@ -59,12 +59,20 @@ impl World {
                 let RecoveryRequest::Of { cluster_id, survivor: wanted } = asked else { panic!("an unreadable word") };
                 assert_eq!(Some(cluster_id), observed.latched.cluster_id, "a word for another cluster");
                 assert!(!then.has_quorum(), "{step:?} with a quorum in {observed:?}");
+                let may_begin = matches!(self.job, Some((_, JobState::NotBegun | JobState::Running)));
+                assert!(!may_begin, "two recoveries at once in {observed:?}");
                 assert!(wanted == Survivor::Best || wanted == Survivor::Pod(*survivor));
             }
             Step::StartRecovery => {
                 assert!(then.pods.is_empty(), "a pod may run beside the job in {observed:?}");
-                assert!(!matches!(self.job, Some((_, JobState::Running))), "two jobs at once");
+                let at_work = matches!(self.job, Some((_, JobState::NotBegun | JobState::Running)));
+                assert!(!at_work, "two jobs at once");
                 assert!(self.job.is_none_or(|(of, _)| Some(of) != self.latched.recovery), "a job is made twice");
+            }
+            Step::DeleteRecoveryJob => assert!(matches!(self.job, Some((_, JobState::NotBegun)))),
+            Step::AbandonRecovery => {
+                let may_begin = matches!(self.job, Some((_, JobState::NotBegun | JobState::Running)));
+                assert!(!may_begin, "a job begins when its recovery is given up");
             }
             Step::LatchRecovered => assert!(matches!(self.job, Some((_, JobState::Succeeded)))),
             Step::LatchNewClusterId => assert_eq!(self.initialised, 0, "a second cluster would be made"),

@@ -100,6 +100,12 @@ impl World {
 
     /// The job does its work, is tried again, or gives up; it never works beside a node on the same volume.
     fn run_job(&mut self) {
+        if let Some((recovery, JobState::NotBegun)) = self.job
+            && !self.job_is_stuck
+            && self.random.one_in(2)
+        {
+            self.job = Some((recovery, JobState::Running));
+        }
         let Some((recovery, JobState::Running)) = self.job else { return };
         if self.pods.contains_key(&recovery.survivor) || self.random.one_in(2) {
             return;
