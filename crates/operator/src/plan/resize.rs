@@ -97,20 +97,27 @@ pub(super) fn scale_down(observed: &Observed, cluster: &ClusterView, target: u32
 }
 
 /// The smaller configuration is committed: pods, then volumes of the removed members go. A volume that is not known to be of this
-/// cluster stays, whoever put it there.
+/// cluster stays, whoever put it there. A pod on a node that does not answer may take for ever to go; its volume waits for it, and
+/// nothing else does.
 pub(super) fn drop_surplus(observed: &Observed, _: &ClusterView, target: u32) -> Option<Plan> {
     let set = observed.set.as_ref()?;
     if set.replicas > target {
         return Some(Plan::act(Work::ScalingDown, Step::ScaleSet { replicas: target }));
     }
-    if observed.pods.keys().any(|ordinal| ordinal.0 >= target) {
-        return Some(Plan::wait(Finding::Working(Work::ScalingDown)));
-    }
-    let surplus = observed.volumes.iter().find(|(ordinal, volume)| ordinal.0 >= target && volume.ours)?;
-    if surplus.1.terminating {
-        return Some(Plan::wait(Finding::Working(Work::ScalingDown)));
-    }
-    Some(Plan::act(Work::ScalingDown, Step::DeleteVolume(*surplus.0)))
+    let (ordinal, _) = observed.volumes.iter().find(|(ordinal, volume)| {
+        ordinal.0 >= target && volume.ours && !volume.terminating && !observed.pods.contains_key(ordinal)
+    })?;
+    Some(Plan::act(Work::ScalingDown, Step::DeleteVolume(*ordinal)))
+}
+
+/// Pods and volumes of removed members are on their way out, and nothing else is to be done.
+///
+/// Should the cluster grow again before they are gone, the pod that is on its way out is not asked, so nobody takes its data for that of
+/// a new member: the change waits for the pod that comes after it, and what that finds of an earlier life is emptied first.
+pub(super) fn await_surplus(observed: &Observed, _: &ClusterView, target: u32) -> Option<Plan> {
+    let pods = observed.pods.keys().any(|ordinal| ordinal.0 >= target);
+    let volumes = observed.volumes.iter().any(|(ordinal, volume)| ordinal.0 >= target && volume.ours);
+    (pods || volumes).then(|| Plan::wait(Finding::Working(Work::ScalingDown)))
 }
 
 /// A pod left the client Service for a removal that was taken back.

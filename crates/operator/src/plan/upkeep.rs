@@ -109,8 +109,8 @@ pub(super) fn roll(observed: &Observed, cluster: &ClusterView, _: u32) -> Option
     if outdated.is_empty() || !observed.wanted.roll_unsupervised {
         return None;
     }
+    // A pod of somebody who is no member any more may be on its way out for ever.
     let everybody_takes_part = cluster.members.keys().all(|id| observed.takes_part(cluster, *id))
-        && observed.pods.values().all(|pod| !pod.terminating)
         && cluster.members.values().all(|member| observed.pods.get(&member.ordinal).is_some_and(|pod| pod.ready));
     if !everybody_takes_part {
         return Some(Plan::wait(Finding::Working(Work::RollingUpdate)));

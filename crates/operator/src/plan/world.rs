@@ -69,6 +69,8 @@ struct Pod {
     terminating: bool,
     /// It runs, and neither the operator nor its kubelet's master reaches it.
     cut_off: bool,
+    /// Nobody can end it: its kubelet is away, and may come back.
+    held_up: bool,
 }
 
 /// How far a change of the configuration is.

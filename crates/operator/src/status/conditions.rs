@@ -26,10 +26,16 @@ pub(super) fn set(after: &mut QuorateClusterStatus, sighting: &Sighting, plan: &
     let view = sighting.observed.cluster.as_ref();
     let finding = &plan.finding;
     let available = available(sighting, view, finding);
-    let progressing = progressing(sighting, finding);
     let degraded = degraded(sighting);
+    // A node may be under what is no member any more, whose end is waited for.
+    let elsewhere = lost_nodes(sighting).filter(|_| !degraded.holds);
+    let and_lost_nodes = |verdict: Verdict| match &elsewhere {
+        Some(lost) if verdict.holds => Verdict { message: format!("{}; {lost}", verdict.message), ..verdict },
+        _ => verdict,
+    };
+    let progressing = and_lost_nodes(progressing(sighting, finding));
     after.last_progress_time = last_progress(after, cluster.status.as_ref(), &progressing, now);
-    let stalled = stalled(after, sighting, finding, now);
+    let stalled = stalled(after, sighting, finding, now).map(and_lost_nodes);
     let held = held(sighting, finding);
     // That no leader answers says less than why.
     let unavailable = Some(&available).filter(|it| !it.holds);
@@ -166,6 +172,15 @@ fn troubles(sighting: &Sighting) -> String {
     pods.filter_map(|(ordinal, pod)| Some(format!("; {}: {}", names.pod(*ordinal), pod.trouble.as_ref()?))).collect()
 }
 
+/// Pods of removed members that have not ended, as the end of a sentence.
+fn surplus_pods(sighting: &Sighting) -> String {
+    let (names, observed) = (Names::of(&sighting.cluster), &sighting.observed);
+    let target = observed.latched.target_replicas.unwrap_or(u32::MAX);
+    let surplus = observed.pods.iter().filter(|(ordinal, pod)| ordinal.0 >= target && pod.terminating);
+    let surplus: Vec<String> = surplus.map(|(ordinal, _)| names.pod(*ordinal)).collect();
+    if surplus.is_empty() { String::new() } else { format!("; told to end, and not gone yet: {}", surplus.join(", ")) }
+}
+
 /// What keeps the job of a recovery from beginning, as the end of a sentence.
 fn recovery_trouble(sighting: &Sighting) -> String {
     let recovery = sighting.observed.latched.recovery;
@@ -199,6 +214,7 @@ fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
             Some(said) => (true, format!("{}, which the API server refuses: {said}", work.text())),
             None => match taken(sighting, finding).or_else(|| overridden(sighting, finding)) {
                 Some(said) => (true, format!("{}; {said}", work.text())),
+                None if *work == Work::ScalingDown => (true, and_troubles(work.text()) + &surplus_pods(sighting)),
                 None => (true, and_troubles(work.text()) + &recovery_trouble(sighting)),
             },
         },

@@ -325,6 +325,24 @@ fn a_node_that_is_down_is_named_with_the_word_that_gives_it_up() {
 }
 
 #[test]
+fn a_node_that_is_down_under_a_pod_that_is_not_needed_any_more_is_named_too() {
+    let mut seen = sighting(3, None);
+    let node = NodeView { name: "worker-4".to_string(), ..NodeView::default() };
+    seen.kubernetes.pods.insert(Ordinal(3), PodView { node: Some(node), ..PodView::default() });
+    seen.observed.pods.insert(Ordinal(3), PodState { terminating: true, ..PodState::default() });
+    let first = told(&seen, &idle(Finding::Working(Work::ScalingDown)), 0);
+    assert_eq!(holds(&first, "Degraded"), Some(false));
+    seen.cluster.status = Some(first);
+    let stalled = told(&seen, &idle(Finding::Working(Work::ScalingDown)), 100_000);
+    for kind in ["Progressing", "Stalled", "Ready"] {
+        let (_, message) = says(&stalled, kind);
+        assert!(message.contains("kubectl delete node worker-4"), "{kind}: {message}");
+    }
+    let (_, message) = says(&stalled, "Progressing");
+    assert!(message.contains("not gone yet: example-3"), "{message}");
+}
+
+#[test]
 fn a_pod_that_cannot_run_is_named_with_what_kubernetes_says() {
     let mut seen = sighting(2, None);
     let pod = |trouble: Option<&str>| PodView { trouble: trouble.map(str::to_string), ..PodView::default() };

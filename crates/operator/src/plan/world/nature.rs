@@ -37,7 +37,7 @@ impl World {
             let pod = self.pods.get_mut(&ordinal).expect("its key was just read");
             pod.terminating |= surplus;
             pod.cut_off = pod.cut_off && !returns;
-            if pod.terminating && ends && !pod.cut_off && !pod.node_lost {
+            if pod.terminating && ends && !pod.cut_off && !pod.node_lost && !pod.held_up {
                 self.pods.remove(&ordinal);
             }
         }
@@ -62,6 +62,7 @@ impl World {
                 node_lost: false,
                 terminating: false,
                 cut_off: false,
+                held_up: false,
             };
             let pod = self.pods.entry(ordinal).or_insert(fresh);
             let can_start =

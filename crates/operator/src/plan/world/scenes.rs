@@ -362,6 +362,43 @@ fn a_cluster_shrinks_when_all_that_stay_take_part() {
     assert_eq!((decided.step, decided.finding), (None, Finding::TooFewTakePart));
 }
 
+/// A cluster of three that was of five, on the way out of which `db-3` is held up on a node that does not answer.
+fn held_up_on_the_way_down() -> World {
+    let mut world = World::of(5);
+    world.wanted.replicas = 3;
+    world.goes_on(|plan| plan.step == Some(Step::ScaleSet { replicas: 3 }));
+    world.pods.get_mut(&Ordinal(3)).expect("five pods").held_up = true;
+    world
+}
+
+#[test]
+fn a_surplus_pod_that_does_not_end_holds_no_other_duty_up() {
+    let mut world = held_up_on_the_way_down();
+    world.goes_on(|plan| plan.step == Some(Step::DeleteVolume(Ordinal(4))));
+    world.goes_on(|plan| *plan == Plan { step: None, finding: Finding::Working(Work::ScalingDown) });
+    world.apply_template(false);
+    let newest = |world: &World| (0..3).all(|ordinal| world.pods[&Ordinal(ordinal)].template == world.template);
+    world.goes_on_until(|world| newest(world) && world.members.keys().all(|id| world.takes_part(*id)));
+    assert!(world.pods.contains_key(&Ordinal(3)) && world.volumes.contains_key(&Ordinal(3)));
+    world.pods.get_mut(&Ordinal(3)).expect("it is there").held_up = false;
+    world.ends_as_wanted();
+}
+
+#[test]
+fn a_cluster_that_grows_again_waits_for_the_surplus_pod_and_empties_its_data() {
+    let mut world = held_up_on_the_way_down();
+    world.goes_on(|plan| *plan == Plan { step: None, finding: Finding::Working(Work::ScalingDown) });
+    let old = world.volumes[&Ordinal(3)].incarnation;
+    world.wanted.replicas = 5;
+    world.goes_on(|plan| plan.finding == Finding::WaitingForPods && plan.step.is_none());
+    world.wait();
+    assert_eq!(plan(&world.observe()).finding, Finding::WaitingForPods);
+    world.pods.get_mut(&Ordinal(3)).expect("it is there").held_up = false;
+    world.goes_on(|plan| plan.step == Some(Step::ResetNode(Ordinal(3))));
+    world.ends_as_wanted();
+    assert_ne!(world.volumes[&Ordinal(3)].incarnation, old);
+}
+
 #[test]
 fn leadership_leaves_a_node_that_takes_no_new_pods() {
     let world = World::of(3);
