@@ -35,6 +35,9 @@ pub enum ActError {
     /// What the step is about is not there any more.
     #[error("{0} is not there any more")]
     Gone(String),
+    /// Another operator, or a human, was faster.
+    #[error("{0} in the meantime")]
+    Overtaken(String),
     /// Somebody else's object has the name of one that the cluster needs.
     #[error("{0}")]
     Taken(String),
@@ -120,24 +123,34 @@ impl<A: Admin> Hands<'_, A> {
         let size = live.map_or(cluster.spec.storage.size.as_str(), |set| set.volume_size.as_str());
         let mut objects = build::companions(cluster, replicas, sighting.spare);
         let mut set = build::stateful_set(cluster, self.defaults, replicas, size);
-        if let Some(larger) = live.filter(|set| set.replicas > replicas) {
-            // Pods go: only if nobody, an operator that is ahead of this one, has changed the set since.
-            if let Some(body) = &mut set.body {
-                body["metadata"]["resourceVersion"] = json!(larger.resource_version);
-            }
-            objects.insert(0, set);
-        } else {
-            objects.push(set);
+        // Only if nobody, an operator that is ahead of this one, has changed the set since: also where it was to stay as large as it was
+        // seen, it may have grown, and pods of voters would go.
+        if let (Some(body), Some(seen)) = (&mut set.body, live) {
+            body["metadata"]["resourceVersion"] = json!(seen.resource_version);
         }
+        let shrinks = live.is_some_and(|set| set.replicas > replicas);
+        objects.insert(if shrinks { 0 } else { objects.len() }, set);
         let (theirs, ours): (Vec<_>, Vec<_>) = objects.iter().partition(|object| sighting.kubernetes.is_taken(object));
         if let Some(object) = theirs.first().filter(|_| live.is_none()) {
             // Pods that no Service of their own names would never find each other. What runs already goes on without.
             return Err(ActError::Taken(object.name_is_taken()));
         }
+        if live.is_none() {
+            self.expect_no_set(&Names::of(cluster)).await?;
+        }
         for object in ours.into_iter().filter(|object| !object.matches(sighting.kubernetes.live(object))) {
             self.apply_one(sighting, object).await?;
         }
         Ok(())
+    }
+
+    /// What was not seen has no version to name, so it is looked for again: another operator may have made it, and it may have grown since.
+    async fn expect_no_set(&self, names: &Names) -> Result<(), ActError> {
+        let api = Api::<StatefulSet>::namespaced(self.client.clone(), &names.namespace);
+        match api.get_opt(&names.cluster).await? {
+            Some(_) => Err(ActError::Overtaken(format!("StatefulSet {} was made", names.cluster))),
+            None => Ok(()),
+        }
     }
 
     /// Changes the number of pods alone: what else is to be changed may be refused, which must not hold up a recovery.

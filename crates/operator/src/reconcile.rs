@@ -90,7 +90,13 @@ pub enum ReconcileError {
 impl ReconcileError {
     fn kind(&self) -> &'static str {
         match self {
-            ReconcileError::Kubernetes(kube::Error::Api(status)) if status.is_conflict() => "conflict",
+            ReconcileError::Kubernetes(kube::Error::Api(status))
+            | ReconcileError::Act { source: ActError::Kubernetes(kube::Error::Api(status)), .. }
+                if status.is_conflict() =>
+            {
+                "conflict"
+            }
+            ReconcileError::Act { source: ActError::Overtaken(_), .. } => "conflict",
             ReconcileError::Kubernetes(_) | ReconcileError::Act { source: ActError::Kubernetes(_), .. } => "kubernetes",
             ReconcileError::Act { source: ActError::Node(_), .. } => "node",
             ReconcileError::Act { .. } => "other",
@@ -254,6 +260,17 @@ fn random_cluster_id() -> ClusterId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_conflict_is_no_failure_whoever_meets_it() {
+        let kind = |source| ReconcileError::Act { work: "ScalingUp", source }.kind();
+        let answer = |code, reason: &str| {
+            let status = kube::core::Status { code, reason: reason.to_string(), ..kube::core::Status::default() };
+            ActError::Kubernetes(kube::Error::Api(Box::new(status)))
+        };
+        assert_eq!((kind(answer(409, "Conflict")), kind(answer(422, "Invalid"))), ("conflict", "kubernetes"));
+        assert_eq!(kind(ActError::Overtaken("StatefulSet db was made".to_string())), "conflict");
+    }
 
     #[test]
     fn what_is_awaited_long_is_looked_at_less_often() {

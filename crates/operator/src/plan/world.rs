@@ -98,6 +98,8 @@ struct World {
     /// Templates that the API server refuses.
     refused_templates: BTreeSet<u32>,
     set: Option<u32>,
+    /// Changes with the set, its status included.
+    set_version: u64,
     /// The controller of the set has not seen its newest specification.
     unsettled: bool,
     pods: BTreeMap<Ordinal, Pod>,
@@ -152,6 +154,7 @@ impl World {
             bad_templates: BTreeSet::new(),
             refused_templates: BTreeSet::new(),
             set: None,
+            set_version: 0,
             unsettled: false,
             pods: BTreeMap::new(),
             volumes: BTreeMap::new(),
@@ -183,6 +186,11 @@ impl World {
     fn fresh(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    fn write_set(&mut self, replicas: Option<u32>) {
+        self.set = replicas;
+        self.set_version += 1;
     }
 
     fn empty_volume(&mut self) -> Volume {

@@ -45,10 +45,11 @@ impl World {
                 let data = |world: &World| world.volumes.get(ordinal).map(|volume| volume.incarnation);
                 data(self).is_some() && data(self) == data(then)
             }
-            // A smaller set is asked for under the version that was seen.
-            Step::ApplyObjects { replicas } | Step::ScaleSet { replicas } => {
-                self.set == then.set || self.set.is_some_and(|now| now <= *replicas)
-            }
+            // A set is applied under the version that was seen, and made only if there is none.
+            Step::ApplyObjects { .. } | Step::ScaleSet { .. } => match then.set {
+                Some(_) => self.set.is_some() && self.set_version == then.set_version,
+                None => self.set.is_none(),
+            },
             Step::StartRecovery => {
                 self.latched.recovery == then.latched.recovery && self.job.map(|(of, _)| of) != self.latched.recovery
             }
@@ -127,7 +128,7 @@ impl World {
             // The set is made again around its pods.
             Step::GrowVolumes if !self.refuses_growth => {
                 self.small = false;
-                self.set = None;
+                self.write_set(None);
             }
             Step::ReleaseFinalizer => self.create_again(),
             Step::GrowVolumes => self.growth_refused = true,
@@ -136,7 +137,7 @@ impl World {
     }
 
     fn scale(&mut self, replicas: u32) {
-        self.set = Some(replicas);
+        self.write_set(Some(replicas));
         self.unsettled = true;
     }
 
@@ -154,7 +155,7 @@ impl World {
         self.resource += 1;
         self.latched = Latched::default();
         self.wanted.deleted = false;
-        self.set = None;
+        self.write_set(None);
         self.pods.clear();
         self.told_retired.clear();
         self.retired.clear();

@@ -86,7 +86,8 @@ impl World {
             6 => self.wanted.paused = !self.wanted.paused,
             // Somebody scales the StatefulSet by hand.
             7 if self.set.is_some() => {
-                self.set = Some(u32::try_from(self.random.below(6)).expect("below six"));
+                let replicas = u32::try_from(self.random.below(6)).expect("below six");
+                self.write_set(Some(replicas));
                 self.meddled |= self.latched.recovery.is_some() || self.told_retired != self.retired;
             }
             8 => self.leader = None,

@@ -50,6 +50,11 @@ impl World {
                 assert!(lives_there || volume.owner == self.resource, "{step:?}: whose is it in {observed:?}");
                 assert!(spares(*ordinal), "{step:?} costs the quorum in {observed:?}");
             }
+            Step::ApplyObjects { replicas } | Step::ScaleSet { replicas } if self.latched.recovery.is_none() => {
+                let goes = |ordinal: Ordinal| ordinal.0 >= *replicas && self.set.is_some_and(|now| ordinal.0 < now);
+                let voter = self.members.values().find(|member| member.voter && goes(member.ordinal));
+                assert!(voter.is_none(), "{step:?} takes the pod of {voter:?} away in {observed:?}");
+            }
             Step::MarkVolume(ordinal) => {
                 let identity = self.volumes[ordinal].identity;
                 assert_eq!(identity.map(|(cluster, _)| cluster), observed.latched.cluster_id, "{step:?}");

@@ -7,7 +7,10 @@ use super::{Changing, ClusterId, JobState, MemberView, NodeId, Ordinal, Pod, Wor
 impl World {
     /// One moment passes.
     pub(super) fn live(&mut self) {
-        self.unsettled = self.unsettled && self.random.one_in(2);
+        if self.unsettled && !self.random.one_in(2) {
+            self.unsettled = false;
+            self.set_version += 1;
+        }
         self.applied_of_late = self.applied_of_late && !(self.overridden && self.random.one_in(10));
         self.end_pods();
         self.start_pods();

@@ -166,7 +166,7 @@ impl Story {
         story.goes_on(end);
         story.world.small = true;
         story.goes_on(end);
-        story.world.set = Some(1);
+        story.world.write_set(Some(1));
         story.goes_on(end);
         story.world.lose_quorum();
         story.goes_on_until_lost();
