@@ -85,6 +85,8 @@ impl Sighting {
 pub struct Remembered {
     /// How often in a row leadership was asked to move, and did not.
     pub transfers_tried: u32,
+    /// For longer than elections take a quorum has answered, and none led.
+    pub long_leaderless: bool,
     /// What the API server said to the last step, if it refused it.
     pub refused: Option<Refused>,
     /// Differences that were there before the last apply, and whether it is too soon for another one.
@@ -114,7 +116,7 @@ fn combine(
     answers: BTreeMap<Ordinal, StatusResponse>,
     remembered: Remembered,
 ) -> Sighting {
-    let Remembered { transfers_tried, refused, applied } = remembered;
+    let Remembered { transfers_tried, long_leaderless, refused, applied } = remembered;
     let names = Names::of(&cluster);
     let latched = wish::latched(&cluster);
     let view = latched.cluster_id.and_then(|id| cluster::view(&names, id, &answers));
@@ -158,6 +160,7 @@ fn combine(
             let known = cluster.status.as_ref();
             cluster::quorum_may_run(&names, id, &answers, &kubernetes.pods, known)
         }),
+        long_leaderless,
         retired: wish::retired(&cluster),
         recovery_job: kubernetes.recovery_job.state,
         transfers_tried,

@@ -28,7 +28,7 @@ use crate::observe::{self, Remembered, Sighting};
 use crate::plan::{ClusterId, Finding, Plan, Step, plan};
 use crate::status;
 
-use self::memory::{Applies, Refusals, Streaks};
+use self::memory::{Applies, Leaderless, Refusals, Streaks};
 
 /// The next look after a step: its effect should be visible at once.
 const AFTER_STEP: Duration = Duration::from_millis(300);
@@ -46,6 +46,9 @@ const REST_FACTOR: u32 = 100;
 const LONGEST_REST: Duration = Duration::from_secs(300);
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// So long a quorum may answer without a leader before the pods of an older template are suspected: a minute of elections that fail.
+const LONG_LEADERLESS: Duration = Duration::from_secs(60);
 
 /// What all reconciles share.
 pub struct Context<A> {
@@ -65,6 +68,8 @@ pub struct Context<A> {
     waits: Streaks,
     /// Transfers of leadership in a row. Forgotten with this process, which costs no more than that some are asked for again.
     transfers: Streaks,
+    /// Clusters that have no leader and could have one. Forgotten with this process, which only begins to count again.
+    leaderless: Leaderless,
     /// The last step that the API server refused, by cluster.
     refusals: Refusals,
     /// What was applied, and differs still.
@@ -108,8 +113,20 @@ impl<A: Admin> Context<A> {
     /// A context without a past.
     pub fn new(client: Client, admin: A, defaults: Defaults, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
         let (failures, waits, transfers) = (Streaks::default(), Streaks::default(), Streaks::default());
-        let (refusals, applies) = (Refusals::default(), Applies::default());
-        Context { client, admin, defaults, recorder, metrics, failures, waits, transfers, refusals, applies }
+        let (leaderless, refusals, applies) = (Leaderless::default(), Refusals::default(), Applies::default());
+        Context {
+            client,
+            admin,
+            defaults,
+            recorder,
+            metrics,
+            failures,
+            waits,
+            transfers,
+            leaderless,
+            refusals,
+            applies,
+        }
     }
 
     /// A cluster that is no more.
@@ -117,6 +134,7 @@ impl<A: Admin> Context<A> {
         self.metrics.forget(names);
         self.refusals.forget(names);
         self.applies.forget(names);
+        self.leaderless.look(names, false, Instant::now());
         [&self.failures, &self.waits, &self.transfers].into_iter().for_each(|streaks| streaks.end(names));
     }
 }
@@ -173,11 +191,14 @@ async fn once<A: Admin>(
     }
     let remembered = Remembered {
         transfers_tried: context.transfers.length(&names),
+        long_leaderless: context.leaderless.length(&names, start) >= LONG_LEADERLESS,
         refused: context.refusals.last(&cluster),
         applied: context.applies.made(&names, Instant::now()),
     };
     let sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster, remembered).await?;
     context.applies.keep(&names, sighting.all_differences());
+    let leaderless = sighting.observed.cluster.is_none() && sighting.observed.quorum_answers();
+    context.leaderless.look(&names, leaderless, start);
     let decided = plan(&sighting.observed);
     let after = write_status(&api, &sighting, &decided).await?;
     events::report(&context.recorder, &sighting, &decided, &after).await;

@@ -134,20 +134,9 @@ fn latch_cluster_id(observed: &Observed, target: u32) -> Plan {
     let ids: BTreeSet<ClusterId> = observed.nodes.values().filter_map(|report| report.cluster_id).collect();
     match (ids.first(), ids.len()) {
         (None, _) => Plan::act(Work::ChoosingClusterId, Step::LatchNewClusterId),
-        (Some(id), 1) if is_quorum_there(observed) => Plan::act(Work::AdoptingCluster, Step::AdoptClusterId(*id)),
+        (Some(id), 1) if observed.quorum_answers() => Plan::act(Work::AdoptingCluster, Step::AdoptClusterId(*id)),
         _ => Plan::wait(Finding::ClusterIdMismatch),
     }
-}
-
-/// Whether those that carry the cluster's data, and can vote, are a quorum of the newest configuration that any of them knows.
-/// In a joint configuration they are counted among the voters of both halves; whether both agree shows when they run.
-fn is_quorum_there(observed: &Observed) -> bool {
-    let sound = || observed.nodes.values().filter(|report| report.state.is_sound());
-    let newest = sound().filter_map(|report| report.configuration.as_ref()).max_by_key(|known| known.index);
-    newest.is_some_and(|known| {
-        let there: BTreeSet<NodeId> = sound().filter_map(|report| report.node_id).collect();
-        there.intersection(&known.voters).count() > known.voters.len() / 2
-    })
 }
 
 /// A node that was started before it could know that its cluster is retired (somebody scaled the set): it sets the data aside
@@ -185,10 +174,35 @@ fn leave_lost_nodes_silently(observed: &Observed) -> Option<Plan> {
     Some(Plan::act(Work::LeavingLostNode, Step::RestartPod(*ordinal)))
 }
 
+/// Members that could elect a leader and have not for long, on a template that is not the newest: it may be what keeps them from it, such
+/// as timeouts that are too short, and a roll needs a leader. One pod at a time, each of which answers before the next. That a quorum is
+/// left meanwhile is not asked for: it serves nobody as it is.
+fn restart_leaderless(observed: &Observed) -> Option<Plan> {
+    if !observed.long_leaderless || !observed.wanted.roll_unsupervised || !observed.quorum_answers() {
+        return None;
+    }
+    let answers = |ordinal: &Ordinal| observed.nodes.contains_key(ordinal);
+    let (ordinal, _) = observed.pods.iter().find(|(o, pod)| pod.outdated && !pod.terminating && answers(o))?;
+    // What cannot come back before there is a leader is not waited for.
+    let is_back = |ordinal: Ordinal| {
+        let stranded = observed.volumes.get(&ordinal).is_some_and(|volume| volume.stranded);
+        let pod = observed.pods.get(&ordinal);
+        stranded || pod.is_some_and(|pod| pod.node_lost || !pod.terminating && (pod.outdated || answers(&ordinal)))
+    };
+    let replicas = observed.set.as_ref().map_or(0, |set| set.replicas);
+    Some(match (0..replicas).map(Ordinal).all(is_back) {
+        true => Plan::act(Work::RestoringLeader, Step::RestartPod(*ordinal)),
+        false => Plan::wait(Finding::Working(Work::RestoringLeader)),
+    })
+}
+
 /// No leader is confirmed: either the cluster was never made, or its quorum is away.
 fn without_quorum(observed: &Observed, cluster_id: ClusterId, target: u32) -> Plan {
     if observed.nodes.values().any(|report| report.cluster_id.is_some_and(|id| id != cluster_id)) {
         return Plan::wait(Finding::ClusterIdMismatch);
+    }
+    if let Some(plan) = restart_leaderless(observed) {
+        return plan;
     }
     let reports: BTreeMap<Ordinal, _> =
         observed.nodes.iter().filter(|(ordinal, _)| ordinal.0 < target).map(|(o, r)| (*o, r)).collect();

@@ -5,7 +5,8 @@
 //!
 //! Invariants, held by the tests in `world` against random crashes and losses:
 //! 1. a configuration change is asked for only when none is in flight, and names the configuration it was based on;
-//! 2. no step takes a voter's pod or volume away while the others are fewer than a quorum;
+//! 2. no step takes a voter's pod or volume away while the others are fewer than a quorum, but for the pods, one at a time, of a quorum
+//!    that answers and has had no leader for long;
 //! 3. a volume is deleted only when it is known to be of this cluster and no member of the committed configuration lives on
 //!    it, or when it is gone, or can be used only on Kubernetes nodes that are, and the others are a quorum;
 //! 4. a cluster is initialised once: under the id that was latched first, and only by nodes that all report to be empty;

@@ -290,6 +290,8 @@ pub struct Observed {
     pub cluster: Option<ClusterView>,
     /// So many members answer, or are ready and cannot be asked, that they may be a quorum, with or without a leader.
     pub quorum_may_run: bool,
+    /// For longer than elections take a quorum has answered, and none led.
+    pub long_leaderless: bool,
     /// Clusters whose place was taken by a recovered one; the nodes are told.
     pub retired: BTreeSet<ClusterId>,
     /// The job of the recovery under way.
@@ -299,6 +301,17 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// Whether those that answer, carry the cluster's data and can vote are a quorum of the newest configuration that any of them knows.
+    /// In a joint configuration they are counted among the voters of both halves; whether both agree shows when they run.
+    pub fn quorum_answers(&self) -> bool {
+        let sound = || self.nodes.values().filter(|report| report.state.is_sound());
+        let newest = sound().filter_map(|report| report.configuration.as_ref()).max_by_key(|known| known.index);
+        newest.is_some_and(|known| {
+            let there: BTreeSet<NodeId> = sound().filter_map(|report| report.node_id).collect();
+            there.intersection(&known.voters).count() > known.voters.len() / 2
+        })
+    }
+
     /// Members that are going to be there: caught up, and in a pod that is not about to go.
     pub fn takes_part(&self, cluster: &ClusterView, id: NodeId) -> bool {
         let pod = cluster.members.get(&id).and_then(|member| self.pods.get(&member.ordinal));

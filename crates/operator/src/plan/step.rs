@@ -209,6 +209,8 @@ pub enum Work {
     RestartingBrokenPod,
     /// Pods get the newest template.
     RollingUpdate,
+    /// Pods get the newest template where none leads.
+    RestoringLeader,
     /// A survivor's data becomes a new cluster, on a human's word.
     Recovering,
     /// The resource asks for larger ones.
@@ -243,6 +245,7 @@ impl Work {
             Work::ScalingDown => "ScalingDown",
             Work::RestartingBrokenPod => "RestartingBrokenPod",
             Work::RollingUpdate => "RollingUpdate",
+            Work::RestoringLeader => "RestoringLeader",
             Work::GrowingVolumes => "GrowingVolumes",
             Work::Recovering => "Recovering",
             Work::RetiringNode => "RetiringNode",
@@ -271,6 +274,10 @@ impl Work {
             Work::ScalingDown => "members are being removed",
             Work::RestartingBrokenPod => "a broken pod is being started again with the new template",
             Work::RollingUpdate => "the new template is being rolled out",
+            Work::RestoringLeader => {
+                "enough members for a quorum answer and none has led for long; pods of an older template, which may be what keeps them from \
+                 it, are being started again, one at a time"
+            }
             Work::GrowingVolumes => "larger volumes are being asked for",
             Work::Recovering => "the cluster is being recovered from one survivor, as a human asked",
             Work::RetiringNode => "a node with data of a retired cluster is being started again, to set it aside",

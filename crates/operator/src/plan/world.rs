@@ -97,6 +97,8 @@ struct World {
     bad_templates: BTreeSet<u32>,
     /// Templates that the API server refuses.
     refused_templates: BTreeSet<u32>,
+    /// Templates with which a node disturbs every election.
+    quarrelsome_templates: BTreeSet<u32>,
     set: Option<u32>,
     /// Changes with the set, its status included.
     set_version: u64,
@@ -110,6 +112,8 @@ struct World {
     change: Option<Changing>,
     config_index: u64,
     leader: Option<NodeId>,
+    /// Moments that a quorum has answered, and none led.
+    leaderless_for: u32,
     /// Leadership does not move when it is asked to; how often it was asked.
     stubborn: bool,
     transfers_tried: u32,
@@ -153,6 +157,7 @@ impl World {
             applied_template: 1,
             bad_templates: BTreeSet::new(),
             refused_templates: BTreeSet::new(),
+            quarrelsome_templates: BTreeSet::new(),
             set: None,
             set_version: 0,
             unsettled: false,
@@ -163,6 +168,7 @@ impl World {
             change: None,
             config_index: 0,
             leader: None,
+            leaderless_for: 0,
             stubborn: false,
             transfers_tried: 0,
             initialised: 0,
@@ -240,6 +246,15 @@ impl World {
 
     fn has_quorum(&self) -> bool {
         !self.members.is_empty() && self.is_quorum(|id| self.is_up(id))
+    }
+
+    /// So many run that let each other lead that one can.
+    fn can_elect(&self) -> bool {
+        let lets_lead = |id: NodeId| {
+            let pod = self.members.get(&id).and_then(|member| self.pods.get(&member.ordinal));
+            self.is_up(id) && pod.is_some_and(|pod| !self.quarrelsome_templates.contains(&pod.template))
+        };
+        self.has_quorum() && self.is_quorum(lets_lead)
     }
 
     /// The operator can ask the node in this pod.
@@ -328,6 +343,7 @@ impl World {
                 let up = voters.iter().filter(|id| self.is_up(**id)).count();
                 up > 0 && 2 * up >= voters.len()
             },
+            long_leaderless: self.leaderless_for >= 10,
             retired: self.retired.clone(),
             recovery_job: match (self.job, self.latched.recovery) {
                 (Some((of, state)), Some(latched)) if of == latched || state == JobState::Running => state,

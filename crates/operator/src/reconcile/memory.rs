@@ -63,6 +63,25 @@ impl Streaks {
     }
 }
 
+/// Since when a quorum answers, and none leads.
+#[derive(Debug, Default)]
+pub(super) struct Leaderless(ByCluster<Instant>);
+
+impl Leaderless {
+    /// How long, up to now.
+    pub(super) fn length(&self, names: &Names, now: Instant) -> Duration {
+        self.0.lock().get(&key(names)).map_or(Duration::ZERO, |since| now.saturating_duration_since(*since))
+    }
+
+    /// Whether it is so at this look.
+    pub(super) fn look(&self, names: &Names, is_leaderless: bool, now: Instant) {
+        match is_leaderless {
+            true => drop(self.0.lock().entry(key(names)).or_insert(now)),
+            false => self.0.remove(names),
+        }
+    }
+}
+
 /// The last step that the API server refused.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(ByCluster<Refused>);
@@ -181,6 +200,18 @@ mod tests {
         }
         applies.keep(&names, ["spec.a should be 2".to_string()].iter());
         assert_eq!(too_soon(20), None, "it differs in another way");
+    }
+
+    #[test]
+    fn a_time_without_a_leader_begins_at_the_first_look_and_ends_at_the_first_that_sees_one() {
+        let leaderless = Leaderless::default();
+        let names = Names { cluster: "db".to_string(), namespace: "default".to_string() };
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        leaderless.look(&names, true, start);
+        leaderless.look(&names, true, start + second);
+        assert_eq!(leaderless.length(&names, start + second), second);
+        leaderless.look(&names, false, start + second);
+        assert_eq!(leaderless.length(&names, start + second), Duration::ZERO);
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn available(sighting: &Sighting, view: Option<&ClusterView>, finding: &Finding)
         // An annotation that was left behind, or set too soon, makes no quorum lost.
         (None, Finding::RecoveryRefused(refusal)) if sighting.observed.quorum_may_run => {
             let refused = format!("the recovery that is asked for is refused: {}", refusal.text());
-            (false, "NoLeader", format!("{}; {refused}", leaderless(cluster)))
+            (false, "NoLeader", format!("{}; {refused}", leaderless(sighting)))
         }
         (None, Finding::RecoveryRefused(refusal)) => {
             (false, "QuorumLost", lost(&format!("the recovery that was asked for is refused: {}", refusal.text())))
@@ -114,7 +114,8 @@ fn available(sighting: &Sighting, view: Option<&ClusterView>, finding: &Finding)
         (None, Finding::Working(Work::Recovering)) => {
             (false, "QuorumLost", lost(Work::Recovering.text()) + &recovery_trouble(sighting))
         }
-        (None, Finding::NoLeader) => (false, "NoLeader", leaderless(cluster)),
+        (None, Finding::NoLeader) => (false, "NoLeader", leaderless(sighting)),
+        (None, Finding::Working(work @ Work::RestoringLeader)) => (false, "NoLeader", work.text().to_string()),
         (None, Finding::Paused) => (false, "Paused", "the operator is paused, and no leader answers".to_string()),
         // Only a leader tells the index of a configuration: there was one.
         (None, _) if cluster.status.as_ref().is_some_and(|status| status.config_index.is_some()) => {
@@ -126,12 +127,19 @@ fn available(sighting: &Sighting, view: Option<&ClusterView>, finding: &Finding)
 }
 
 /// Where to look when members that could elect a leader do not.
-fn leaderless(cluster: &QuorateCluster) -> String {
-    let Names { cluster: name, namespace } = Names::of(cluster);
+fn leaderless(sighting: &Sighting) -> String {
+    let Names { cluster: name, namespace } = Names::of(&sighting.cluster);
+    let awaits = !sighting.observed.wanted.roll_unsupervised && sighting.observed.pods.values().any(|pod| pod.outdated);
+    let older = match awaits {
+        true => {
+            format!("; pods run an older template, which may be what keeps them from it: {}", roll_command(sighting))
+        }
+        false => String::new(),
+    };
     format!(
         "enough members for a quorum answer or are ready, and none of them leads; look whether they reach each other on port {PEER_PORT} \
          (network policies), whether their disks are slow or full, and at kubectl logs --namespace {namespace} --prefix --selector \
-         app.kubernetes.io/name=quorate,app.kubernetes.io/instance={name}"
+         app.kubernetes.io/name=quorate,app.kubernetes.io/instance={name}{older}"
     )
 }
 
@@ -139,6 +147,11 @@ fn leaderless(cluster: &QuorateCluster) -> String {
 fn recover_command(cluster: &QuorateCluster) -> String {
     let id = cluster.status.as_ref().and_then(|status| status.cluster_id.as_deref()).unwrap_or("CLUSTER-ID");
     annotate_command(cluster, RECOVER_ANNOTATION, &format!("{id}/best"))
+}
+
+/// What lets the roll-out that waits go ahead.
+fn roll_command(sighting: &Sighting) -> String {
+    annotate_command(&sighting.cluster, ROLL_ANNOTATION, &waiting_revision(sighting))
 }
 
 fn annotate_command(cluster: &QuorateCluster, annotation: &str, value: &str) -> String {
@@ -221,8 +234,7 @@ fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
         Finding::WaitingForPods => (true, and_troubles("pods are coming up") + &missing_pods(sighting)),
         Finding::Deleting => (true, and_troubles("the cluster is being deleted")),
         Finding::RollAwaitsApproval => {
-            let command = annotate_command(&sighting.cluster, ROLL_ANNOTATION, &waiting_revision(sighting));
-            (true, format!("pods run an older template; to have them restarted: {command}"))
+            (true, format!("pods run an older template; to have them restarted: {}", roll_command(sighting)))
         }
         Finding::TooFewTakePart => {
             let text = "the next step waits for members that do not take part: it would cost the quorum";

@@ -140,6 +140,21 @@ fn members_without_a_leader_are_not_given_up() {
 }
 
 #[test]
+fn pods_that_are_restarted_without_a_leader_are_told_and_what_waits_for_a_word_too() {
+    let restoring = told(&lost(None), &idle(Finding::Working(Work::RestoringLeader)), 0);
+    for kind in ["Available", "Progressing"] {
+        let message = says(&restoring, kind).1;
+        assert!(message.contains("started again, one at a time"), "{kind}: {message}");
+    }
+    assert_eq!(says(&restoring, "Available").0, "NoLeader");
+    let mut seen = lost(None);
+    seen.observed.wanted.roll_unsupervised = false;
+    seen.observed.pods.insert(Ordinal(0), PodState { outdated: true, ..PodState::default() });
+    let (_, message) = says(&told(&seen, &idle(Finding::NoLeader), 0), "Available");
+    assert!(message.contains("quorate.io/roll="), "{message}");
+}
+
+#[test]
 fn a_cluster_that_had_a_leader_is_not_bootstrapping() {
     let reason = |config_index| {
         let before = QuorateClusterStatus { config_index, ..QuorateClusterStatus::default() };

@@ -67,7 +67,7 @@ impl World {
         let newcomer = id.is_some_and(|id| !self.members[&id].voter);
         let others_intact = self.is_quorum(|other| Some(other) != id && self.is_intact(other));
         let losable = newcomer || self.change.is_none() && self.members.len() > 2 && others_intact;
-        match self.random.below(24) {
+        match self.random.below(25) {
             0 => self.wanted.replicas = if self.random.one_in(2) { 3 } else { 5 },
             1 => drop(self.pods.remove(&ordinal)),
             2 if losable => {
@@ -123,6 +123,10 @@ impl World {
             }
             22 => (self.overridden, self.applied_of_late) = (!self.overridden, false),
             23 => self.job_is_stuck = !self.job_is_stuck,
+            24 => {
+                self.template += 1;
+                self.quarrelsome_templates.insert(self.template);
+            }
             _ => self.wanted.roll_unsupervised = !self.wanted.roll_unsupervised,
         }
     }
@@ -143,7 +147,8 @@ impl World {
         self.wanted.paused = false;
         self.wanted.roll_unsupervised = true;
         (self.overridden, self.job_is_stuck) = (false, false);
-        if self.bad_templates.contains(&self.template) || self.refused_templates.contains(&self.template) {
+        let of_no_use = [&self.bad_templates, &self.refused_templates, &self.quarrelsome_templates];
+        if of_no_use.iter().any(|templates| templates.contains(&self.template)) {
             self.template += 1;
         }
         // Nobody knows what is on it: only a human can give it up.

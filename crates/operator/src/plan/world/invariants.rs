@@ -36,6 +36,18 @@ impl World {
                 assert!(then.no_client_is_sent_off(voters), "{step:?} drops who still gets clients in {observed:?}");
                 assert!(then.is_live(voters), "{step:?} names voters that are no quorum in {observed:?}");
             }
+            Step::RestartPod(ordinal) if observed.cluster.is_none() && observed.long_leaderless => {
+                let stranded = |o: &Ordinal| then.volumes.get(o).is_some_and(|volume| volume.stranded);
+                let one_before = then.pods.iter().find(|(other, pod)| {
+                    *other != ordinal
+                        && then.is_up_to_date(**other)
+                        && !then.is_reachable(**other)
+                        && !pod.node_lost
+                        && !stranded(other)
+                });
+                let silent = !then.is_reachable(*ordinal);
+                assert!(silent || one_before.is_none(), "{step:?}: {one_before:?} is not back in {observed:?}");
+            }
             Step::RestartPod(ordinal) | Step::ResetNode(ordinal) => {
                 assert!(spares(*ordinal), "{step:?} costs the quorum in {observed:?}");
             }
@@ -83,6 +95,10 @@ impl World {
             Step::LatchNewClusterId => assert_eq!(self.initialised, 0, "a second cluster would be made"),
             _ => {}
         }
+    }
+
+    fn is_up_to_date(&self, ordinal: Ordinal) -> bool {
+        self.pods.get(&ordinal).is_some_and(|pod| pod.template == self.applied_template)
     }
 
     /// Of the voters that a smaller configuration drops, none is among the endpoints of the client Service.

@@ -21,12 +21,18 @@ impl World {
                 self.lagging.remove(&id);
             }
         }
-        if self.has_quorum() {
+        if !self.can_elect() {
+            self.leader = None;
+        }
+        if self.can_elect() {
             self.go_on_with_change();
             if !self.leader.is_some_and(|leader| self.is_up(leader)) {
                 self.leader = self.voters().into_iter().find(|id| self.takes_part(*id));
             }
         }
+        let observed = self.observe();
+        let leaderless = observed.cluster.is_none() && observed.quorum_answers();
+        self.leaderless_for = if leaderless { self.leaderless_for + 1 } else { 0 };
     }
 
     /// A pod that is deleted, or surplus, ends after a while; one that nobody reaches does not. Pods outlive a set that is made

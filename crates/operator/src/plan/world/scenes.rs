@@ -1,12 +1,11 @@
 //! Scenes with one thing wrong, each told to its end.
 
+mod recovery;
+
 use std::collections::BTreeSet;
 
 use super::World;
-use crate::plan::{
-    ClusterId, Finding, JobState, NodeId, NodeState, Ordinal, Plan, Recovery, RecoveryRequest, Step, Survivor, Work,
-    plan,
-};
+use crate::plan::{ClusterId, Finding, NodeId, NodeState, Ordinal, Plan, Step, Work, plan};
 
 impl World {
     /// A cluster of `replicas` that runs as wanted.
@@ -298,6 +297,43 @@ fn a_quorum_that_runs_without_a_leader_is_not_taken_for_lost() {
 }
 
 #[test]
+fn a_template_with_which_none_can_lead_is_mended() {
+    let mut world = World::of(3);
+    world.latched.formed = true;
+    world.apply_template(false);
+    world.quarrelsome_templates.insert(world.template);
+    // To the last pod: which of two templates it is that keeps them from a leader, nobody can tell.
+    let newest = |world: &World| world.pods.values().all(|pod| pod.template == world.template && pod.running);
+    world.goes_on_until(|world| !world.can_elect() && newest(world));
+    world.wait();
+    assert_eq!(plan(&world.observe()).finding, Finding::NoLeader);
+    world.apply_template(false);
+    world.wanted.roll_unsupervised = false;
+    world.goes_on(|plan| plan.finding == Finding::NoLeader);
+    world.wanted.roll_unsupervised = true;
+    world.goes_on(|plan| {
+        matches!(plan.step, Some(Step::RestartPod(_))) && plan.finding == Finding::Working(Work::RestoringLeader)
+    });
+    world.ends_as_wanted();
+}
+
+#[test]
+fn an_election_that_takes_a_while_is_no_reason_to_restart_a_pod() {
+    let mut observed = World::of(3).observe();
+    (observed.latched.formed, observed.cluster) = (true, None);
+    observed.pods.values_mut().for_each(|pod| pod.outdated = true);
+    assert_eq!(plan(&observed), Plan { step: None, finding: Finding::NoLeader });
+    observed.long_leaderless = true;
+    assert_eq!(plan(&observed).step, Some(Step::RestartPod(Ordinal(0))));
+    // The one before has the newest template, and does not answer yet.
+    observed.pods.get_mut(&Ordinal(0)).expect("three pods").outdated = false;
+    observed.nodes.remove(&Ordinal(0));
+    assert_eq!(plan(&observed), Plan { step: None, finding: Finding::Working(Work::RestoringLeader) });
+    observed.nodes.remove(&Ordinal(1));
+    assert_eq!(plan(&observed).step, None, "it is not elections that keep it from a leader");
+}
+
+#[test]
 fn a_cluster_that_never_ran_waits_for_its_pods_and_has_lost_nothing() {
     let mut world = World::new(7);
     world.goes_on(|plan| matches!(plan.step, Some(Step::Init { .. })));
@@ -418,58 +454,4 @@ fn a_quorum_comes_back_from_lost_nodes_if_its_volumes_can_follow() {
         world.pods.get_mut(&Ordinal(ordinal)).expect("three pods").node_lost = true;
     }
     world.ends_as_wanted();
-}
-
-#[test]
-fn a_recovery_is_given_up_when_the_quorum_is_back_before_its_job_runs() {
-    let world = World::of(3);
-    let mut observed = world.observe();
-    observed.latched.recovery = Some(Recovery { survivor: Ordinal(1), cluster_id: ClusterId(77) });
-    let cluster_id = observed.latched.cluster_id.expect("it runs");
-    observed.wanted.recovery = Some(RecoveryRequest::Of { cluster_id, survivor: Survivor::Pod(Ordinal(1)) });
-    assert_eq!(plan(&observed).step, Some(Step::AbandonRecovery));
-    observed.cluster = None;
-    assert_eq!(plan(&observed).step, Some(Step::ScaleSet { replicas: 0 }));
-}
-
-/// A recovery of a cluster of three whose quorum is lost, up to its job, which has not begun.
-fn recovering() -> World {
-    let mut world = World::of(3);
-    world.latched.formed = true;
-    for ordinal in [1, 2] {
-        world.pods.remove(&Ordinal(ordinal));
-        world.volumes.remove(&Ordinal(ordinal));
-    }
-    let cluster_id = world.latched.cluster_id.expect("it ran");
-    world.wanted.recovery = Some(RecoveryRequest::Of { cluster_id, survivor: Survivor::Pod(Ordinal(0)) });
-    world.job_is_stuck = true;
-    world.goes_on_until(|world| world.job.is_some());
-    world
-}
-
-#[test]
-fn a_recovery_whose_job_has_not_begun_can_be_taken_back() {
-    let mut world = recovering();
-    world.wait();
-    assert_eq!(plan(&world.observe()), Plan { step: None, finding: Finding::Working(Work::Recovering) });
-    world.wanted.recovery = None;
-    world.goes_on(|plan| plan.step == Some(Step::DeleteRecoveryJob));
-    world.goes_on_until(|world| world.latched.recovery.is_none());
-    assert_eq!(world.job, None);
-}
-
-#[test]
-fn a_recovery_whose_job_has_begun_goes_on_whatever_is_said() {
-    let mut world = recovering();
-    let decided = {
-        world.wanted.recovery = None;
-        plan(&world.observe())
-    };
-    assert_eq!(decided.step, Some(Step::DeleteRecoveryJob));
-    let then = world.clone();
-    world.job = world.job.map(|(of, _)| (of, JobState::Running));
-    assert_eq!(plan(&world.observe()).step, None);
-    world.act_late(Step::DeleteRecoveryJob, &then);
-    assert!(world.job.is_some(), "it began in between");
-    world.goes_on_until(|world| !world.retired.is_empty());
 }
