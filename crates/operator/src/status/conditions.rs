@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::crd::{MemberRole, QuorateCluster, QuorateClusterStatus};
-use crate::names::{Names, PEER_PORT, RECOVER_ANNOTATION, ROLL_ANNOTATION};
+use crate::names::{METRICS_PORT, Names, PEER_PORT, RECOVER_ANNOTATION, ROLL_ANNOTATION};
 use crate::observe::{OUT_OF_SERVICE, Sighting};
 use crate::plan::{ClusterView, Finding, Ordinal, Plan, Work};
 
@@ -290,6 +290,8 @@ fn degraded(sighting: &Sighting) -> Verdict {
                 (true, "MembersDown", format!("{down} of {} members do not take part: {which}", view.members.len()))
             } else if taking_part < wanted {
                 (true, "TooFewMembers", format!("{taking_part} members of {wanted}"))
+            } else if let Some(message) = unready_pods(sighting, view) {
+                (true, "PodsNotReady", message)
             } else if let Some(message) = small_volume(sighting) {
                 (true, "VolumeTooSmall", message)
             } else {
@@ -301,6 +303,19 @@ fn degraded(sighting: &Sighting) -> Verdict {
         Some(lost) => Verdict { kind: "Degraded", holds, reason: "NodeLost", message: format!("{message}; {lost}") },
         None => Verdict { kind: "Degraded", holds, reason, message },
     }
+}
+
+/// Members that take part and get no clients: their pods are not ready, for a reason of the node's own, such as the alarm CORRUPT.
+fn unready_pods(sighting: &Sighting, view: &ClusterView) -> Option<String> {
+    let names = Names::of(&sighting.cluster);
+    let pods =
+        view.members.values().filter_map(|member| Some((member.ordinal, sighting.observed.pods.get(&member.ordinal)?)));
+    let unready = pods.filter(|(_, pod)| pod.serving && !pod.ready).map(|(ordinal, _)| names.pod(ordinal));
+    let unready: BTreeSet<String> = unready.collect();
+    let unready = unready.into_iter().collect::<Vec<_>>().join(", ");
+    (!unready.is_empty()).then(|| {
+        format!("not ready, and without clients: {unready}; on port {METRICS_PORT} of each /readyz?verbose says why, an alarm for example")
+    })
 }
 
 /// A volume that was asked to grow, and did not.

@@ -373,6 +373,24 @@ fn a_pod_that_cannot_run_is_named_with_what_kubernetes_says() {
 }
 
 #[test]
+fn members_that_take_part_and_are_not_ready_are_a_loss() {
+    let mut seen = sighting(3, None);
+    let pod = |ready, serving| PodState { ready, serving, ..PodState::default() };
+    seen.observed.pods = (0..3).map(|ordinal| (Ordinal(ordinal), pod(ordinal == 0, true))).collect();
+    let status = told(&seen, &idle(Finding::WaitingForPods), 0);
+    assert_eq!((holds(&status, "Available"), holds(&status, "Degraded")), (Some(true), Some(true)));
+    let (reason, message) = says(&status, "Degraded");
+    assert_eq!(reason, "PodsNotReady");
+    assert!(message.contains("example-1, example-2") && message.contains("/readyz?verbose"), "{message}");
+    seen.observed.pods.values_mut().for_each(|pod| pod.serving = false);
+    assert_eq!(
+        holds(&told(&seen, &idle(Finding::WaitingForPods), 0), "Degraded"),
+        Some(false),
+        "they leave the Service"
+    );
+}
+
+#[test]
 fn a_pod_that_is_not_made_is_named_with_where_the_reason_is() {
     let mut seen = sighting(0, None);
     seen.observed.pods = [(Ordinal(0), PodState::default()), (Ordinal(2), PodState::default())].into();
