@@ -21,25 +21,25 @@ pub(super) fn wanted(cluster: &QuorateCluster, approved: bool) -> Wanted {
 }
 
 /// What a human let go ahead: the revision that the annotation names, or, if it names the version, the one that waited when that was
-/// first seen. The word is used up by it: a later change of the template under the same version needs a word of its own.
+/// first seen. The word is used up by it, for as long as it stands there unchanged: a later template needs a word of its own, also
+/// one under the same version after a detour through another version or strategy.
 pub(super) fn approved_roll(
     cluster: &QuorateCluster,
     waits: Option<&str>,
     newest: Option<&str>,
 ) -> Option<ApprovedRoll> {
     let word = annotation(cluster, ROLL_ANNOTATION)?;
-    let approve = |revision: &str| ApprovedRoll { word: word.to_string(), revision: revision.to_string() };
-    if cluster.spec.update_strategy == UpdateStrategy::Unsupervised {
-        return None;
-    }
-    if newest == Some(word) {
-        return Some(approve(word));
-    }
-    if word != cluster.spec.version {
-        return None;
-    }
     let before = cluster.status.as_ref().and_then(|status| status.approved_roll.clone());
-    before.filter(|before| before.word == word).or_else(|| waits.map(approve))
+    if let Some(before) = before.filter(|before| before.word == word) {
+        return Some(before);
+    }
+    let approve = |revision: &str| ApprovedRoll { word: word.to_string(), revision: revision.to_string() };
+    match cluster.spec.update_strategy {
+        UpdateStrategy::Unsupervised => None,
+        UpdateStrategy::Supervised if newest == Some(word) => Some(approve(word)),
+        UpdateStrategy::Supervised if word == cluster.spec.version => waits.map(approve),
+        UpdateStrategy::Supervised => None,
+    }
 }
 
 /// `CLUSTER-ID/best` or `CLUSTER-ID/POD`.
@@ -88,7 +88,10 @@ fn annotation<'a>(cluster: &'a QuorateCluster, key: &str) -> Option<&'a str> {
 mod tests {
     use serde_json::json;
 
-    use super::{ApprovedRoll, ClusterId, Names, QuorateCluster, RecoveryRequest, Survivor, approved_roll, request};
+    use super::{
+        ApprovedRoll, ClusterId, Names, QuorateCluster, RecoveryRequest, Survivor, UpdateStrategy, approved_roll,
+        request,
+    };
     use crate::plan::Ordinal;
 
     fn supervised(word: Option<&str>, before: Option<ApprovedRoll>) -> QuorateCluster {
@@ -117,6 +120,23 @@ mod tests {
         assert_eq!(same_word.as_deref(), Some("db-1"), "another template under the same version");
         assert_eq!(approved(Some("db-2"), Some(one.clone()), Some("db-2"), "db-2").as_deref(), Some("db-2"));
         assert_eq!(approved(Some("1.2.2"), Some(one), Some("db-2"), "db-2"), None, "of an earlier version");
+    }
+
+    #[test]
+    fn a_word_that_was_used_up_stays_so_after_a_detour() {
+        let one = ApprovedRoll { word: "1.2.3".to_string(), revision: "db-1".to_string() };
+        let mut cluster = supervised(Some("1.2.3"), Some(one.clone()));
+        let mut look = |version: &str, strategy, newest: &str| {
+            (cluster.spec.version, cluster.spec.update_strategy) = (version.to_string(), strategy);
+            let approved = approved_roll(&cluster, Some(newest), Some(newest));
+            cluster.status.as_mut().expect("a status").approved_roll = approved.clone();
+            approved
+        };
+        for (version, strategy) in [("1.2.4", UpdateStrategy::Supervised), ("1.2.3", UpdateStrategy::Unsupervised)] {
+            assert_eq!(look(version, strategy, "db-2"), Some(one.clone()));
+            let back = look("1.2.3", UpdateStrategy::Supervised, "db-3");
+            assert_eq!(back, Some(one.clone()), "nobody said anything of db-3");
+        }
     }
 
     #[test]
