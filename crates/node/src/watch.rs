@@ -20,6 +20,7 @@ mod hub;
 mod pack;
 mod ranges;
 mod subject;
+mod turns;
 
 pub use answer::{Answer, Ended, Events, Outlet, Refusal};
 pub use deliver::{Batch, Missed, Previous};

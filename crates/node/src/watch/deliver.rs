@@ -188,15 +188,14 @@ impl<O: Outlet> Hub<O> {
         Ok(previous)
     }
 
-    /// The part of the history to read back next: what the watch furthest behind, among those with room, waits for.
+    /// The part of the history to read back next: what a watch whose turn it is, among those with room, waits for.
     pub fn behind(&mut self) -> Option<Missed> {
-        let streams = &mut self.streams;
-        let waiting = self.lagging.iter().filter_map(|id| {
+        let (streams, turns) = (&mut self.streams, &self.turns);
+        let begins = self.lagging.iter().filter_map(|id| {
             let stream = streams.get_mut(id).expect("a lagging stream is open");
-            let (next, _) = stream.behind.first().expect("a lagging stream has a watch that is behind");
-            stream.outlet.has_room().then_some(*next)
+            stream.outlet.has_room().then(|| turns.begin_for(&stream.behind))?
         });
-        let from = waiting.min()?;
+        let from = turns.choose(begins)?;
         Some(Missed { from: Revision(from), to: Revision(self.revision) })
     }
 
@@ -265,6 +264,7 @@ impl<O: Outlet> Hub<O> {
                 }
             }
         }
+        self.turns.end(from, through, self.revision);
         Ok(())
     }
 

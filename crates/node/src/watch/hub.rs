@@ -13,6 +13,7 @@ use super::answer::{Answer, Ended, NO_WATCH, Outlet, Refusal};
 use super::groups::{GroupId, Groups};
 use super::pack::Splits;
 use super::subject::Subject;
+use super::turns::Turns;
 
 /// One client's stream of watches, named by the caller, never twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +107,7 @@ pub struct Hub<O> {
     ahead: BTreeSet<(i64, StreamId, i64)>,
     /// Streams with a watch that is behind.
     pub(super) lagging: BTreeSet<StreamId>,
+    pub(super) turns: Turns,
     timers: BTreeSet<(Time, StreamId)>,
     /// Streams that need a leader.
     leader_needed: usize,
@@ -124,6 +126,7 @@ impl<O: Outlet> Hub<O> {
             groups: Groups::default(),
             ahead: BTreeSet::new(),
             lagging: BTreeSet::new(),
+            turns: Turns::default(),
             timers: BTreeSet::new(),
             leader_needed: 0,
             figures: Figures::default(),

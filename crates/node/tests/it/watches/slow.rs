@@ -108,6 +108,66 @@ fn a_canceled_or_closed_watch_that_was_behind_is_forgotten() {
     assert_eq!(world.told(1), ["created 0 @2", "canceled 0 @2"]);
 }
 
+/// A world of so many revisions from 2 on, each a put of `a`.
+fn with_history(revisions: i64) -> World {
+    let mut world = World::new();
+    (0..revisions).for_each(|value| world.put("a", &value.to_string()));
+    world
+}
+
+#[test]
+fn a_watch_that_is_a_little_behind_does_not_wait_for_those_far_behind() {
+    let mut world = with_history(100);
+    for (stream, start) in [(1, 2), (2, 2), (3, 92)] {
+        world.open(stream);
+        world.create(stream, watch("a", start));
+        world.told(stream);
+    }
+    let turns = (1..).find(|_| !world.catch_up_by(5) || world.hub.figures().behind == 2);
+    assert!(turns <= Some(4), "{turns:?} turns for two parts");
+    assert_eq!(world.told(3).len(), 2);
+    let more = (1..).find(|_| !world.catch_up_by(5) || world.hub.figures().behind == 0);
+    assert!(more <= Some(20), "{more:?} turns for the twenty parts that the others wait for together");
+    assert_eq!(world.told(1), world.told(2));
+}
+
+#[test]
+fn watches_that_come_one_after_the_other_starve_none_that_waits() {
+    let mut world = with_history(50);
+    world.open(1);
+    world.create(1, watch("a", 25));
+    world.told(1);
+    // One from the beginning and one that is nearly there, again and again.
+    let mut told = Vec::new();
+    for stream in 1..120 {
+        for (id, start) in [(2 * stream, 2), (2 * stream + 1, 51)] {
+            world.open(id);
+            world.create(id, watch("a", start));
+        }
+        assert!(world.catch_up_by(1));
+        told.extend(world.told(1));
+    }
+    assert_eq!(told.len(), 27, "the sweep passed it, and took it along to the end");
+}
+
+#[test]
+fn a_watch_that_falls_behind_time_and_again_starves_none_that_waits() {
+    let mut world = with_history(50);
+    world.open(1);
+    world.create(1, watch("a", 51));
+    world.catch_up();
+    world.open(2);
+    world.create(2, watch("a", 2));
+    world.told(2);
+    for turn in 0..100 {
+        world.set_full(1, true);
+        world.put("a", "more");
+        world.set_full(1, false);
+        assert!(world.catch_up_by(1), "turn {turn}");
+    }
+    assert!(world.told(2).len() >= 49, "every other turn was its own");
+}
+
 #[test]
 fn hundreds_of_thousands_of_equal_watches_leave_as_fast_as_they_came() {
     const WATCHES: usize = 400_000;
