@@ -97,7 +97,8 @@ impl Raft {
     /// leader overwrite what it has just confirmed to the newer one.
     pub(crate) fn reply_matched(&mut self, to: NodeId, round: Round, up_to: LogIndex, after: WriteSeq) {
         let (probe, result) = (self.send_probe(), AppendResult::Matched { up_to });
-        let message = self.message(to, Body::AppendReply { round, result, probe });
+        let message =
+            self.message(to, Body::AppendReply { round, result, probe, promise: self.config.election_timeout });
         let after = if mutant!(AckBeforeSync) { WriteSeq(0) } else { after };
         self.send_after(after, message);
     }
@@ -107,7 +108,8 @@ impl Raft {
         let hint_term = self.log.term_at(hint_index).expect("a hint lies within the log");
         let result = AppendResult::Conflict { hint_index, hint_term, last_index: self.log.last() };
         let probe = self.send_probe();
-        let message = self.message(to, Body::AppendReply { round, result, probe });
+        let message =
+            self.message(to, Body::AppendReply { round, result, probe, promise: self.config.election_timeout });
         self.send_after(self.hard_state_write, message);
     }
 }

@@ -43,14 +43,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How long a leader may serve reads after it sent a round that a quorum answered.
+    /// How long a leader may serve reads after it sent a round to which a quorum answered with this promise.
     ///
-    /// Voters refuse every candidate for one election timeout after they heard the leader, on their own clocks, which
+    /// Voters refuse every candidate for as long as they promised after they heard the leader, on their own clocks, which
     /// may run fast by the drift bound against the leader's.
-    pub fn lease_duration(&self) -> Duration {
+    pub fn lease_duration(&self, promise: Duration) -> Duration {
         let drift_ppm = if mutant!(LeaseIgnoresDrift) { 0 } else { self.clock_drift_ppm };
         let kept_ppm = 1_000_000u32.saturating_sub(drift_ppm);
-        self.election_timeout * kept_ppm / 1_000_000
+        let kept_by_voters = if mutant!(LeaseByOwnTimeout) { self.election_timeout } else { promise };
+        kept_by_voters.min(self.election_timeout) * kept_ppm / 1_000_000
     }
 
     /// Panics if the figures cannot work together.

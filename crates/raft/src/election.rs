@@ -9,6 +9,7 @@
 //! answered, or a node that waits and one that is behind could ignore each other for ever (etcd#8243).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::effect::{Effect, ReadRefused};
 use crate::ids::{LogIndex, NodeId, Round, Term};
@@ -248,7 +249,8 @@ impl Raft {
         assert!(self.leader().is_none_or(|leader| leader == from), "two leaders in term {}", self.term);
         self.become_follower(self.term, Some(from));
         self.reset_election_timer();
-        self.promise_until = self.now + self.config.election_timeout;
+        // What was promised before the start may have been longer.
+        self.promise_until = self.promise_until.max(self.now + self.config.election_timeout);
     }
 
     /// The next campaign is due when a whole timeout plus the last jitter has passed.
@@ -265,7 +267,8 @@ impl Raft {
             Body::Append { .. } => {
                 let nothing = LogIndex(0);
                 let result = AppendResult::Conflict { hint_index: nothing, hint_term: Term(0), last_index: nothing };
-                self.send(from, Body::AppendReply { round: Round(0), result, probe: self.now });
+                let promise = Duration::ZERO;
+                self.send(from, Body::AppendReply { round: Round(0), result, probe: self.now, promise });
             }
             Body::ReadIndex { read } => self.send(from, Body::ReadIndexReply { read: *read, index: None }),
             Body::RequestVote { .. }

@@ -3,6 +3,7 @@
 //! Owns the shapes only; which entries are kept is decided in `log`, which terms and votes in `election`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -46,7 +47,8 @@ impl Entry {
     }
 }
 
-/// What a node must not forget: its term, its vote in that term, and a commit index it may rely on after a restart.
+/// What a node must not forget: its term, its vote in that term, a commit index it may rely on after a restart, and how long it
+/// promised leaders to vote for nobody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HardState {
     /// Newest term this node has seen.
@@ -55,4 +57,6 @@ pub struct HardState {
     pub vote: Option<NodeId>,
     /// A lower bound of the commit index; never above the last entry of the same write.
     pub commit: LogIndex,
+    /// The longest promise to a leader that may not have run out. It is what the node was configured with, and that may have changed.
+    pub promise: Duration,
 }

@@ -1,15 +1,16 @@
 //! Numbered rounds, and the lease that follows from them (thesis 6.4.1).
 //!
 //! Owns what a leader may conclude from answered rounds. A majority that answered a round heard this leader after the
-//! round was sent, and each of them refuses its vote for an election timeout from then on, also after a restart. So no
+//! round was sent, and each of them refuses its vote for as long as it says from then on, also after a restart. So no
 //! other leader exists until that time after the round was sent, less the drift between clocks. The lease is measured
 //! from sending, never from the answer, and ends for the whole term when a successor was told to campaign.
 
 use std::time::Duration;
 
 use crate::ids::Time;
+use crate::progress::Progress;
 use crate::raft::Raft;
-use crate::role::Role;
+use crate::role::{ConfirmedRound, Role};
 
 impl Raft {
     /// Whether a read may be served at `now` on this leader's word alone. Ask again after the read: time has passed.
@@ -32,10 +33,10 @@ impl Raft {
     /// End of the lease; None without one. A node that is the only voter needs none: see [`Raft::lease_valid`].
     pub fn lease_until(&self) -> Option<Time> {
         let leader = self.role.leader()?;
-        let (_, sent_at) = leader.rounds.confirmed?;
+        let confirmed = leader.rounds.confirmed?;
         let gave_up_lease = leader.gave_up_lease && !mutant!(LeaseKeptOverTransfer);
         let holds = self.own_term_committed() && !gave_up_lease;
-        holds.then(|| sent_at + self.config.lease_duration())
+        holds.then(|| confirmed.sent_at + self.config.lease_duration(confirmed.promise))
     }
 
     /// Whether this node leads and has committed an entry of its term: only then is its commit index the newest.
@@ -61,17 +62,21 @@ impl Raft {
     pub(crate) fn confirm_rounds(&mut self) {
         let own_term_committed = self.own_term_committed();
         let Role::Leader(leader) = &mut self.role else { return };
-        let current = leader.rounds.current;
-        let answered = self.log.membership().1.quorum_value(|id| {
-            if id == self.id {
-                current
-            } else {
-                leader.progress.get(&id).map_or_else(Default::default, |p| p.round_acked)
-            }
+        let own = (leader.rounds.current, self.config.election_timeout);
+        let answer_of = |id| {
+            let answer = |progress: &Progress| (progress.round_acked, progress.promise);
+            if id == self.id { own } else { leader.progress.get(&id).map_or_else(Default::default, answer) }
+        };
+        let membership = &self.log.membership().1;
+        let answered = membership.quorum_value(|id| answer_of(id).0);
+        // Nodes that were started with other settings promise more, or less, than this one would.
+        let promise = membership.quorum_value(|id| {
+            let (round, promise) = answer_of(id);
+            if round >= answered { promise } else { Duration::ZERO }
         });
         while let Some((round, sent_at, commit)) = leader.rounds.open.pop_front_if(|(round, _, _)| *round <= answered) {
             let from = if mutant!(LeaseFromAnswer) { self.now } else { sent_at };
-            leader.rounds.confirmed = Some((round, from));
+            leader.rounds.confirmed = Some(ConfirmedRound { round, sent_at: from, promise });
             // Before an own-term commit, somebody may know of a newer commit index than this leader does.
             if own_term_committed && commit >= leader.term_start {
                 self.freshness.note(sent_at, commit, self.applied);

@@ -1,5 +1,7 @@
 //! What nodes say to each other. Owns the shapes; every message may be lost, repeated, late or out of order.
 
+use std::time::Duration;
+
 use crate::entry::Entry;
 use crate::ids::{LogIndex, NodeId, ReadId, Round, Term, Time};
 
@@ -60,6 +62,8 @@ pub enum Body {
         result: AppendResult,
         /// The follower's own clock as it answered; comes back in [`Echo`].
         probe: Time,
+        /// How long the follower votes for nobody, on its own clock, from when the append came.
+        promise: Duration,
     },
     /// The leader wants the receiver to campaign at once.
     TimeoutNow,

@@ -7,6 +7,7 @@
 //! empty outside `Replicate`.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::ids::{LogIndex, Round, Time};
@@ -66,6 +67,8 @@ pub(crate) struct Progress {
     pub(crate) commit_sent: LogIndex,
     /// The newest round it answered.
     pub(crate) round_acked: Round,
+    /// How long it promised, when it answered that round, to vote for nobody.
+    pub(crate) promise: Duration,
     /// When it was last heard in this term.
     pub(crate) heard_at: Option<Time>,
     /// Its newest probe, to be echoed.
@@ -84,10 +87,19 @@ impl Progress {
             feed: Feed::Probe { paused: false, sent: None },
             commit_sent: LogIndex(0),
             round_acked: Round(0),
+            promise: Duration::ZERO,
             heard_at: None,
             probe: None,
             reading: None,
             departs_at: None,
+        }
+    }
+
+    /// Takes note of an answer. One that comes late says nothing of newer rounds: the follower may have been started anew since, with
+    /// another promise.
+    pub(crate) fn answer_round(&mut self, round: Round, promise: Duration) {
+        if round > self.round_acked {
+            (self.round_acked, self.promise) = (round, promise);
         }
     }
 

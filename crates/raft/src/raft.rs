@@ -38,6 +38,9 @@ pub struct Raft {
     pub(crate) role: Role,
     /// No vote before this: a leader that this node heard, perhaps before a restart, may serve reads until then.
     pub(crate) promise_until: Time,
+    /// The longest promise that may have been given before the start, and when it has run out at the latest.
+    longest_promise: Duration,
+    longest_promise_until: Time,
     pub(crate) election_deadline: Time,
     /// Neither asks for votes nor grants them.
     pub(crate) stopped: bool,
@@ -64,15 +67,17 @@ impl Raft {
     /// If `config` or `restored` contradicts itself.
     pub fn new(config: Config, id: NodeId, restored: Restored, now: Time, jitter: Duration) -> Raft {
         config.check();
-        let HardState { term, vote, .. } = restored.hard_state;
+        let HardState { term, vote, promise: promised, .. } = restored.hard_state;
         let vote = vote.filter(|_| !mutant!(RestartForgetsVote));
         let (last, applied) = (restored.last, restored.applied);
         let log = Log::restore(restored);
         assert!(log.last_term() <= term, "the log is of a later term than the hard state");
         let only_voter = log.membership().1.is_only_voter(id);
-        let promise = if only_voter || mutant!(PromiseForgotten) { Duration::ZERO } else { config.election_timeout };
+        let promised = if mutant!(ShorterPromise) { config.election_timeout } else { promised };
+        let longest = promised.max(config.election_timeout);
+        let promise = if only_voter || mutant!(PromiseForgotten) { Duration::ZERO } else { longest };
         let silence = if only_voter { Duration::ZERO } else { config.election_timeout + jitter };
-        Raft {
+        let mut raft = Raft {
             id,
             now,
             jitter,
@@ -82,6 +87,8 @@ impl Raft {
             writes: Writes::new(last),
             role: Role::Follower(Follower::default()),
             promise_until: now + promise,
+            longest_promise: longest,
+            longest_promise_until: now + longest,
             election_deadline: now + silence,
             stopped: false,
             ending_transfer: None,
@@ -94,7 +101,12 @@ impl Raft {
             write_position: 0,
             reported: (RoleKind::Follower, term, None),
             config,
+        };
+        if promised < raft.config.election_timeout {
+            // Before it is given to anybody, who might count on it after a restart.
+            raft.hard_state_changed();
         }
+        raft
     }
 
     /// Takes in what happened at `now` and says what must be done, in order.
@@ -202,7 +214,7 @@ impl Raft {
             committed_membership_index,
             peers: peers.unwrap_or_default(),
             lease_until: self.lease_until(),
-            last_quorum_round: leader.and_then(|leader| leader.rounds.confirmed).map(|(_, sent_at)| sent_at),
+            last_quorum_round: leader.and_then(|leader| leader.rounds.confirmed).map(|confirmed| confirmed.sent_at),
             transferring_to: leader.and_then(|leader| leader.transfer).map(|transfer| transfer.to),
             pending_bytes: self.log.uncommitted_bytes(),
             campaigning_stopped: self.stopped,
@@ -282,7 +294,9 @@ impl Raft {
                 self.note_echo(echo, commit);
                 self.append_received(from, round, (prev_index, prev_term), entries, commit);
             }
-            Body::AppendReply { round, result, probe } => self.append_replied(from, round, result, probe),
+            Body::AppendReply { round, result, probe, promise } => {
+                self.append_replied(from, round, result, probe, promise);
+            }
             Body::TimeoutNow => self.told_to_campaign(from),
             Body::ReadIndex { read } => self.read_index_asked(from, read),
             Body::ReadIndexReply { read, index } => self.read_index_answered(from, read, index),
@@ -321,8 +335,14 @@ impl Raft {
         let entries: Vec<Entry> =
             from.map_or_else(Vec::new, |from| self.log.cached(from, self.log.last()).cloned().collect());
         let vote = self.vote.filter(|_| !mutant!(VoteWrittenLater));
-        let hard_state = HardState { term: self.term, vote, commit: self.log.commit() };
+        let commit = self.log.commit();
+        let hard_state = HardState { term: self.term, vote, commit, promise: self.longest_promise() };
         self.effects.insert(self.write_position, Effect::Persist { seq, hard_state, entries });
+    }
+
+    /// What a start after this moment has to keep to.
+    fn longest_promise(&self) -> Duration {
+        if self.now < self.longest_promise_until { self.longest_promise } else { self.config.election_timeout }
     }
 
     /// Effects from here on come after this step's log write.

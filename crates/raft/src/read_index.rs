@@ -11,7 +11,7 @@ use crate::effect::{Effect, ReadRefused};
 use crate::ids::{LogIndex, NodeId, ReadId, Round};
 use crate::message::Body;
 use crate::raft::Raft;
-use crate::role::Role;
+use crate::role::{ConfirmedRound, Role};
 
 /// Reads that may wait on one node. Past it a leader refuses new ones; a follower gives up the oldest, whose answer was
 /// most likely lost.
@@ -138,7 +138,7 @@ impl Raft {
 
     fn answer_confirmed_reads(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
-        let Some((confirmed, _)) = leader.rounds.confirmed else { return };
+        let Some(ConfirmedRound { round: confirmed, .. }) = leader.rounds.confirmed else { return };
         let mut answered = Vec::new();
         while let Some((_, index, requests)) = leader.reads.open.pop_front_if(|(round, _, _)| *round <= confirmed) {
             leader.reads.count -= requests.len();

@@ -4,6 +4,8 @@
 //! majority of each half of the configuration in force (thesis 3.6.2, 4.3); the leader's own copy counts from the moment
 //! its disk has it, in parallel with the followers' (thesis 10.2.1).
 
+use std::time::Duration;
+
 use crate::config::Config;
 use crate::effect::Effect;
 use crate::entry::Entry;
@@ -64,14 +66,21 @@ impl Raft {
         }
     }
 
-    pub(crate) fn append_replied(&mut self, from: NodeId, round: Round, result: AppendResult, probe: Time) {
+    pub(crate) fn append_replied(
+        &mut self,
+        from: NodeId,
+        round: Round,
+        result: AppendResult,
+        probe: Time,
+        promise: Duration,
+    ) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.progress.get_mut(&from) else { return };
         if round > leader.rounds.current {
             return;
         }
         progress.heard_at = Some(self.now);
-        progress.round_acked = progress.round_acked.max(round);
+        progress.answer_round(round, promise);
         progress.probe = Some(probe);
         match result {
             AppendResult::Matched { up_to } if up_to <= self.log.last() => {

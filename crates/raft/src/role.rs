@@ -1,6 +1,7 @@
 //! What a node is at the moment. A fact that holds in one role only lives in that role's variant and ends with it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::ids::{LogIndex, NodeId, ReadId, RequestId, Round, Time};
 use crate::progress::Progress;
@@ -65,8 +66,17 @@ pub(crate) struct Rounds {
     pub(crate) sent_at: Time,
     /// Rounds a quorum has not answered: number, time sent, commit index at that time. Oldest first.
     pub(crate) open: VecDeque<(Round, Time, LogIndex)>,
-    /// The newest round a quorum has answered, and when it was sent.
-    pub(crate) confirmed: Option<(Round, Time)>,
+    /// The newest round a quorum has answered.
+    pub(crate) confirmed: Option<ConfirmedRound>,
+}
+
+/// A round that a quorum has answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConfirmedRound {
+    pub(crate) round: Round,
+    pub(crate) sent_at: Time,
+    /// How long a quorum of those who answered it votes for nobody else.
+    pub(crate) promise: Duration,
 }
 
 /// A handover of leadership under way.

@@ -84,7 +84,7 @@ impl LogImage {
     /// An empty log over `membership`.
     pub(crate) fn empty(membership: Arc<Membership>) -> LogImage {
         LogImage {
-            hard_state: HardState { term: Term(0), vote: None, commit: LogIndex(0) },
+            hard_state: HardState::default(),
             base: (LogIndex(0), Term(0)),
             base_chain: Chain::default(),
             base_membership: (LogIndex(0), membership),

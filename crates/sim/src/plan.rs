@@ -336,9 +336,13 @@ impl Plan {
         if !self.new_limits {
             return self.raft.clone();
         }
-        // What one member promises another by the clock must be the same for all, and what a checker counts with.
-        let Config { election_timeout, heartbeat_interval, clock_drift_ppm, catch_up_entries, .. } = self.raft;
-        let drawn = draw_raft(&mut self.limits_in(life));
+        // What all members must agree on, and what a checker counts with.
+        let Config { heartbeat_interval, clock_drift_ppm, catch_up_entries, .. } = self.raft;
+        let mut random = self.limits_in(life);
+        let drawn = draw_raft(&mut random);
+        // Checkers go by the longest. Two heartbeats fit into the shortest.
+        let election_timeout =
+            if random.coin() { self.raft.election_timeout } else { self.raft.election_timeout * 2 / 3 };
         Config { election_timeout, heartbeat_interval, clock_drift_ppm, catch_up_entries, ..drawn }
     }
 

@@ -1,6 +1,7 @@
 //! Log entries and the hard state as records of the log file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -37,7 +38,12 @@ pub fn decode_entry(index: LogIndex, record: Bytes) -> Result<Entry, DecodeError
 pub fn encode_hard_state(state: &HardState) -> Vec<u8> {
     let mut out = Vec::with_capacity(48);
     seal(Place::HardState, &mut out, |body| {
-        let state = pb::HardState { term: state.term.0, vote: state.vote.map_or(0, |id| id.0), commit: state.commit.0 };
+        let state = pb::HardState {
+            term: state.term.0,
+            vote: state.vote.map_or(0, |id| id.0),
+            commit: state.commit.0,
+            promise_us: to_micros(state.promise),
+        };
         state.encode(body).expect("a vector grows");
     });
     out
@@ -50,7 +56,16 @@ pub fn encode_hard_state(state: &HardState) -> Vec<u8> {
 pub fn decode_hard_state(record: Bytes) -> Result<HardState, DecodeError> {
     let state = pb::HardState::decode(unseal(Place::HardState, record)?)
         .map_err(|error| DecodeError::malformed(Place::HardState.name(), error))?;
-    Ok(HardState { term: Term(state.term), vote: to_node(state.vote), commit: LogIndex(state.commit) })
+    Ok(HardState {
+        term: Term(state.term),
+        vote: to_node(state.vote),
+        commit: LogIndex(state.commit),
+        promise: Duration::from_micros(state.promise_us),
+    })
+}
+
+pub(crate) fn to_micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
 pub(crate) fn to_node(id: u64) -> Option<NodeId> {

@@ -33,6 +33,9 @@ pub struct HardState {
     pub vote: u64,
     #[prost(uint64, tag = "3")]
     pub commit: u64,
+    /// The longest promise to a leader that may not have run out; 0 = not known.
+    #[prost(uint64, tag = "4")]
+    pub promise_us: u64,
 }
 /// A whole configuration; a later one replaces it entirely.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -219,6 +219,9 @@ pub struct AppendReply {
     pub round: u64,
     #[prost(uint64, tag = "2")]
     pub probe_us: u64,
+    /// How long the follower votes for nobody from when it heard the leader; 0 = not said.
+    #[prost(uint64, tag = "5")]
+    pub promise_us: u64,
     /// Exactly one is set.
     #[prost(oneof = "append_reply::Result", tags = "3, 4")]
     pub result: ::core::option::Option<append_reply::Result>,

@@ -59,6 +59,8 @@ struct Weather {
     /// Share of client requests that write. Constant writes hide what only an idle cluster shows: nobody can vote for a
     /// node that missed one.
     writes: u64,
+    /// Nodes may start anew with another election timeout than the others have.
+    other_timeouts: bool,
 }
 
 pub(crate) struct Schedule {
@@ -95,6 +97,7 @@ impl Schedule {
             transfer: if random.chance(50) { random.below(15) } else { 0 },
             compact: if random.chance(60) { random.below(50) } else { 0 },
             writes: if random.chance(30) { 3 } else { 60 },
+            other_timeouts: random.chance(50),
         };
         let config = Config {
             election_timeout: Duration::from_millis(ELECTION_MS),
@@ -388,7 +391,13 @@ impl Schedule {
         host.run += 1;
         host.offset_us = offset_us;
         let now = host.local(self.now_us);
-        host.node = Some(TestNode::start(id, self.config.clone(), disk, now, jitter));
+        let mut config = self.config.clone();
+        if self.weather.other_timeouts {
+            let timeout_ms = if self.random.chance(50) { ELECTION_MS / 2 } else { 3 * ELECTION_MS };
+            config.election_timeout = Duration::from_millis(timeout_ms);
+        }
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        host.node = Some(TestNode::start(id, config, disk, now, jitter));
     }
 
     /// Cuts the cluster in two, or a single link of a leader; both ways or one.

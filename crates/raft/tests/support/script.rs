@@ -35,6 +35,8 @@ pub(crate) struct Script {
     /// Disks that do nothing until they are told to.
     stalled: BTreeSet<NodeId>,
     jitter: BTreeMap<NodeId, u64>,
+    /// Election timeouts of nodes that differ from the others, in milliseconds.
+    timeouts: BTreeMap<NodeId, u64>,
     now: Time,
     requests: u64,
     shown: BTreeSet<Kind>,
@@ -73,6 +75,9 @@ impl Script {
             ("elapse", [ms]) => self.now = self.now + millis(ms),
             ("jitter", [id, ms]) => {
                 self.jitter.insert(node(id), number(ms));
+            }
+            ("timeout", [id, ms]) => {
+                self.timeouts.insert(node(id), number(ms));
             }
             ("tick", ids) => ids.iter().for_each(|id| self.tick(node(id))),
             ("run", [ms]) => self.run(millis(ms)),
@@ -187,10 +192,13 @@ impl Script {
                 _ => panic!("no such option: {option}"),
             }
         }
+        let promise = config.election_timeout;
         self.config = config;
         let first = bootstrap(voters.iter().map(|id| id.0));
         self.crashed.extend(voters.iter().map(|id| (*id, Disk::new(first.clone()))));
         self.crashed.extend(joining.iter().map(|id| (*id, Disk::new(Membership::default()))));
+        // As if all had been started before: the first write is one that the script asks for.
+        self.crashed.values_mut().for_each(|disk| disk.hard_state.promise = promise);
         for id in voters.into_iter().chain(joining) {
             self.restart(id);
         }
@@ -335,7 +343,11 @@ impl Script {
             self.crash(id);
         }
         let disk = self.crashed.remove(&id).expect("a node that was crashed");
-        let started = TestNode::start(id, self.config.clone(), disk, self.now, self.jitter_of(id));
+        let mut config = self.config.clone();
+        if let Some(timeout) = self.timeouts.get(&id) {
+            config.election_timeout = Duration::from_millis(*timeout);
+        }
+        let started = TestNode::start(id, config, disk, self.now, self.jitter_of(id));
         self.nodes.insert(id, started);
     }
 

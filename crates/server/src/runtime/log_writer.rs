@@ -269,7 +269,7 @@ mod tests {
         let commit = LogIndex(*indexes.end());
         let entry = |index| Entry { term: Term(1), index: LogIndex(index), payload: Payload::Noop };
         let write = LogWrite {
-            hard_state: HardState { term: Term(1), vote: None, commit },
+            hard_state: HardState { term: Term(1), vote: None, commit, ..HardState::default() },
             entries: indexes.map(entry).collect(),
         };
         LogJob::Write { seq: WriteSeq(commit.0), write }

@@ -59,14 +59,15 @@ fn message(trace: &mut Trace, kind: u64, message: &Message) {
             let echo = echo.map_or(0, |echo| echo.probe.0 << 1 | u64::from(echo.leased));
             trace.record(&[3, round.0, prev_index.0, prev_term.0, content(entries), commit.0, echo]);
         }
-        Body::AppendReply { round, result, probe } => {
+        Body::AppendReply { round, result, probe, promise } => {
             let (a, b, c) = match result {
                 AppendResult::Matched { up_to } => (up_to.0, u64::MAX, 0),
                 AppendResult::Conflict { hint_index, hint_term, last_index } => {
                     (hint_index.0, hint_term.0, last_index.0)
                 }
             };
-            trace.record(&[4, round.0, a, b, c, probe.0]);
+            let promise_micros = promise.as_micros() as u64;
+            trace.record(&[4, round.0, a, b, c, probe.0, promise_micros]);
         }
         Body::TimeoutNow => trace.record(&[5]),
         Body::ReadIndex { read } => trace.record(&[6, read.0]),

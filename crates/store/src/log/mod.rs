@@ -291,6 +291,7 @@ impl LogStore {
             vote: self.hard_state.vote.filter(|_| self.hard_state.term >= meta.term),
             term: self.hard_state.term.max(meta.term),
             commit: meta.index,
+            promise: self.hard_state.promise,
         };
         self.replace(self.node.clone(), hard_state, shape)
     }
@@ -343,7 +344,8 @@ impl LogStore {
     /// The whole content under a new identity: for offline recovery, where the cluster itself is replaced.
     pub(crate) fn take_over(&mut self, identity: Identity, meta: &SnapshotMeta) -> Result<(), WriteError> {
         let shape = LogShape::empty((meta.index, meta.term), (meta.membership_index, meta.membership.clone()));
-        let hard_state = HardState { term: self.hard_state.term.max(meta.term), vote: None, commit: meta.index };
+        let term = self.hard_state.term.max(meta.term);
+        let hard_state = HardState { term, vote: None, commit: meta.index, ..self.hard_state };
         let node = NodeRow { identity: Some(identity), mark: NodeMark::None, incarnation: self.node.incarnation };
         self.replace(node, hard_state, shape)
     }
@@ -440,7 +442,7 @@ fn create(disk: &dyn Disk, incarnation: Incarnation, cache_bytes: usize) -> Resu
         put_format(&mut transaction.open_table(META)?, LOG_FORMAT)?;
         tables::put(transaction, MetaKey::Node, node.encode())?;
         tables::put(transaction, MetaKey::Base, base.encode())?;
-        put_hard_state(transaction, &HardState { term: Term(0), vote: None, commit: LogIndex(0) })
+        put_hard_state(transaction, &HardState::default())
     })?;
     database.publish(disk, LOG_FILE_NEW)?;
     Ok(database)

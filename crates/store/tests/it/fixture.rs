@@ -75,7 +75,10 @@ pub(crate) fn entries(seed: u64, range: std::ops::RangeInclusive<u64>) -> Vec<En
 /// The write that appends these entries and commits all of them.
 pub(crate) fn write(entries: Vec<Entry>) -> LogWrite {
     let last = entries.last().expect("not empty");
-    LogWrite { hard_state: HardState { term: last.term, vote: None, commit: last.index }, entries }
+    LogWrite {
+        hard_state: HardState { term: last.term, vote: None, commit: last.index, ..HardState::default() },
+        entries,
+    }
 }
 
 fn key(dice: &mut Dice) -> Bytes {

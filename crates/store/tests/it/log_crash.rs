@@ -120,8 +120,10 @@ fn choose_write(model: &mut Model, dice: &mut Dice) -> LogWrite {
             _ => Payload::Command(Bytes::from(vec![dice.below(256) as u8; dice.below(700) as usize])),
         },
     });
-    let mut write =
-        LogWrite { hard_state: HardState { term, vote, commit: model.hard_state.commit }, entries: entries.collect() };
+    let mut write = LogWrite {
+        hard_state: HardState { term, vote, commit: model.hard_state.commit, ..HardState::default() },
+        entries: entries.collect(),
+    };
     model.write(&write);
     write.hard_state.commit =
         LogIndex(model.hard_state.commit.0 + dice.below(model.last().0 - model.hard_state.commit.0 + 1));
@@ -140,6 +142,7 @@ fn apply(model: &mut Model, operation: &Operation) -> bool {
                 term: term.max(meta.term),
                 vote: if meta.term > term { None } else { model.hard_state.vote },
                 commit: meta.index,
+                promise: model.hard_state.promise,
             };
             model.base = (meta.index, meta.term);
             model.entries.clear();

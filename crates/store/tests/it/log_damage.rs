@@ -26,7 +26,7 @@ fn disk_with_log() -> FaultyDisk {
         index: LogIndex(index),
         payload: Payload::Command(Bytes::from(vec![index as u8; 200])),
     });
-    let hard_state = HardState { term: Term(3), vote: None, commit: LogIndex(90) };
+    let hard_state = HardState { term: Term(3), vote: None, commit: LogIndex(90), ..HardState::default() };
     log.append(&[LogWrite { hard_state, entries: entries.collect() }]).expect("no fault");
     drop(log);
     disk

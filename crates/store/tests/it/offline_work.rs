@@ -28,7 +28,7 @@ fn stopped() -> FaultyDisk {
     let mut node = member(&disk);
     let all = entries(8, 1..=60);
     let term = all.last().expect("sixty").term;
-    let hard_state = HardState { term, vote: Some(NodeId(5)), commit: LogIndex(50) };
+    let hard_state = HardState { term, vote: Some(NodeId(5)), commit: LogIndex(50), ..HardState::default() };
     node.log.append(&[LogWrite { hard_state, entries: all.clone() }]).expect("no fault");
     node.state.apply(&all[..30]).expect("no fault");
     node.state.checkpoint().expect("no fault");

@@ -33,8 +33,11 @@ fn the_log_stays_small_while_it_is_cut_behind_the_writes() {
     for batch in 0..600_u64 {
         let entries: Vec<Entry> = (batch * 32 + 1..=batch * 32 + 32).map(put).collect();
         let commit = LogIndex(batch * 32 + 32);
-        log.append(&[LogWrite { hard_state: HardState { term: Term(1), vote: None, commit }, entries }])
-            .expect("no fault");
+        log.append(&[LogWrite {
+            hard_state: HardState { term: Term(1), vote: None, commit, ..HardState::default() },
+            entries,
+        }])
+        .expect("no fault");
         if batch >= 60 && batch % 20 == 0 {
             while log.truncate_prefix(LogIndex(commit.0 - 1500)).expect("no fault") {}
         }

@@ -1,10 +1,12 @@
 //! Consensus messages. Entries of an append carry no index: it follows from their place.
 
+use std::time::Duration;
+
 use quorate_proto::quorate::peer::v1 as pb;
 use quorate_raft::{AppendResult, Body, Echo, LogIndex, Message, NodeId, ReadId, Round, Term, Time};
 
 use crate::DecodeError;
-use crate::entry::{from_entry, to_entry};
+use crate::entry::{from_entry, to_entry, to_micros};
 
 const WHAT: &str = "consensus message";
 
@@ -36,9 +38,10 @@ fn to_body(body: &Body) -> pb::raft::Body {
             commit: commit.0,
             echo: echo.map(|echo| pb::Echo { probe_us: echo.probe.0, leased: echo.leased }),
         }),
-        Body::AppendReply { round, result, probe } => Wire::AppendReply(pb::AppendReply {
+        Body::AppendReply { round, result, probe, promise } => Wire::AppendReply(pb::AppendReply {
             round: round.0,
             probe_us: probe.0,
+            promise_us: to_micros(*promise),
             result: Some(to_append_result(result)),
         }),
         Body::TimeoutNow => Wire::TimeoutNow(pb::TimeoutNow {}),
@@ -88,6 +91,7 @@ fn from_body(body: pb::raft::Body) -> Result<Body, DecodeError> {
             round: Round(reply.round),
             result: from_append_result(reply.result)?,
             probe: Time(reply.probe_us),
+            promise: Duration::from_micros(reply.promise_us),
         },
         Wire::TimeoutNow(_) => Body::TimeoutNow,
         Wire::ReadIndex(read) => Body::ReadIndex { read: ReadId(read.read) },

@@ -1,5 +1,7 @@
 //! Every value survives its bytes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_kv::{
@@ -31,9 +33,10 @@ proptest! {
     }
 
     #[test]
-    fn hard_states_survive_their_records(term: u64, vote in 0..3_u64, commit: u64) {
+    fn hard_states_survive_their_records(term: u64, vote in 0..3_u64, commit: u64, promise_us: u64) {
         let vote = (vote > 0).then_some(NodeId(vote));
-        let state = HardState { term: Term(term), vote, commit: LogIndex(commit) };
+        let promise = Duration::from_micros(promise_us);
+        let state = HardState { term: Term(term), vote, commit: LogIndex(commit), promise };
         prop_assert_eq!(decode_hard_state(encode_hard_state(&state).into()), Ok(state));
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::collection::{btree_set, vec};
@@ -290,10 +291,11 @@ fn body() -> impl Strategy<Value = Body> {
         }),
         any::<[bool; 2]>().prop_map(|flags| Body::VoteReply { pre: flags[0], granted: flags[1] }),
         append(),
-        (any::<u64>(), result, any::<u64>()).prop_map(|(round, result, probe)| Body::AppendReply {
+        (any::<[u64; 3]>(), result).prop_map(|([round, probe, promise_us], result)| Body::AppendReply {
             round: Round(round),
             result,
             probe: Time(probe),
+            promise: Duration::from_micros(promise_us),
         }),
         Just(Body::TimeoutNow),
         any::<u64>().prop_map(|read| Body::ReadIndex { read: ReadId(read) }),
