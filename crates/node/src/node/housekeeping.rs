@@ -37,14 +37,16 @@ impl Node {
     /// again, each outdated when it arrives (hashicorp/consul#9609). Nobody's on a node that does not lead.
     fn needed_after(&self, status: &Status) -> Option<LogIndex> {
         let alive = status.peers.iter().filter(|(_, peer)| peer.recently_active);
-        alive
-            .map(|(id, peer)| match peer.state {
-                ReplicationState::Snapshot => self.streams.needed_after(*id).unwrap_or(self.applied.index),
-                ReplicationState::Probe | ReplicationState::Replicate => peer.matched,
-            })
-            // A follower at 0 is new and will get an image.
-            .filter(|index| index.0 > 0)
-            .min()
+        let needs = alive.filter_map(|(id, peer)| match peer.state {
+            ReplicationState::Snapshot => Some(self.streams.needed_after(*id).unwrap_or(self.applied.index)),
+            // What it lacks is gone: it will get an image, however much of the log is kept.
+            _ if peer.next < status.first => None,
+            // Its disk may have confirmed nothing yet. Right after an image was sent, entries by the thousand may come before
+            // it does: cut by what is confirmed, they would cost it a second image, and a third.
+            ReplicationState::Probe => Some(peer.next.previous()),
+            ReplicationState::Replicate => Some(peer.matched),
+        });
+        needs.min()
     }
 
     /// The state machine stands at a new place: if it is one to compare, tell the leader, or judge.

@@ -190,6 +190,44 @@ fn a_follower_without_log_gets_an_image() {
 }
 
 #[test]
+fn the_log_after_an_image_is_kept_until_its_receiver_confirms_it() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.retention.keep_entries = 5;
+        config.retention.step_entries = 1;
+    });
+    let write_many = |cluster: &mut Cluster| {
+        for n in 0..20 {
+            cluster.write(1, put(&format!("k{n}"), "v"));
+            cluster.advance(ELECTION / 20);
+            let durable_applied = cluster.status(1).applied.index;
+            cluster.input(node_id(1), Input::CheckpointDone { durable_applied });
+        }
+    };
+    // Node 3 hears the leader and never answers: nothing is known of its disk.
+    cluster.cut.insert((node_id(3), node_id(1)));
+    cluster.elect();
+    cluster.cut.insert((node_id(1), node_id(3)));
+    write_many(&mut cluster);
+    assert!(cluster.log_first(1).0 > 5, "nobody alive needs it");
+
+    // An image is sent, and its receiver's disk is slow to take it.
+    cluster.peer(3).hold_writes = true;
+    cluster.isolate(3, false);
+    let image = cluster.status(1).applied.index;
+    cluster.advance(ELECTION / 4);
+    assert_eq!(cluster.log_first(3), image.next());
+    write_many(&mut cluster);
+    assert_eq!(cluster.log_first(1), image.next(), "all of it is needed, but more is not");
+
+    cluster.release(3);
+    cluster.advance(ELECTION);
+    assert_eq!(cluster.revision(3), cluster.revision(1));
+    assert_eq!(cluster.log_first(3), image.next(), "one image was enough");
+    write_many(&mut cluster);
+    assert!(cluster.log_first(1).0 > image.0 + 20, "confirmed, it may go");
+}
+
+#[test]
 fn a_request_of_a_stopped_client_does_not_hold_up_the_stop() {
     let mut cluster = Cluster::new(3);
     let request = cluster.client(2, ClientOp::Write { actor: quorate_kv::Actor::Anonymous, command: put("k", "v") });
