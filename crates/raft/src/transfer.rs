@@ -87,11 +87,14 @@ impl Raft {
     }
 
     pub(crate) fn expire_transfer(&mut self) {
-        let Some(transfer) = self.role.leader().and_then(|leader| leader.transfer) else { return };
+        let Some(leader) = self.role.leader() else { return };
+        let Some(transfer) = leader.transfer else { return };
+        let told_in_term = leader.gave_up_lease;
         if self.now >= transfer.deadline && !mutant!(TransferNeverEnds) {
             self.end_transfer(TransferFailed::TimedOut);
-            // Only a new term makes the word to the target void, wherever it is, and lets a lease hold again.
-            let again = transfer.told && transfer.request.is_some() && !mutant!(LeaseGoneAfterTransfer);
+            // Only a new term makes the word to a target void, wherever it is, and lets a lease hold again. The target told may
+            // be that of an earlier transfer, whose place this one took.
+            let again = told_in_term && transfer.request.is_some() && !mutant!(LeaseGoneAfterTransfer);
             if again && self.may_campaign() {
                 self.campaign(true);
             }
