@@ -17,6 +17,10 @@ impl Raft {
     /// A whole verified image from the leader of `term` lies beside the state.
     pub(crate) fn snapshot_received(&mut self, from: NodeId, term: Term, meta: SnapshotMeta) {
         meta.membership.check();
+        // Nobody's log holds an entry of a term that has not begun: what says so is no leader's.
+        if meta.term > term {
+            return;
+        }
         if term < self.term || self.role.leader().is_some() && term == self.term {
             return;
         }
@@ -66,5 +70,38 @@ impl Raft {
             Ok(index) => progress.probe_from(index.min(last).next()),
             Err(()) => progress.feed = Feed::Snapshot { retry_at: Some(retry_at) },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::ids::Time;
+    use crate::input::{Input, Restored};
+    use crate::membership::{Member, Membership};
+
+    #[test]
+    fn an_image_of_a_term_after_its_leaders_is_no_leaders() {
+        let ids = [1, 2, 3].map(NodeId);
+        let members = ids.map(|id| (id, Member { incarnation: crate::Incarnation(1), ..Member::default() }));
+        let membership = Membership { voters: ids.into(), members: members.into(), ..Membership::default() };
+        let membership = Arc::new(membership);
+        let taken = |term: u64, leader_term: u64| {
+            let base_membership = (LogIndex(0), Arc::clone(&membership));
+            let restored = Restored { base_membership, ..Restored::default() };
+            let mut raft = Raft::new(Config::default(), NodeId(1), restored, Time(0), Duration::ZERO);
+            let (index, term) = (LogIndex(9), Term(term));
+            let meta = SnapshotMeta { index, term, membership: membership.clone(), membership_index: LogIndex(1) };
+            let input = Input::SnapshotReceived { from: NodeId(2), term: Term(leader_term), meta };
+            let effects = raft.step(Time(1), input);
+            raft.check();
+            effects.iter().any(|effect| matches!(effect, Effect::InstallSnapshot { .. }))
+        };
+        assert!(taken(4, 5) && taken(5, 5));
+        assert!(!taken(6, 5) && !taken(u64::MAX, 5));
     }
 }

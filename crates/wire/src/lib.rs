@@ -10,6 +10,7 @@
 #[macro_use]
 mod mutant;
 
+mod bounds;
 pub mod dump;
 pub mod entry;
 pub mod envelope;
@@ -21,6 +22,7 @@ pub mod peer;
 pub mod record;
 pub mod snapshot;
 
+pub use bounds::from_term;
 pub use entry::{decode_entry, decode_hard_state, encode_entry, encode_hard_state};
 pub use envelope::{Envelope, decode_envelope, encode_envelope};
 pub use error::DecodeError;

@@ -12,9 +12,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 use quorate_kv::{Digest, Record, RecordKey, Revision, Row, Table};
 use quorate_proto::quorate::log::v1 as pb;
-use quorate_raft::{LogIndex, SnapshotMeta, Term};
+use quorate_raft::{LogIndex, SnapshotMeta};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use crate::bounds::{from_index, from_term};
 use crate::identity::{check_version, from_id_bytes, to_id_bytes};
 use crate::membership::{from_membership, to_membership};
 use crate::{DecodeError, WRITTEN_VERSION};
@@ -313,8 +314,8 @@ impl ImageDecoder {
             format_version: header.format_version,
             cluster_id: from_id_bytes(WHAT, &header.cluster_id)?,
             meta: SnapshotMeta {
-                index: LogIndex(header.index),
-                term: Term(header.term),
+                index: from_index(WHAT, header.index, 0)?,
+                term: from_term(WHAT, header.term)?,
                 membership: Arc::new(from_membership(membership)?),
                 membership_index: LogIndex(header.membership_index),
             },

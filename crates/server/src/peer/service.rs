@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_proto::quorate::peer::v1 as proto;
 use quorate_proto::quorate::peer::v1::peer_server;
-use quorate_raft::{NodeId, Term};
-use quorate_wire::PeerMessage;
+use quorate_raft::NodeId;
 use quorate_wire::identity::from_bootstrap;
 use quorate_wire::peer::{Hello, HelloRefused, from_frame, hello_frame};
+use quorate_wire::{PeerMessage, from_term};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, once};
@@ -178,7 +178,8 @@ impl PeerService {
             return Ok(Err(refusal.to_string()));
         }
         caller.welcome();
-        let mut sink = match self.host.receive_snapshot(hello.from, Term(start.term)).await {
+        let term = from_term("snapshot", start.term).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut sink = match self.host.receive_snapshot(hello.from, term).await {
             Ok(sink) => sink,
             Err(text) => return Ok(Err(text)),
         };

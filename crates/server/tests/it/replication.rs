@@ -138,14 +138,14 @@ async fn image(cluster: &Cluster, term: u64) -> Vec<proto::SnapshotChunk> {
 async fn send_chunks(
     cluster: &Cluster,
     chunks: impl Stream<Item = proto::SnapshotChunk> + Send + 'static,
-) -> proto::SnapshotResponse {
+) -> Result<proto::SnapshotResponse, tonic::Status> {
     let mut client = PeerClient::connect(format!("http://{}", cluster.nodes[0].address)).await.expect("listens");
-    client.snapshot(chunks).await.expect("answers").into_inner()
+    client.snapshot(chunks).await.map(tonic::Response::into_inner)
 }
 
 /// Sends node 0 its own image, as the leader of `term` would; answers whether it was taken in.
-async fn send_image(cluster: &Cluster, term: u64) -> bool {
-    send_chunks(cluster, tokio_stream::iter(image(cluster, term).await)).await.accepted
+async fn send_image(cluster: &Cluster, term: u64) -> Result<bool, tonic::Status> {
+    Ok(send_chunks(cluster, tokio_stream::iter(image(cluster, term).await)).await?.accepted)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,7 +155,7 @@ async fn an_image_of_a_leader_that_is_none_any_more_does_not_hold_up_the_next() 
     let sending = async {
         for _ in 0..3 {
             // Refused while consensus has not decided on the one before.
-            while !send_image(&cluster, 0).await {}
+            while !send_image(&cluster, 0).await.expect("answers") {}
         }
     };
     timeout(Duration::from_secs(10), sending).await.expect("each leaves its place as soon as it is declined");
@@ -170,19 +170,31 @@ async fn an_image_that_stands_still_keeps_out_no_later_leaders() {
     let first = image(&cluster, 1).await.swap_remove(0);
     let hanging = tokio_stream::once(first).chain(tokio_stream::pending());
     let overtaken = async {
-        let answer = send_chunks(&cluster, hanging).await;
+        let answer = send_chunks(&cluster, hanging).await.expect("answers");
         assert!(!answer.accepted && answer.refusal.contains("later term"), "{answer:?}");
     };
     let later = async {
         loop {
-            let earlier = send_chunks(&cluster, tokio_stream::iter(image(&cluster, 0).await)).await;
+            let earlier = send_chunks(&cluster, tokio_stream::iter(image(&cluster, 0).await)).await.expect("answers");
             if earlier.refusal.contains("another snapshot") || earlier.refusal.contains("later term") {
                 break;
             }
         }
         // The first has its place now.
-        while !send_image(&cluster, 2).await {}
+        while !send_image(&cluster, 2).await.expect("answers") {}
     };
     timeout(PATIENCE, async { tokio::join!(overtaken, later) }).await.expect("the later leader's is taken in");
     assert_eq!(cluster.get(0, "key").await.as_deref(), Some(&b"value"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_of_a_term_that_no_election_reaches_is_refused_before_consensus_hears_of_it() {
+    let cluster = Cluster::running(1).await;
+    cluster.put(0, "key", "value").await;
+    for term in [(1 << 62) + 1, u64::MAX] {
+        let refused = send_image(&cluster, term).await.expect_err("no leader has this term");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    }
+    assert_eq!(cluster.replica(0).status().raft.expect("runs").term.0, 1);
+    assert!(send_image(&cluster, 1 << 62).await.expect("answers"), "the last term there is, declined or not");
 }

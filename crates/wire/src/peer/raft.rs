@@ -6,15 +6,13 @@ use quorate_proto::quorate::peer::v1 as pb;
 use quorate_raft::{AppendResult, Body, Echo, LogIndex, Message, NodeId, ReadId, Round, Term, Time};
 
 use crate::DecodeError;
+use crate::bounds::{from_index, from_term};
 use crate::entry::{from_entry, to_entry, to_micros};
 
 const WHAT: &str = "consensus message";
 
 /// An append carries at most this many entries.
 const MAX_APPEND_ENTRIES: usize = 65_536;
-
-/// Terms rise by one an election: one above this is garbage, and a node that took it over would run out of numbers.
-const MAX_TERM: u64 = 1 << 62;
 
 pub(super) fn to_raft(message: &Message) -> pb::Raft {
     pb::Raft { from: message.from.0, to: message.to.0, term: message.term.0, body: Some(to_body(&message.body)) }
@@ -69,11 +67,9 @@ pub(super) fn from_raft(message: pb::Raft) -> Result<Message, DecodeError> {
     if message.from == 0 || message.to == 0 {
         return Err(DecodeError::malformed(WHAT, "a node id is 0"));
     }
-    if message.term > MAX_TERM {
-        return Err(DecodeError::malformed(WHAT, format_args!("term {}", message.term)));
-    }
+    let term = from_term(WHAT, message.term)?;
     let body = message.body.ok_or_else(|| DecodeError::missing(WHAT, "the body"))?;
-    Ok(Message { from: NodeId(message.from), to: NodeId(message.to), term: Term(message.term), body: from_body(body)? })
+    Ok(Message { from: NodeId(message.from), to: NodeId(message.to), term, body: from_body(body)? })
 }
 
 fn from_body(body: pb::raft::Body) -> Result<Body, DecodeError> {
@@ -107,10 +103,7 @@ fn from_append(append: pb::Append) -> Result<Body, DecodeError> {
         return Err(DecodeError::TooLarge { what: "append", size, limit: MAX_APPEND_ENTRIES });
     }
     // An index that cannot exist would wrap in the core's arithmetic.
-    let last = append.prev_index.checked_add(append.entries.len() as u64);
-    if last.is_none_or(|last| last >= u64::MAX / 2) {
-        return Err(DecodeError::malformed("append", format_args!("previous index {}", append.prev_index)));
-    }
+    from_index("append", append.prev_index, append.entries.len())?;
     let mut entries = Vec::with_capacity(append.entries.len());
     let mut term = append.prev_term;
     for (offset, entry) in append.entries.into_iter().enumerate() {

@@ -160,10 +160,15 @@ fn contradictory_configurations_are_refused() {
 
 #[test]
 fn appends_whose_indexes_would_wrap_are_refused() {
-    let append = peer::Append { prev_index: u64::MAX - 1, ..Default::default() };
-    let raft = peer::Raft { from: 1, to: 2, term: 3, body: Some(peer::raft::Body::Append(append)) };
-    let message = peer::Message { body: Some(peer::message::Body::Raft(raft)) };
-    assert!(decode_peer(message.encode_to_vec().into()).is_err());
+    let message = |prev_index: u64| {
+        let append = peer::Append { prev_index, ..Default::default() };
+        let raft = peer::Raft { from: 1, to: 2, term: 3, body: Some(peer::raft::Body::Append(append)) };
+        peer::Message { body: Some(peer::message::Body::Raft(raft)) }.encode_to_vec().into()
+    };
+    assert!(decode_peer(message(u64::MAX / 2 - 2)).is_ok());
+    assert!(decode_peer(message(u64::MAX / 2 - 1)).is_ok());
+    assert!(decode_peer(message(u64::MAX / 2)).is_err());
+    assert!(decode_peer(message(u64::MAX - 1)).is_err());
 }
 
 #[test]
@@ -173,6 +178,7 @@ fn a_term_that_no_election_reaches_is_refused() {
         let raft = peer::Raft { from: 1, to: 2, term, body: Some(vote.clone()) };
         peer::Message { body: Some(peer::message::Body::Raft(raft)) }.encode_to_vec().into()
     };
+    assert!(decode_peer(message((1 << 62) - 1)).is_ok());
     assert!(decode_peer(message(1 << 62)).is_ok());
     assert!(decode_peer(message((1 << 62) + 1)).is_err());
     assert!(decode_peer(message(u64::MAX)).is_err());

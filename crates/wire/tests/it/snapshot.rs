@@ -124,6 +124,22 @@ fn rows_that_come_late_are_dropped_or_doubled_are_noticed() {
 }
 
 #[test]
+fn an_image_of_a_term_or_index_that_no_run_reaches_is_refused() {
+    let begins = |index: u64, term: u64| {
+        let meta = SnapshotMeta { index: LogIndex(index), term: Term(term), ..header(Membership::default()).meta };
+        let header = Header::new(7, meta, Revision(5), Revision(-1), Digest(11));
+        read(&image(&header, &[]), 64)
+    };
+    let (max_index, max_term) = (u64::MAX / 2 - 1, 1 << 62);
+    for (index, term) in [(max_index - 1, max_term - 1), (max_index, max_term)] {
+        assert!(matches!(begins(index, term), Ok((_, true))));
+    }
+    for (index, term) in [(max_index + 1, max_term), (max_index, max_term + 1), (u64::MAX, 2), (9, u64::MAX)] {
+        assert!(matches!(begins(index, term), Err(DecodeError::Malformed { .. })), "index {index}, term {term}");
+    }
+}
+
+#[test]
 fn an_announced_size_is_refused_before_it_is_waited_for() {
     let mut bytes = image(&header(Membership::default()), &[]);
     bytes[9..13].copy_from_slice(&u32::MAX.to_le_bytes());
