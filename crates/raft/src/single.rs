@@ -69,10 +69,16 @@ fn promoted(now: &Membership, id: NodeId, caught_up: &BTreeSet<NodeId>) -> Resul
     if !caught_up.contains(&id) {
         return Err(Refused::NotCaughtUp { id });
     }
-    Ok(risen(now, [id].into(), caught_up))
+    let next = risen(now, [id].into(), caught_up);
+    let on_the_way = now.target.as_ref().is_some_and(|target| target.contains(&id));
+    if next.is_none() && !on_the_way {
+        return Err(Refused::Invalid(format!("there are {MAX_VOTERS} voters already")));
+    }
+    Ok(next)
 }
 
-/// Learners become voters, beside those whom a change in flight wants. `None` if there is no room for any.
+/// Learners become voters, beside those whom a change in flight wants. `None` if it wants them already, or there is no room
+/// for any.
 pub(crate) fn risen(now: &Membership, who: BTreeSet<NodeId>, caught_up: &BTreeSet<NodeId>) -> Option<Membership> {
     let mut target = now.target.clone().unwrap_or_else(|| now.voters.clone());
     let room = MAX_VOTERS.saturating_sub(target.len());
@@ -167,6 +173,29 @@ mod tests {
         now.members.entry(NodeId(4)).or_default().incarnation = Incarnation(4);
         let joint = after(&now, MemberChange::Promote { id: NodeId(4) }, &[4]);
         assert!(joint.is_joint() && joint.standing.is_empty() && joint.learners.is_empty());
+    }
+
+    #[test]
+    fn one_voter_too_many_is_refused_and_one_that_is_wanted_already_is_not() {
+        let promoted = |voters_and_learner: &[u64], target: Option<&[u64]>| {
+            let (learner, ids) = voters_and_learner.split_last().expect("a learner");
+            let mut now = voters(voters_and_learner);
+            now.voters = ids.iter().map(|id| NodeId(*id)).collect();
+            now.learners = [NodeId(*learner)].into();
+            now.standing = [NodeId(*learner)].into();
+            now.target = target.map(|ids| ids.iter().map(|id| NodeId(*id)).collect());
+            changed(&now, &MemberChange::Promote { id: NodeId(*learner) }, &[NodeId(*learner)].into())
+        };
+        let ids: Vec<u64> = (1..=16).collect();
+        for learner in [14, 15] {
+            let next = promoted(&ids[..learner], None).expect("there is room").expect("a change");
+            assert_eq!(next.voters.len(), learner);
+        }
+        assert!(matches!(promoted(&ids, None), Err(Refused::Invalid(_))));
+        // A change in flight wants as many as there may be: with this one, or without.
+        assert_eq!(promoted(&ids[..15], Some(&ids[..15])), Ok(None));
+        let others: Vec<u64> = ids.iter().copied().filter(|id| *id != 14).collect();
+        assert!(matches!(promoted(&ids[..14], Some(&others)), Err(Refused::Invalid(_))));
     }
 
     #[test]
