@@ -12,6 +12,7 @@ impl Raft {
         assert!(installing || self.log.base().0 <= self.applied, "the log forgot entries that were not applied");
         assert!(self.applied <= self.log.handed(), "applied what was never handed out");
         assert!(self.writes.durable() <= self.log.last(), "the disk holds more than the log");
+        self.freshness.check();
         let membership = &self.log.membership().1;
         match &self.role {
             Role::Follower(follower) => {
@@ -37,6 +38,7 @@ impl Raft {
                     let departed = !membership.is_member(*id);
                     assert_eq!(departed, progress.departs_at.is_some(), "node {id} is fed as what it is not");
                 }
+                leader.reads.check();
                 let unconfirmed = leader.rounds.open.front().map(|(round, _, _)| *round);
                 assert!(
                     unconfirmed.is_none_or(|round| round <= leader.rounds.current),

@@ -19,7 +19,8 @@ const MAX_PROBES: usize = 256;
 pub(crate) struct Freshness {
     /// What is applied is no older than this.
     at: Option<Time>,
-    /// Times and the commit index to apply for them; both ascending.
+    /// Times, ascending, and the commit index to apply for each. A late echo may name a lower one than that before it, and
+    /// waits behind it.
     pending: VecDeque<(Time, LogIndex)>,
     /// Probes sent in this run, ascending.
     probes: VecDeque<Time>,
@@ -28,6 +29,23 @@ pub(crate) struct Freshness {
 impl Freshness {
     pub(crate) fn at(&self) -> Option<Time> {
         self.at
+    }
+
+    /// Panics if an invariant is broken.
+    pub(crate) fn check(&self) {
+        assert!(self.pending.len() <= MAX_PENDING && self.probes.len() <= MAX_PROBES, "more is kept than may be");
+        assert!(self.probes.iter().is_sorted_by(|a, b| a < b), "probes are out of order");
+        assert!(self.pending.iter().is_sorted_by(|a, b| a.0 < b.0), "pending pairs are out of order");
+    }
+
+    /// Takes note of a probe that leaves now. Many in one moment are one.
+    fn sent(&mut self, now: Time) {
+        if self.probes.back().is_none_or(|newest| *newest < now) {
+            self.probes.push_back(now);
+            if self.probes.len() > MAX_PROBES {
+                self.probes.pop_front();
+            }
+        }
     }
 
     /// At `time` on this node's clock, the newest commit index anywhere was at most `commit`.
@@ -49,13 +67,7 @@ impl Freshness {
 impl Raft {
     /// The probe of an answer that leaves now.
     pub(crate) fn send_probe(&mut self) -> Time {
-        let probes = &mut self.freshness.probes;
-        if probes.back().is_none_or(|newest| *newest < self.now) {
-            probes.push_back(self.now);
-            if probes.len() > MAX_PROBES {
-                probes.pop_front();
-            }
-        }
+        self.freshness.sent(self.now);
         self.now
     }
 
@@ -65,5 +77,27 @@ impl Raft {
         if self.freshness.probes.binary_search(&probe).is_ok() {
             self.freshness.note(probe, commit, self.applied);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_probe_is_forgotten_once_there_are_too_many() {
+        let mut freshness = Freshness::default();
+        let mut send = |at: usize| {
+            freshness.sent(Time(at as u64));
+            freshness.sent(Time(at as u64));
+            freshness.check();
+            (freshness.probes.len(), freshness.probes.front().copied())
+        };
+        for at in 1..MAX_PROBES - 1 {
+            send(at);
+        }
+        assert_eq!(send(MAX_PROBES - 1), (MAX_PROBES - 1, Some(Time(1))));
+        assert_eq!(send(MAX_PROBES), (MAX_PROBES, Some(Time(1))));
+        assert_eq!(send(MAX_PROBES + 1), (MAX_PROBES, Some(Time(2))));
     }
 }

@@ -49,6 +49,14 @@ impl LeaderReads {
         (local, remote)
     }
 
+    /// Panics if an invariant is broken. A count that is too high would refuse reads for the rest of the reign.
+    pub(crate) fn check(&self) {
+        let open: usize = self.open.iter().map(|(_, _, requests)| requests.len()).sum();
+        assert_eq!(self.count, self.waiting.len() + open, "the count of waiting reads is off");
+        assert!(self.count <= MAX_WAITING_READS, "more reads wait than may");
+        assert!(self.open.iter().is_sorted_by(|(a, ..), (b, ..)| a < b), "rounds of reads are out of order");
+    }
+
     /// A round starts now, with this commit index: what waits, waits for its answers.
     pub(crate) fn round_started(&mut self, round: Round, commit: LogIndex) {
         if !self.waiting.is_empty() {
