@@ -180,3 +180,29 @@ impl StorageBackend for RealFile {
         self.0.write_all_at(data, offset)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    /// No file system here can be told to fail, and a sync that never reached one looks like one that did: but the system
+    /// refuses to sync a pipe, which tells whether it was asked.
+    #[test]
+    fn the_system_is_asked_for_every_sync() {
+        let pipe = || File::from(OwnedFd::from(std::io::pipe().expect("two descriptors").0));
+        assert!(pipe().sync_data().is_err(), "a system that syncs pipes shows nothing");
+        assert!(RealFile(pipe()).sync_data().is_err(), "a file's content");
+
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let mut disk = RealDisk::new(root.path()).expect("free");
+        let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let synced = disk.handle.metadata().expect("open");
+        assert_eq!(place(synced), place(root.path().metadata().expect("there")), "the names of another directory");
+        disk.sync_dir().expect("a directory can be synced");
+        disk.handle = pipe();
+        assert!(disk.sync_dir().is_err(), "a directory's names");
+    }
+}

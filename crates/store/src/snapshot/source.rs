@@ -37,7 +37,13 @@ impl std::fmt::Debug for SnapshotSource {
 
 impl SnapshotSource {
     pub(crate) fn new(view: &StateView) -> Result<Self, SnapshotError> {
+        Self::new_with(view, || {})
+    }
+
+    /// The same, with something done while the state is pinned and its rows are not read yet.
+    fn new_with(view: &StateView, between: impl FnOnce()) -> Result<Self, SnapshotError> {
         let (state, now) = PinnedState::new(view.shared())?;
+        between();
         let Some(cluster_id) = state.rows.origin.cluster_id else {
             return Err(SnapshotError::Refused("this node belongs to no cluster yet".to_owned()));
         };
@@ -129,4 +135,54 @@ fn fitting(rows: &[Row], frame_bytes: usize) -> usize {
         bytes > frame_bytes
     });
     full.unwrap_or(rows.len()).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quorate_kv::{Command, LeaseGrantRequest};
+    use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, Payload, Term};
+    use quorate_wire::{Envelope, encode_envelope};
+
+    use super::*;
+    use crate::state::{StateOptions, StateStore};
+    use crate::testing::FaultyDisk;
+
+    const CLUSTER: u128 = 7;
+
+    fn new_state() -> StateStore {
+        let mut state = StateStore::open(Arc::new(FaultyDisk::new()), StateOptions::default()).expect("empty");
+        state.set_cluster_id(CLUSTER).expect("no fault");
+        state
+    }
+
+    /// A lease is a row: unlike a record, it carries no revision that would tell a later one.
+    fn grant(index: u64) -> Entry {
+        let envelope = Envelope {
+            origin: NodeId(1),
+            incarnation: Incarnation(3),
+            sequence: index,
+            actor: quorate_kv::Actor::Anonymous,
+            command: Command::LeaseGrant(LeaseGrantRequest { id: index as i64, ttl_seconds: 9 }),
+        };
+        Entry { term: Term(1), index: LogIndex(index), payload: Payload::Command(encode_envelope(&envelope)) }
+    }
+
+    #[test]
+    fn a_batch_between_the_pin_and_the_reading_of_rows_is_not_in_the_image() {
+        let mut sender = new_state();
+        sender.apply(&[grant(1)]).expect("no fault");
+        let at_pin = sender.view().digest();
+        let view = sender.view();
+        let between = || drop(sender.apply(&[grant(2), grant(3)]).expect("no fault"));
+        let source = SnapshotSource::new_with(&view, between).expect("a member");
+
+        let mut receiver = new_state();
+        let mut sink = receiver.view().receive_snapshot(CLUSTER).expect("no fault");
+        source.for_each(|chunk| sink.push(&chunk.expect("sound")).expect("whole"));
+        receiver.install(sink.finish().expect("whole")).expect("no fault");
+        assert_eq!(receiver.view().digest(), at_pin);
+        assert_eq!(receiver.view().leases_by_deadline(), [1]);
+    }
 }
