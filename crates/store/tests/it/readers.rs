@@ -1,5 +1,6 @@
 //! Reads from other threads while batches are applied.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -8,7 +9,8 @@ use quorate_raft::{Entry, Incarnation, LogIndex, NodeId, Payload, Term};
 use quorate_store::testing::FaultyDisk;
 use quorate_wire::{Envelope, encode_envelope};
 
-use crate::fixture::{Reference, entries, everything, member};
+use crate::fixture::{CLUSTER, Reference, entries, everything, member};
+use crate::snapshots::{compaction, image};
 
 /// Writes the same number under two keys in one transaction.
 fn pair(index: u64) -> Entry {
@@ -67,6 +69,38 @@ fn a_reader_sees_all_of_a_batch_or_none_and_never_goes_back() {
         for reader in readers {
             assert!(reader.join().expect("no assertion failed") > 0);
         }
+    });
+}
+
+/// A small range notes where it reads under the index lock, and reads afterwards: from the file it looked into, also if that was
+/// replaced meanwhile by one that has none of those records.
+#[test]
+fn a_small_range_reads_one_state_while_images_replace_it() {
+    const IMAGES: u64 = 300;
+    let mut sender = member(&FaultyDisk::new());
+    let mut node = member(&FaultyDisk::new());
+    let view = node.state.view();
+    let mut replace = |index: u64| {
+        sender.state.apply(&[pair(index)]).expect("no fault");
+        let revision = sender.state.view().revision().0;
+        sender.state.apply(&[Entry { term: Term(1), ..compaction(index + 1, revision) }]).expect("no fault");
+        while sender.state.compact_step(1000).expect("no fault") {}
+        let mut sink = node.state.receive_snapshot(CLUSTER).expect("no fault");
+        image(&sender.state).iter().for_each(|chunk| sink.push(chunk).expect("whole"));
+        node.state.install(sink.finish().expect("whole")).expect("no fault");
+    };
+    replace(1);
+    std::thread::scope(|scope| {
+        let replacing = scope.spawn(|| (1..IMAGES).for_each(|image| replace(2 * image + 1)));
+        let mut seen = BTreeSet::new();
+        while !replacing.is_finished() {
+            let answer = view.range_if_small(&everything(0), &|_| true).expect("sound").expect("small");
+            let answer = answer.expect("readable");
+            let [a, b] = answer.kvs.as_slice() else { panic!("two keys, not {:?}", answer.kvs) };
+            assert_eq!((&a.value, a.mod_revision), (&b.value, answer.revision.0), "of another state");
+            seen.insert(answer.revision);
+        }
+        assert!(seen.len() > 1, "it never met another image");
     });
 }
 

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use quorate_kv::{Command, CompactRequest, Digest, PutRequest, Revision};
-use quorate_raft::{Entry, LogIndex};
+use quorate_raft::{Entry, HardState, LogIndex, Term};
 use quorate_store::testing::{Choices, FaultyDisk};
-use quorate_store::{Disk, OpenedStores, SnapshotSink, StateStore, WriteError};
+use quorate_store::{Disk, LogWrite, OpenedStores, SnapshotSink, StateStore, WriteError};
 
 use crate::dice::{Dice, seeds};
 use crate::fixture::{
@@ -300,6 +300,34 @@ fn a_start_that_finds_the_state_ahead_finishes_the_reset_of_the_log() {
     assert_eq!(opened.recovered.base, (meta.index, meta.term));
     assert_eq!(opened.recovered.last, meta.index);
     assert_eq!(opened.recovered.base_membership, (meta.membership_index, meta.membership));
+    assert_eq!(opened.recovered.hard_state.commit, meta.index);
+}
+
+/// The other way to find them apart: a log that reaches past the image, with entries of a deposed leader. Its base and its
+/// commit index say nothing against it.
+#[test]
+fn a_longer_log_that_differs_from_the_installed_image_does_not_outlive_a_start() {
+    let disk = FaultyDisk::new();
+    let mut node = member(&disk);
+    let mut log = entries(2, 1..=60);
+    log.iter_mut().for_each(|entry| entry.term = Term(1));
+    let hard_state = HardState { term: Term(1), vote: None, commit: LogIndex(30) };
+    node.log.append(&[LogWrite { hard_state, entries: log.clone() }]).expect("no fault");
+    node.state.apply(&log[..30]).expect("no fault");
+
+    let mut peer = member(&FaultyDisk::new());
+    peer.state.apply(&entries(2, 1..=50)).expect("no fault");
+    let mut sink = node.state.receive_snapshot(CLUSTER).expect("no fault");
+    for chunk in peer.state.snapshot().expect("a member") {
+        sink.push(&chunk.expect("sound")).expect("no fault");
+    }
+    let meta = node.state.install(sink.finish().expect("whole")).expect("no fault");
+    assert_eq!((meta.index, meta.term), (LogIndex(50), Term(2)));
+    drop(node);
+    disk.kill();
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let opened = options().open(&disk, INCARNATION).expect("sound");
+    assert_eq!((opened.recovered.base, opened.recovered.last), ((meta.index, meta.term), meta.index));
     assert_eq!(opened.recovered.hard_state.commit, meta.index);
 }
 
