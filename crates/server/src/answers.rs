@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 /// Answers up to this size are not counted.
@@ -185,6 +185,30 @@ impl ConnectionEnd {
 
     pub(crate) async fn ended(&self) {
         self.0.notified().await;
+    }
+}
+
+/// How long a client may take for the next part of a stream, and the connection that it loses past that.
+#[derive(Debug, Clone)]
+pub(crate) struct SendTime {
+    pub(crate) time: Duration,
+    pub(crate) connection: ConnectionEnd,
+}
+
+impl SendTime {
+    /// Waits until `parts` has room for `part`; whether there may be another.
+    pub(crate) async fn send<T>(&self, parts: &mpsc::Sender<T>, part: T) -> bool {
+        match tokio::time::timeout(self.time, parts.send(part)).await {
+            Ok(sent) => sent.is_ok(),
+            Err(_) => {
+                tracing::info!(
+                    "a client did not take the next part of a stream in {:?}: its connection is closed",
+                    self.time
+                );
+                self.connection.end();
+                false
+            }
+        }
     }
 }
 

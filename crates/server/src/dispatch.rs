@@ -132,17 +132,20 @@ impl<Kv> Dispatch<Kv> {
         Ok(ends.then(|| self.gate.leaderless()))
     }
 
-    /// Counts the request while it arrives. Streams are told how to end their connection.
+    /// Counts the request while it arrives. Streams, and calls as JSON that may be streams, are told how to end their
+    /// connection.
     fn arriving(
         &self,
-        request: http::Request<Incoming>,
+        mut request: http::Request<Incoming>,
         counters: Option<&MethodCounters>,
     ) -> http::Request<ArrivingBody> {
         let arriving = Arc::clone(&self.arriving);
-        if counters.is_some_and(|counters| counters.kind == MethodKind::Stream) {
-            let mut request = request.map(|body| ArrivingBody::stream(body, arriving));
+        let is_stream = counters.is_some_and(|counters| counters.kind == MethodKind::Stream);
+        if is_stream || gateway::serves(request.uri().path()) {
             request.extensions_mut().insert(self.connection.clone());
-            return request;
+        }
+        if is_stream {
+            return request.map(|body| ArrivingBody::stream(body, arriving));
         }
         if gateway::takes_stream(&request) {
             return request.map(|body| ArrivingBody::json_stream(body, arriving));

@@ -10,17 +10,19 @@ mod paths;
 mod requests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header, request};
 use axum::response::Response;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 use tonic::{Code, Status};
 
 use self::call::{Answers, call};
 use self::requests::{Requests, requests};
+use crate::answers::SendTime;
 use crate::gate::Gate;
 use crate::inside::Inside;
 
@@ -34,15 +36,23 @@ struct Gateway {
     gate: Arc<Gate>,
     pool: Arc<DescriptorPool>,
     max_body_bytes: usize,
+    /// How long a client may take for a line of a stream.
+    send_time: Duration,
 }
 
-/// The paths below `/v3/`, and the older spelling of them. `max_message_bytes` bounds a request.
-pub(crate) fn router(inside: Inside, gate: Arc<Gate>, max_message_bytes: usize) -> Router {
+/// The paths below `/v3/`, and the older spelling of them. `max_message_bytes` bounds a request, and `send_time` what a client
+/// takes to receive a line of a stream.
+pub(crate) fn router(inside: Inside, gate: Arc<Gate>, max_message_bytes: usize, send_time: Duration) -> Router {
     let pool = DescriptorPool::decode(quorate_proto::FILE_DESCRIPTOR_SET)
         .expect("the descriptors are generated together with the code");
-    let gateway = Gateway { inside, gate, pool: Arc::new(pool), max_body_bytes: GROWTH * max_message_bytes };
+    let gateway = Gateway { inside, gate, pool: Arc::new(pool), max_body_bytes: GROWTH * max_message_bytes, send_time };
     let paths = axum::routing::any(serve);
     Router::new().route("/v3/{*path}", paths.clone()).route("/v3beta/{*path}", paths).with_state(gateway)
+}
+
+/// Whether this path is one of the gateway's, be there a method behind it or not.
+pub(crate) fn serves(path: &str) -> bool {
+    paths::is_below(path)
 }
 
 /// Whether the messages of this request may come one by one, with answers in between.
@@ -77,10 +87,14 @@ async fn answer(gateway: &Gateway, request: Request) -> Result<Response, Status>
     };
     let (parts, body) = request.into_parts();
     let requests = requests(&method, body, gateway.max_body_bytes).await?;
-    let begun = begin(gateway, &method, requests, &parts.headers).await;
+    let begun = begin(gateway, &method, requests, &parts).await;
     if method.is_server_streaming() {
         return Ok(match begun {
-            Ok((first, answers)) => Response::new(stream(method, first, answers)),
+            Ok((first, answers)) => {
+                let connection = parts.extensions.get().cloned().unwrap_or_default();
+                let send_time = SendTime { time: gateway.send_time, connection };
+                Response::new(stream(method, first, answers, send_time))
+            }
             // As etcd's: also what a stream is refused with at once is a line of it.
             Err(status) => refusal(cut(&status), http_status(status.code())),
         });
@@ -89,7 +103,12 @@ async fn answer(gateway: &Gateway, request: Request) -> Result<Response, Status>
     let message = first.ok_or_else(|| Status::internal("the call ended without an answer"))?;
     // The status comes after the message.
     let _ = answers.next().await?;
-    Ok(Response::new(Body::from(json::encode(method.output(), message)?)))
+    let mut response = Response::new(Body::from(json::encode(method.output(), message)?));
+    // Kept until the text is sent: it is made of what the claim was for.
+    if let Some(held) = answers.held {
+        response.extensions_mut().insert(held);
+    }
+    Ok(response)
 }
 
 /// Makes the call and waits for its first message.
@@ -97,15 +116,16 @@ async fn begin(
     gateway: &Gateway,
     method: &MethodDescriptor,
     requests: Requests,
-    headers: &HeaderMap,
+    head: &request::Parts,
 ) -> Result<(Option<bytes::Bytes>, Answers), Status> {
-    let mut answers = call(gateway.inside.clone(), &gateway.gate, method, requests, headers).await?;
+    let mut answers = call(gateway.inside.clone(), &gateway.gate, method, requests, head).await?;
     let first = answers.next().await?;
     Ok((first, answers))
 }
 
-/// A line a message: `{"result": …}`, and `{"error": …}` where the stream is cut.
-fn stream(method: MethodDescriptor, first: Option<bytes::Bytes>, mut answers: Answers) -> Body {
+/// A line a message: `{"result": …}`, and `{"error": …}` where the stream is cut. A client that does not take a line within
+/// `send_time` loses its connection: while it waits, the call behind it may keep others from their turn.
+fn stream(method: MethodDescriptor, first: Option<bytes::Bytes>, mut answers: Answers, send_time: SendTime) -> Body {
     let (lines, receiver) = tokio::sync::mpsc::channel::<Result<String, std::convert::Infallible>>(1);
     tokio::spawn(async move {
         let mut next = Ok(first);
@@ -118,7 +138,7 @@ fn stream(method: MethodDescriptor, first: Option<bytes::Bytes>, mut answers: An
                 },
                 Err(status) => (cut(&status), true),
             };
-            if lines.send(Ok(line)).await.is_err() || is_last {
+            if !send_time.send(&lines, Ok(line)).await || is_last {
                 return;
             }
             // A client that leaves ends a call that has nothing to say, too.

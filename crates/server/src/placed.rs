@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use crate::answers::ConnectionEnd;
+use crate::answers::{ConnectionEnd, SendTime};
 
 /// Messages of one stream that wait for their client. The next is read only when there is room.
 const AHEAD: usize = 1;
@@ -26,8 +26,7 @@ pub(crate) struct Placed<T> {
 #[derive(Debug)]
 pub(crate) struct PlacedSender<T> {
     messages: mpsc::Sender<Result<T, Status>>,
-    time: Duration,
-    connection: ConnectionEnd,
+    send_time: SendTime,
 }
 
 /// A stream in `place`. A client that takes longer than `time` for one message loses its connection.
@@ -37,24 +36,17 @@ pub(crate) fn placed<T>(
     connection: ConnectionEnd,
 ) -> (PlacedSender<T>, Placed<T>) {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    (PlacedSender { messages: sender, time, connection }, Placed { messages: receiver, _place: place })
+    (
+        PlacedSender { messages: sender, send_time: SendTime { time, connection } },
+        Placed { messages: receiver, _place: place },
+    )
 }
 
 impl<T> PlacedSender<T> {
     /// Waits until there is room; whether there may be another.
     pub(crate) async fn send(&self, message: Result<T, Status>) -> bool {
         let is_last = message.is_err();
-        match tokio::time::timeout(self.time, self.messages.send(message)).await {
-            Ok(sent) => sent.is_ok() && !is_last,
-            Err(_) => {
-                tracing::info!(
-                    "a client did not take the next part of a stream in {:?}: its connection is closed",
-                    self.time
-                );
-                self.connection.end();
-                false
-            }
-        }
+        self.send_time.send(&self.messages, message).await && !is_last
     }
 }
 

@@ -90,7 +90,7 @@ impl Server {
         let (other_services, health) = grpc::other_services(&api, &kv).await;
         let inside = Inside::new(kv.clone(), other_services.clone());
         let gate = Arc::new(Gate::new(replica.clone(), Arc::clone(&metrics)));
-        let gateway = gateway::router(inside, Arc::clone(&gate), max_request_bytes);
+        let gateway = gateway::router(inside, Arc::clone(&gate), max_request_bytes, answers.send_time);
         let http = http::client_router(&api).merge(gateway);
         let (limits, passed_on) = (config.limits, Arc::clone(&relay));
         let dispatch =

@@ -10,10 +10,11 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
-use tonic::codegen::http::{HeaderMap, HeaderName, Request, header};
+use tonic::codegen::http::{HeaderMap, HeaderName, Request, header, request};
 use tonic::{Code, Status};
 
 use super::requests::Requests;
+use crate::answers::{ConnectionEnd, HeldAnswer};
 use crate::gate::Gate;
 use crate::inside::Inside;
 use crate::metrics::MethodKind;
@@ -23,7 +24,7 @@ const FRAME_HEADER: usize = 5;
 /// Headers of this form are metadata of the call, as for etcd's gateway.
 const METADATA: &str = "grpc-metadata-";
 
-/// Sends `requests` to `method`.
+/// Sends `requests` to `method`, as whoever sent `head` and on the connection it came by.
 ///
 /// # Errors
 /// The status of a call that is refused at once.
@@ -32,9 +33,9 @@ pub(super) async fn call(
     gate: &Gate,
     method: &MethodDescriptor,
     requests: Requests,
-    headers: &HeaderMap,
+    head: &request::Parts,
 ) -> Result<Answers, Status> {
-    let metadata = metadata(headers);
+    let metadata = metadata(&head.headers);
     let is_stream = method.is_client_streaming() || method.is_server_streaming();
     gate.admit(&metadata, if is_stream { MethodKind::Stream } else { MethodKind::Unary })?;
     let frames = ReceiverStream::new(requests).map(|message| message.map(|message| frame(&message)));
@@ -42,13 +43,17 @@ pub(super) async fn call(
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let mut request = Request::post(path).body(body).expect("a name of a method is a path");
     *request.headers_mut() = metadata;
-    let response = inside.call(request).await.unwrap_or_else(|never| match never {});
+    if let Some(connection) = head.extensions.get::<ConnectionEnd>() {
+        request.extensions_mut().insert(connection.clone());
+    }
+    let mut response = inside.call(request).await.unwrap_or_else(|never| match never {});
     if let Some(status) = Status::from_header_map(response.headers())
         && status.code() != Code::Ok
     {
         return Err(status);
     }
-    Ok(Answers { body: response.into_body(), buffer: BytesMut::new() })
+    let held = response.extensions_mut().remove();
+    Ok(Answers { body: response.into_body(), buffer: BytesMut::new(), held })
 }
 
 fn frame(message: &Bytes) -> Bytes {
@@ -80,6 +85,8 @@ fn metadata(headers: &HeaderMap) -> HeaderMap {
 pub(super) struct Answers {
     body: Body,
     buffer: BytesMut,
+    /// The memory that a large answer takes: to be kept until what is made of it is sent.
+    pub(super) held: Option<HeldAnswer>,
 }
 
 impl Answers {

@@ -91,7 +91,16 @@ const STREAMS: [&str; 2] = ["watch", "lease/keepalive"];
 
 /// The part of a path below `/v3/` or its older spelling.
 pub(super) fn below(path: &str) -> &str {
-    path.strip_prefix("/v3beta/").or_else(|| path.strip_prefix("/v3/")).unwrap_or(path)
+    strip_root(path).unwrap_or(path)
+}
+
+/// Whether a path is below `/v3/` or its older spelling.
+pub(super) fn is_below(path: &str) -> bool {
+    strip_root(path).is_some()
+}
+
+fn strip_root(path: &str) -> Option<&str> {
+    path.strip_prefix("/v3beta/").or_else(|| path.strip_prefix("/v3/"))
 }
 
 /// Whether the method behind a whole path takes a stream of messages.

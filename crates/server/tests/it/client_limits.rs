@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quorate_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use quorate_proto::quorate::v1 as admin;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -113,6 +114,58 @@ async fn who_does_not_read_a_large_answer_loses_the_connection_and_the_memory_co
     // Cut off in the middle, politely or not.
     let _ = timeout(PATIENCE, deaf.read_to_end(&mut received)).await.expect("is closed");
     assert!(received.len() < 340 * 60_000, "{} bytes came", received.len());
+    served.server.stop().await;
+}
+
+/// Asks for something as JSON and reads nothing of the answer.
+async fn ask_and_never_read(served: &Served, path: &str, body: &serde_json::Value) -> TcpStream {
+    let mut deaf = TcpStream::connect(served.server.client_address()).await.expect("connected");
+    let body = body.to_string();
+    let head = format!("POST /v3/{path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n", body.len());
+    deaf.write_all(format!("{head}{body}").as_bytes()).await.expect("sent");
+    deaf
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_as_json_is_counted_until_its_client_has_it() {
+    let served = Served::adjusted(|config| {
+        config.answers.max_bytes = 32 << 20;
+        config.answers.wait = Duration::from_millis(100);
+    })
+    .await;
+    fill(&served, 340, 60_000).await;
+    let deaf = ask_and_never_read(&served, "kv/range", &json!({"key": "AA==", "range_end": "AA=="})).await;
+    deaf.readable().await.expect("the answer begins");
+    let refused = read_all(&served).await.expect_err("the memory is taken");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    drop(deaf);
+    let answer = until(|| async { read_all(&served).await.ok() }).await;
+    assert_eq!(answer.kvs.len(), 340);
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_what_it_asked_for_as_json_loses_the_connection_and_its_place() {
+    let served = Served::adjusted(|config| {
+        config.answers.max_bytes = 32 << 20;
+        config.answers.max_downloads = 1;
+        config.answers.send_time = Duration::from_millis(200);
+    })
+    .await;
+    let watch = json!({"create_request": {"key": "AA==", "range_end": "AA=="}});
+    let watching = ask_and_never_read(&served, "watch", &watch).await;
+    watching.readable().await.expect("the answer begins");
+    fill(&served, 340, 60_000).await;
+    let range = ask_and_never_read(&served, "kv/range", &json!({"key": "AA==", "range_end": "AA=="})).await;
+    range.readable().await.expect("the answer begins");
+    let download = ask_and_never_read(&served, "maintenance/snapshot", &json!({})).await;
+    download.readable().await.expect("the answer begins");
+    until(|| async { served.admin().snapshot(admin::SnapshotRequest {}).await.ok() }).await;
+    for (mut deaf, what) in [(watching, "watch"), (range, "range"), (download, "download")] {
+        let mut received = Vec::new();
+        let _ = timeout(PATIENCE, deaf.read_to_end(&mut received)).await.unwrap_or_else(|_| panic!("{what} ends"));
+        assert!(received.len() < 340 * 60_000, "{what}: {} bytes came", received.len());
+    }
     served.server.stop().await;
 }
 
