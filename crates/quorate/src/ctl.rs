@@ -8,6 +8,7 @@ mod init;
 mod keys;
 mod members;
 mod output;
+mod private_file;
 mod reset;
 mod snapshot;
 mod status;

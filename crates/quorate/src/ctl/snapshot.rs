@@ -1,7 +1,7 @@
 //! `ctl snapshot`: saves an image of a running node's state, verifies it, makes a new cluster's first node of it.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Take, Write};
+use std::io::{self, Read, Seek, Take};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,8 +17,10 @@ use serde_json::json;
 use super::Context;
 use super::connect::admin;
 use super::output::hex;
+use super::private_file::PrivateFile;
 use crate::failure::Failure;
 use crate::random::random_id;
+use crate::stop::StopSignals;
 
 /// Bytes read from an image at a time.
 const READ_BYTES: usize = 1 << 20;
@@ -69,29 +71,30 @@ pub(super) async fn run(context: &Context, command: SnapshotCommand) -> Result<(
     }
 }
 
+/// Saves, unless it is told to stop: then nothing is left of what was written.
 async fn save(context: &Context, file: &Path) -> Result<(), Failure> {
-    let failed = |status: tonic::Status| Failure::answered(&context.endpoint, &status);
-    if file.exists() {
-        return Err(Failure::new(format_args!("{} exists", file.display())).advise("another name"));
+    let mut signals = StopSignals::catch()?;
+    tokio::select! {
+        saved = save_whole(context, file) => saved,
+        () = signals.next() => Err(Failure::new("interrupted; nothing was saved")),
     }
+}
+
+async fn save_whole(context: &Context, file: &Path) -> Result<(), Failure> {
+    let failed = |status: tonic::Status| Failure::answered(&context.endpoint, &status);
+    let mut out = PrivateFile::begin(file)?;
     let admin = admin(&context.endpoint, &context.token).await?;
     let mut chunks =
         admin.max_decoding_message_size(usize::MAX).snapshot(SnapshotRequest {}).await.map_err(failed)?.into_inner();
-    // Whole or not at all: a backup that was cut off must not look like one.
-    let partial = file.with_extension("partial");
-    let cannot = |error: io::Error| Failure::new(format_args!("cannot write {}: {error}", partial.display()));
-    let mut out = File::create(&partial).map_err(cannot)?;
     let mut info = None;
     let mut bytes = 0;
     while let Some(chunk) = chunks.message().await.map_err(failed)? {
         info = info.or(chunk.info);
         bytes += chunk.data.len();
-        out.write_all(&chunk.data).map_err(cannot)?;
+        out.write(&chunk.data)?;
     }
-    out.sync_all().map_err(cannot)?;
     // What was written is what will be read: the image carries its own checksums.
-    verify(&partial)?;
-    std::fs::rename(&partial, file).map_err(cannot)?;
+    out.finish(|written| verify(written).map(drop))?;
     let info = info.unwrap_or_default();
     let json = json!({
         "file": file, "bytes": bytes, "cluster_id": hex(&info.cluster_id), "index": info.index, "term": info.term,

@@ -1,5 +1,6 @@
 //! What is done with the data of stopped nodes, and with snapshots.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -50,6 +51,8 @@ fn a_snapshot_is_saved_inspected_and_restored() {
         ctl(endpoint, &["put", "a", "1"]);
         let saved = ctl(endpoint, &["snapshot", "save", image]);
         assert_eq!(saved["revision"], 2);
+        let mode = std::fs::metadata(image).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "it holds every value, and the hash of every password");
         assert!(fail(&["ctl", "--endpoint", endpoint, "snapshot", "save", image]).contains("exists"));
     });
     let held = ctl("127.0.0.1:1", &["snapshot", "inspect", image]);
