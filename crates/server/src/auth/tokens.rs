@@ -1,7 +1,7 @@
 //! Simple tokens: which logins this node knows, and when each was last used here.
 //!
 //! Owns [`Tokens`]. Fed by every node's state writer with what is applied, so all nodes learn of a login; forgotten by each
-//! by its own clock, and by a restart: clients of etcd then log in again by themselves.
+//! by its own clock, by a restart, and with the cluster it belonged to: clients of etcd then log in again by themselves.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -49,6 +49,11 @@ impl Tokens {
     /// The login a token was given for. It counts as used now.
     pub(crate) fn find(&self, fingerprint: &Bytes) -> Option<Login> {
         self.find_at(fingerprint, Instant::now())
+    }
+
+    /// Forgets every login: they belong to the cluster that this node was in, and name users of it alone.
+    pub(crate) fn clear(&self) {
+        self.known().clear();
     }
 
     fn learn(&self, fingerprint: Bytes, login: Login, now: Instant) {

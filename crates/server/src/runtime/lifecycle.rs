@@ -375,6 +375,8 @@ async fn begin_anew(core: &Arc<Core>, cluster_id: u128, node_id: NodeId) -> Resu
         links.close();
     }
     core.refusals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    // No thread applies any more, so none of the old cluster's logins is learned after this.
+    core.tokens.clear();
     let folder = core.settings.data_dir.clone();
     let moving = tokio::task::spawn_blocking(move || set_aside(&folder));
     let moved = moving.await.map_err(|panic| ResetError::Storage(panic.to_string()))?;

@@ -66,13 +66,18 @@ impl Served {
     /// The same with other settings than the usual ones.
     pub(crate) async fn with_root_adjusted(adjust: impl FnOnce(&mut ServerConfig)) -> (Served, As) {
         let served = Served::adjusted(adjust).await;
-        let nobody = As(None);
-        add_user(&served, &nobody, "root", "rootpw").await;
-        give_role(&served, &nobody, "root", "root").await;
-        served.auth_as(&nobody).auth_enable(pb::AuthEnableRequest {}).await.expect("root is there");
+        turn_on(&served).await;
         let root = served.log_in("root", "rootpw").await.expect("the right password");
         (served, root)
     }
+}
+
+/// Makes root a user with a password, and turns the switch on.
+pub(crate) async fn turn_on(served: &Served) {
+    let nobody = As(None);
+    add_user(served, &nobody, "root", "rootpw").await;
+    give_role(served, &nobody, "root", "root").await;
+    served.auth_as(&nobody).auth_enable(pb::AuthEnableRequest {}).await.expect("root is there");
 }
 
 pub(crate) async fn add_user(served: &Served, who: &As, name: &str, password: &str) {

@@ -4,13 +4,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD as BASE64URL};
 use quorate_proto::authpb::permission::Type;
 use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
+use quorate_raft::NodeId;
+use quorate_wire::peer::NodeState;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::etcd_auth::{As, DENIED, add_user, give_role, refused, user_with};
+use crate::cluster::CLUSTER;
+use crate::etcd_auth::{As, DENIED, refused, turn_on, user_with};
 use crate::served::{Served, http_text, put, range};
 use crate::signed::{Secret, claims};
 
@@ -112,10 +116,7 @@ async fn a_public_key_signs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_at_one_node_is_known_at_all_of_them_and_ends_at_all_of_them() {
     let nodes = Served::together(3).await;
-    let nobody = As(None);
-    add_user(&nodes[0], &nobody, "root", "rootpw").await;
-    give_role(&nodes[0], &nobody, "root", "root").await;
-    nodes[0].auth_as(&nobody).auth_enable(pb::AuthEnableRequest {}).await.expect("root is there");
+    turn_on(&nodes[0]).await;
     for (at, node) in nodes.iter().enumerate() {
         let root = node.log_in("root", "rootpw").await.expect("the right password");
         for other in &nodes {
@@ -138,6 +139,30 @@ async fn a_login_at_one_node_is_known_at_all_of_them_and_ends_at_all_of_them() {
     }
     let kept = nodes[0].kv_as(&root).range(range("a")).await.expect("root may").into_inner();
     assert_eq!(kept.kvs[0].value, "1");
+    for node in &nodes {
+        node.server.replica().clone().halt().await;
+    }
+}
+
+/// Users and their revisions say nothing against it: both clusters were set up by the same calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_of_the_cluster_a_node_left_is_worth_nothing_in_the_next() {
+    let nodes = Served::together(2).await;
+    let (stays, leaves) = (&nodes[0], &nodes[1]);
+    turn_on(stays).await;
+    let root = stays.log_in("root", "rootpw").await.expect("the right password");
+    leaves.kv_as(&root).range(range("a")).await.expect("known here, too");
+    let id = leaves.server.replica().stamp().node_id;
+    let mut members = ClusterClient::with_interceptor(stays.channel(), root.clone());
+    members.member_remove(pb::MemberRemoveRequest { id }).await.expect("root may");
+    leaves.until("knows it was removed", |change| change.state == NodeState::Removed).await;
+
+    leaves.server.replica().reset(CLUSTER, NodeId(id)).await.expect("it is no member");
+    let alone = vec![leaves.server.replica().own_identity().member];
+    leaves.server.replica().init(CLUSTER + 1, alone).await.expect("an empty node accepts");
+    leaves.until("leads its own cluster", |change| change.leader.is_some()).await;
+    turn_on(leaves).await;
+    refused(leaves.kv_as(&root).range(range("a")).await, INVALID.0, INVALID.1);
     for node in &nodes {
         node.server.replica().clone().halt().await;
     }
