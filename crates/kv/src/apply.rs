@@ -249,7 +249,7 @@ impl<W: WriteRecords> Writer<'_, W> {
                 lease = if put.ignore_lease && !mutant!(IgnoreLeaseDetaches) { previous.lease } else { lease };
             }
             let room = self.room;
-            prev_kv = previous.filter(|kv| put.prev_kv && room.take(kv.bytes()));
+            prev_kv = previous.filter(|kv| put.prev_kv && room.take(kv.answer_bytes()));
         }
         if !mutant!(MovedKeyKeepsLease) || self.space.lease_of(&put.key).is_none() {
             self.space.attach(self.records, &put.key, lease)?;

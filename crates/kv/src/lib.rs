@@ -50,7 +50,7 @@ pub use lease::{DueLease, LeaseSummary, LeaseView, MAX_LEASE_TTL_SECONDS, MAX_LE
 pub use range::{RangePlan, Step};
 pub use rationed::{RationedReadError, RationedReader};
 pub use read_txn::{Overtaken, TxnPlan};
-pub use record::{KeyValue, Record, RecordError};
+pub use record::{KeyValue, RECORD_OVERHEAD_BYTES, Record, RecordError};
 pub use records::{ReadRecords, ReadRows, VisitRow, WriteRecords};
 pub use requests::{
     Command, CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, LeaseGrantRequest, PutRequest,

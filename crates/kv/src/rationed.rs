@@ -6,7 +6,7 @@ use crate::record::Record;
 use crate::records::ReadRecords;
 use crate::revision::RecordKey;
 
-/// Records, each of which is asked for by its bytes before it is given out.
+/// Records, each of which is asked for by the memory it takes before it is given out.
 pub struct RationedReader<'a, R> {
     records: &'a R,
     /// Whether this many more bytes may be taken.
@@ -29,7 +29,7 @@ impl<E> From<E> for RationedReadError<E> {
 }
 
 impl<'a, R> RationedReader<'a, R> {
-    /// Reads from `records` while `allow` says yes to the bytes of the key and the value that come next.
+    /// Reads from `records` while `allow` says yes to the memory that the next one takes in an answer.
     pub fn new(records: &'a R, allow: &'a dyn Fn(usize) -> bool) -> Self {
         Self { records, allow }
     }
@@ -41,7 +41,7 @@ impl<R: ReadRecords> ReadRecords for RationedReader<'_, R> {
     fn get(&self, at: RecordKey) -> Result<Option<Record>, Self::Error> {
         let record = self.records.get(at)?;
         match &record {
-            Some(found) if !(self.allow)(found.key.len() + found.value.len()) => Err(RationedReadError::NotAllowed),
+            Some(found) if !(self.allow)(found.answer_bytes()) => Err(RationedReadError::NotAllowed),
             _ => Ok(record),
         }
     }

@@ -38,11 +38,22 @@ pub struct KeyValue {
     pub lease: i64,
 }
 
+/// What a record of an answer takes in memory beside its key and its value, on a machine of 64 bits: its [`KeyValue`], the
+/// head of the bytes that key and value share, the count of who shares them, what an allocator takes to note and round up
+/// both blocks, and its place in the plan of the range. Where values are small this is most of an answer.
+pub const RECORD_OVERHEAD_BYTES: usize = 192;
+
 impl KeyValue {
     /// Bytes of the key and the value.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.key.len() + self.value.len()
+    }
+
+    /// Memory it takes in an answer.
+    #[must_use]
+    pub fn answer_bytes(&self) -> usize {
+        RECORD_OVERHEAD_BYTES + self.bytes()
     }
 }
 
@@ -73,6 +84,12 @@ impl Record {
             value: self.value,
             lease: self.lease,
         }
+    }
+
+    /// Memory it takes in an answer.
+    #[must_use]
+    pub fn answer_bytes(&self) -> usize {
+        RECORD_OVERHEAD_BYTES + self.key.len() + self.value.len()
     }
 
     /// Bytes [`Record::encode`] will write.
@@ -142,6 +159,18 @@ mod tests {
             assert_eq!(bytes.len(), record.encoded_len());
             assert_eq!(Record::decode(&Bytes::from(bytes)), Ok(record));
         }
+    }
+
+    #[test]
+    fn the_overhead_of_a_record_is_what_its_parts_take() {
+        /// What an allocator notes of a block.
+        const NOTED: usize = 8;
+        // A block is rounded up to 16 bytes: half of that on average, and nothing for the other block, which fits.
+        let buffer = HEAD + NOTED + 8;
+        // What `Bytes` keeps of a buffer that is shared: where it is, its capacity, how many share it.
+        let shared = 3 * size_of::<usize>() + NOTED;
+        let parts = size_of::<KeyValue>() + buffer + shared + size_of::<RecordKey>();
+        assert!(parts.abs_diff(RECORD_OVERHEAD_BYTES) <= 8, "{parts} bytes");
     }
 
     #[test]

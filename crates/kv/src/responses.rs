@@ -73,7 +73,7 @@ pub enum Response {
 }
 
 impl Response {
-    /// Bytes of the keys and values in it.
+    /// Memory that the records in it take.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
@@ -148,7 +148,7 @@ impl TxnResponse {
 }
 
 fn bytes_of(kvs: &[KeyValue]) -> usize {
-    kvs.iter().map(KeyValue::bytes).sum()
+    kvs.iter().map(KeyValue::answer_bytes).sum()
 }
 
 /// A lease that was granted.

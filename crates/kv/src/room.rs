@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 
-/// Room for the answers of commands that are applied together, in bytes of keys and values.
+/// Room for the answers of commands that are applied together, in bytes of memory.
 #[derive(Debug)]
 pub struct AnswerRoom {
     per_command: usize,

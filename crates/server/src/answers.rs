@@ -27,7 +27,7 @@ const PIECE_BYTES: usize = 1024;
 /// Limits of answers.
 #[derive(Debug, Clone)]
 pub struct AnswerLimits {
-    /// Bytes of keys and values that all large answers of this node may hold at one time. Encoding takes as much again for
+    /// Memory that the records of all large answers of this node may take at one time. Encoding takes as much again for
     /// values below 16 KiB; larger ones are sent as they were read.
     pub max_bytes: usize,
     /// How long a read waits for others to end before it is refused.

@@ -1,7 +1,8 @@
 //! Answers of writes that have more in them than there is room for.
 
 use quorate_kv::{
-    Actor, AnswerRoom, Command, DeleteRangeRequest, Outcome, PutRequest, RequestOp, Response, TxnRequest,
+    Actor, AnswerRoom, Command, DeleteRangeRequest, Outcome, PutRequest, RECORD_OVERHEAD_BYTES, RequestOp, Response,
+    TxnRequest,
 };
 
 use crate::store::{Store, delete, put, range};
@@ -12,7 +13,10 @@ fn apply(store: &mut Store, command: &Command, room: &AnswerRoom) -> Outcome {
     outcome
 }
 
-/// Writes that each answer the two keys of [`store`], four bytes in all.
+/// What the two records of [`store`] take: a key and a value of one byte each, and what stands around them.
+const BOTH: usize = 2 * (2 + RECORD_OVERHEAD_BYTES);
+
+/// Writes that each answer the two records of [`store`].
 fn writes() -> Vec<Command> {
     let all = || RequestOp::Range(range("a", "c"));
     let txn = |success| Command::Txn(TxnRequest { success, ..TxnRequest::default() });
@@ -36,9 +40,9 @@ fn store() -> Store {
 fn a_write_whose_answer_has_no_room_is_done_all_the_same() {
     for command in writes() {
         let (mut answered, mut withheld) = (store(), store());
-        let told = apply(&mut answered, &command, &AnswerRoom::new(4, 100));
-        let untold = apply(&mut withheld, &command, &AnswerRoom::new(3, 100));
-        assert_eq!(told.result.as_ref().map(Response::bytes), Ok(4), "{command:?}");
+        let told = apply(&mut answered, &command, &AnswerRoom::new(BOTH, 2 * BOTH));
+        let untold = apply(&mut withheld, &command, &AnswerRoom::new(BOTH - 1, 2 * BOTH));
+        assert_eq!(told.result.as_ref().map(Response::bytes), Ok(BOTH), "{command:?}");
         assert_eq!(untold.result, Ok(Response::Withheld), "{command:?}");
         assert_eq!((untold.revision, untold.changes), (told.revision, told.changes), "{command:?}");
         assert_eq!(withheld.space.meta(), answered.space.meta(), "{command:?}");
@@ -48,7 +52,7 @@ fn a_write_whose_answer_has_no_room_is_done_all_the_same() {
 #[test]
 fn those_that_are_applied_together_share_the_room() {
     let mut store = store();
-    let room = AnswerRoom::new(100, 7);
+    let room = AnswerRoom::new(BOTH, 2 * BOTH - 1);
     let command = &writes()[2];
     assert_ne!(apply(&mut store, command, &room).result, Ok(Response::Withheld));
     assert_eq!(apply(&mut store, command, &room).result, Ok(Response::Withheld));

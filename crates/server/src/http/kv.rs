@@ -3,18 +3,21 @@
 //! A key is the percent-decoded rest of the path, slashes included, whatever its bytes. `CreateIndex`, `ModifyIndex` and
 //! `cas` are revisions: the same numbers that etcd's clients see.
 
+use std::borrow::Cow;
+
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
+use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use quorate_kv::{
     Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyValue, Outcome, PutRequest, RangeRequest,
     RequestOp, Response as KvResponse, Revision, TxnRequest,
 };
 use quorate_node::{Consistency, ReadGrant, ReadOptions};
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use super::Shared;
 use super::answer::{bad_request, error};
@@ -258,7 +261,7 @@ fn read_answer(kvs: Vec<KeyValue>, shape: Shape, prefix_bytes: usize, separator:
             (safe, value).into_response()
         }
         Shape::Keys => axum::Json(names(&kvs, prefix_bytes, separator)).into_response(),
-        Shape::Single | Shape::Recurse => axum::Json(kvs.iter().map(json_kv).collect::<Vec<Value>>()).into_response(),
+        Shape::Single | Shape::Recurse => axum::Json(Records(kvs)).into_response(),
     }
 }
 
@@ -283,18 +286,44 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle).map(|start| start + needle.len())
 }
 
-fn json_kv(kv: &KeyValue) -> Value {
-    let value = if kv.value.is_empty() { Value::Null } else { json!(STANDARD.encode(&kv.value)) };
-    json!({
-        "Key": String::from_utf8_lossy(&kv.key),
-        "Value": value,
-        "Flags": 0,
-        "LockIndex": 0,
-        "CreateIndex": kv.create_revision,
-        "ModifyIndex": kv.mod_revision,
-        "Version": kv.version,
-        "Lease": kv.lease,
-    })
+/// Records in the form of Consul's. Each is written straight from what was read: a tree of JSON values would take a
+/// kilobyte of memory for each, which no budget knows.
+struct Records(Vec<KeyValue>);
+
+impl Serialize for Records {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|kv| ConsulRecord {
+            key: String::from_utf8_lossy(&kv.key),
+            value: (!kv.value.is_empty()).then_some(Base64(&kv.value)),
+            flags: 0,
+            lock_index: 0,
+            create_index: kv.create_revision,
+            modify_index: kv.mod_revision,
+            version: kv.version,
+            lease: kv.lease,
+        }))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ConsulRecord<'a> {
+    key: Cow<'a, str>,
+    value: Option<Base64<'a>>,
+    flags: u64,
+    lock_index: u64,
+    create_index: i64,
+    modify_index: i64,
+    version: i64,
+    lease: i64,
+}
+
+struct Base64<'a>(&'a [u8]);
+
+impl Serialize for Base64<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
+    }
 }
 
 /// Tells how the read was served. Always: the answer is text anyway, and a header costs little beside it.

@@ -1,6 +1,7 @@
 //! Every limit that clients and peers meet: one below it, at it, and one past it.
 
 use prost::Message as _;
+use quorate_kv::RECORD_OVERHEAD_BYTES;
 use quorate_proto::etcdserverpb as etcd;
 use quorate_proto::etcdserverpb::compare::TargetUnion;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
@@ -163,7 +164,7 @@ async fn fits(served: &Served, limit: Limit, count: usize) -> bool {
         }
         Limit::ArrivingMessageBytes => arriving_message(served, count).await,
         Limit::AnswerBytes => {
-            served.put("k", &"v".repeat(count - 1)).await;
+            served.put("k", &"v".repeat(count - RECORD_OVERHEAD_BYTES - 1)).await;
             let read = served.kv().range(etcd::RangeRequest { key: "k".into(), ..Default::default() }).await;
             is_done(read, Code::ResourceExhausted)
         }
@@ -184,10 +185,10 @@ async fn write_answer(served: &Served, bytes: usize) -> bool {
     const VALUES: usize = 5;
     let each = (bytes - 1_000) / READINGS / VALUES;
     for key in ["a1", "a2", "a3", "a4", "a5"] {
-        served.put(key, &"v".repeat(each - key.len())).await;
+        served.put(key, &"v".repeat(each - RECORD_OVERHEAD_BYTES - key.len())).await;
     }
     let rest = bytes - READINGS * VALUES * each;
-    served.put("b", &"v".repeat(rest - 1)).await;
+    served.put("b", &"v".repeat(rest - RECORD_OVERHEAD_BYTES - 1)).await;
     let range = |key: &str, end: &str| etcd::RangeRequest {
         key: key.to_owned().into(),
         range_end: end.to_owned().into(),

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::task::Poll;
 use std::time::Duration;
 
+use quorate_kv::RECORD_OVERHEAD_BYTES;
 use quorate_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use quorate_proto::quorate::v1 as admin;
 use serde_json::json;
@@ -59,10 +60,11 @@ async fn until<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> 
 async fn an_answer_as_large_as_the_budget_is_given_and_one_byte_more_is_refused() {
     const BUDGET: usize = 64 * 1024;
     let served = Served::adjusted(|config| config.answers.max_bytes = BUDGET).await;
-    // With its key of seven bytes each of the first seven takes an eighth.
-    fill(&served, 7, BUDGET / 8 - 7).await;
+    // Each of the first seven takes an eighth, with its key of seven bytes and what stands around it in memory.
+    const AROUND: usize = 7 + RECORD_OVERHEAD_BYTES;
+    fill(&served, 7, BUDGET / 8 - AROUND).await;
     for (bytes, fits) in [(BUDGET / 8 - 1, true), (BUDGET / 8, true), (BUDGET / 8 + 1, false)] {
-        served.put("key0007", &"v".repeat(bytes - 7)).await;
+        served.put("key0007", &"v".repeat(bytes - AROUND)).await;
         let answer = read_all(&served).await;
         assert_eq!(answer.is_ok(), fits, "{bytes}");
         if let Err(refused) = answer {
@@ -74,6 +76,18 @@ async fn an_answer_as_large_as_the_budget_is_given_and_one_byte_more_is_refused(
     assert_eq!(over_http.status, 429, "{}", over_http.text());
     let part = served.kv().range(RangeRequest { limit: 7, ..everything() }).await.expect("a part fits");
     assert_eq!(part.into_inner().kvs.len(), 7);
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_records_are_counted_by_the_memory_they_take() {
+    let served = Served::adjusted(|config| config.answers.max_bytes = 64 * 1024).await;
+    // Less than three kilobytes of keys, and no values.
+    fill(&served, 400, 0).await;
+    let refused = read_all(&served).await.expect_err("with what stands around them it is more");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let part = served.kv().range(RangeRequest { limit: 300, ..everything() }).await.expect("a part fits");
+    assert_eq!(part.into_inner().kvs.len(), 300);
     served.server.stop().await;
 }
 

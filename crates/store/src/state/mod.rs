@@ -47,7 +47,7 @@ use records::{BatchRecords, RecordReader, store_records};
 use tables::store_rows;
 use view::{Inner, Shared};
 
-/// Keys and values that a write may answer, in bytes; what is more is withheld.
+/// Memory of the records that a write may answer, in bytes; what is more is withheld.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// The same for all writes of one batch.
 const MAX_ANSWERS_BYTES: usize = 64 << 20;

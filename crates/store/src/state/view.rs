@@ -218,7 +218,7 @@ impl StateView {
         })
     }
 
-    /// Answers a range as far as `allow` says, which is asked for the bytes of each record.
+    /// Answers a range as far as `allow` says, which is asked for the memory of each record.
     ///
     /// # Errors
     /// As [`StateView::range`], and [`RationedReadError::NotAllowed`].
@@ -277,7 +277,7 @@ impl StateView {
         plan.finish(&RationedReader::new(&records, allow)).map(|answer| Some(Ok(answer)))
     }
 
-    /// Answers a transaction of ranges only, as far as `allow` says, which is asked for the bytes of each record.
+    /// Answers a transaction of ranges only, as far as `allow` says, which is asked for the memory of each record.
     ///
     /// # Errors
     /// The inner error refuses the request; the outer is a failure of this node's storage or [`RationedReadError::NotAllowed`].
