@@ -18,6 +18,7 @@ use crate::auth::AttachedKeys;
 use crate::clock::ClusterTime;
 use crate::index::KeyIndex;
 use crate::keyspace::KeySpace;
+use crate::rationed::RationedReadError;
 use crate::records::ReadRows;
 use crate::row::{FieldError, RowBytes, RowError, RowFields, Table};
 
@@ -42,7 +43,7 @@ pub struct LeaseView {
     pub ttl_seconds: i64,
     /// When it runs out unless it is renewed.
     pub deadline: ClusterTime,
-    /// Keys attached to it, in order.
+    /// Keys attached to it, in order, if they were asked for.
     pub keys: Vec<Arc<[u8]>>,
 }
 
@@ -195,12 +196,33 @@ impl KeySpace {
     /// The lease, with its keys.
     #[must_use]
     pub fn lease(&self, id: i64) -> Option<LeaseView> {
-        self.leases.by_id.get(&id).map(|lease| LeaseView {
-            id,
-            ttl_seconds: lease.ttl_seconds,
-            deadline: lease.deadline,
-            keys: lease.keys.iter().cloned().collect(),
-        })
+        self.lease_without_keys(id).map(|lease| LeaseView { keys: self.keys_of_lease(id), ..lease })
+    }
+
+    /// The lease alone, however many keys are attached to it.
+    #[must_use]
+    pub fn lease_without_keys(&self, id: i64) -> Option<LeaseView> {
+        let lease = self.leases.by_id.get(&id)?;
+        Some(LeaseView { id, ttl_seconds: lease.ttl_seconds, deadline: lease.deadline, keys: Vec::new() })
+    }
+
+    /// The lease, with its keys as far as `allow` says, which is asked for the length of each.
+    ///
+    /// # Errors
+    /// [`RationedReadError::NotAllowed`].
+    pub fn lease_within<E>(
+        &self,
+        id: i64,
+        allow: &dyn Fn(usize) -> bool,
+    ) -> Result<Option<LeaseView>, RationedReadError<E>> {
+        let Some(mut lease) = self.lease_without_keys(id) else { return Ok(None) };
+        for key in &self.leases.by_id[&id].keys {
+            if !allow(key.len()) {
+                return Err(RationedReadError::NotAllowed);
+            }
+            lease.keys.push(Arc::clone(key));
+        }
+        Ok(Some(lease))
     }
 
     /// Ids of all leases, those first that run out first.

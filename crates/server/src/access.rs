@@ -244,9 +244,7 @@ fn judge(state: &AuthState, actor: &Actor, action: Action<'_>, leases: &dyn Atta
         Action::LeaseKeys(id) => admitted(&|caller| caller.may_with_lease(Right::Read, id, leases)),
         // Whoever may not delete its keys may not keep them either.
         Action::RenewLease(id) => admitted(&|caller| caller.may_with_lease(Right::Write, id, leases)),
-        Action::SeeLeases(ids) => {
-            admitted(&|caller| ids.iter().try_for_each(|id| caller.may_with_lease(Right::Read, *id, leases)))
-        }
+        Action::SeeLeases(ids) => admitted(&|caller| caller.may_with_leases(Right::Read, ids, leases)),
         Action::SeeUser(name) => admitted(&|caller| caller.may_see_user(name)),
         Action::SeeRole(name) => admitted(&|caller| caller.may_see_role(name)),
         Action::Observe => admitted(&|_| Ok(())),

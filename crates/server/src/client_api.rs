@@ -20,7 +20,7 @@ use quorate_node::NodeError;
 use quorate_store::{ReadError, StateView};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub(crate) use self::leases::QueuedKeepAlives;
+pub(crate) use self::leases::{LeaseIds, QueuedKeepAlives};
 pub(crate) use self::reads::{Served, ServedStream};
 pub(crate) use self::watches::Watches;
 pub(crate) use self::writes::{WriteAnswer, WriteLimits};

@@ -27,10 +27,10 @@ use quorate_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use quorate_proto::quorate::v1::admin_server::AdminServer;
 use quorate_proto::v3electionpb::election_server::ElectionServer;
 use quorate_proto::v3lockpb::lock_server::LockServer;
-use tonic::Status;
 use tonic::codegen::http::{self, Uri};
 use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic::{Response, Status};
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use self::admin::AdminService;
@@ -42,6 +42,7 @@ use self::lease::LeaseService;
 use self::lock::LockService;
 use self::maintenance::MaintenanceService;
 use self::watch::WatchService;
+use crate::answers::HeldAnswer;
 use crate::client_api::ClientApi;
 use crate::inside::Inside;
 use crate::relay::Relay;
@@ -107,6 +108,14 @@ fn with_claims(kv: &KvServer<KvService>, services: axum::Router) -> axum::Router
     services
         .route_service(&format!("/{}/{{*method}}", LockServer::<LockService>::NAME), lock)
         .route_service(&format!("/{}/{{*method}}", ElectionServer::<ElectionService>::NAME), election)
+}
+
+/// The claim of a large answer travels with it to the connection.
+fn hold<T>(mut response: Response<T>, held: Option<HeldAnswer>) -> Response<T> {
+    if let Some(held) = held {
+        response.extensions_mut().insert(held);
+    }
+    response
 }
 
 /// The answer to a method that is not registered: an empty text would leave its caller guessing what it talks to.

@@ -29,6 +29,11 @@ pub enum Actor {
 pub trait AttachedKeys {
     /// Whether `test` holds for every key attached to `lease`; true if there is none, or no such lease.
     fn all_attached(&self, lease: i64, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+
+    /// The same for every key of several leases.
+    fn all_attached_to(&self, leases: &[i64], test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        leases.iter().all(|lease| self.all_attached(*lease, test))
+    }
 }
 
 /// No lease has a key: for requests that cannot name one.
@@ -118,7 +123,15 @@ impl Caller<'_> {
     /// # Errors
     /// [`AuthError::PermissionDenied`].
     pub fn may_with_lease(&self, right: Right, lease: i64, leases: &dyn AttachedKeys) -> Result<(), AuthError> {
-        self.holds(|_| leases.all_attached(lease, &mut |key| self.may(right, key, b"").is_ok()))
+        self.may_with_leases(right, &[lease], leases)
+    }
+
+    /// Needs `right` on all keys attached to any of `together`.
+    ///
+    /// # Errors
+    /// [`AuthError::PermissionDenied`].
+    pub fn may_with_leases(&self, right: Right, together: &[i64], leases: &dyn AttachedKeys) -> Result<(), AuthError> {
+        self.holds(|_| leases.all_attached_to(together, &mut |key| self.may(right, key, b"").is_ok()))
     }
 
     /// Judges a range.

@@ -202,6 +202,9 @@ fn etcd_15814_the_keys_of_a_lease_are_shown_to_who_may_read_them_all() {
     assert!(caller.may_with_lease(Right::Read, 9, &leases).is_ok(), "no such lease");
     assert!(caller.may_with_lease(Right::Write, 1, &leases).is_err(), "to end it is to delete its keys");
     assert!(caller.may_with_lease(Right::Write, 3, &leases).is_ok());
+    for (together, may) in [(&[][..], true), (&[1, 9], true), (&[1, 2], false), (&[2, 1], false)] {
+        assert_eq!(caller.may_with_leases(Right::Read, together, &leases).is_ok(), may, "{together:?}");
+    }
 }
 
 #[test]

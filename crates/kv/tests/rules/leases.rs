@@ -1,5 +1,8 @@
 //! Leases: granted, renewed and ended by commands alone, and their keys end with them in one revision.
 
+use std::cell::Cell;
+use std::convert::Infallible;
+
 use quorate_kv::{
     ClusterTime, Command, DueLease, KeySpace, KvError, LeaseGrantRequest, LeaseGrantResponse, MAX_LEASE_TTL_SECONDS,
     PutRequest, RequestOp, Response,
@@ -184,6 +187,25 @@ fn due_leases_come_oldest_first_and_bounded() {
     assert_eq!(due(30, 10), [2, 3, 1]);
     assert_eq!(due(30, 2), [2, 3]);
     assert_eq!(due(9, 2), []);
+}
+
+#[test]
+fn the_keys_of_a_lease_are_given_as_far_as_there_is_room_and_not_looked_at_unless_asked_for() {
+    let mut store = Store::of("");
+    grant(&mut store, 1, 10).expect("new");
+    for key in ["a", "bb", "ccc"] {
+        put_with(&mut store, key, 1);
+    }
+    let whole = store.space.lease(1).expect("is there");
+    let within = |room: usize| {
+        let left = Cell::new(room);
+        let allow = |bytes: usize| left.get().checked_sub(bytes).map(|rest| left.set(rest)).is_some();
+        store.space.lease_within::<Infallible>(1, &allow).ok()
+    };
+    assert_eq!((within(6), within(5)), (Some(Some(whole.clone())), None));
+    let bare = store.space.lease_without_keys(1).expect("is there");
+    assert_eq!((bare.deadline, bare.keys.len()), (whole.deadline, 0));
+    assert_eq!(store.space.lease_without_keys(2), None);
 }
 
 #[test]

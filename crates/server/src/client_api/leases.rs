@@ -10,13 +10,25 @@ use tonic::codegen::http::HeaderMap;
 
 use super::{ApiError, ClientApi};
 use crate::access::Action;
+use crate::answers::HeldAnswer;
 use crate::keep_alives::{KeepAliveError, Renewed};
 
 /// Ids drawn for one grant before it is given up: two that are taken in a row say that something else is wrong.
 const MAX_DRAWS: usize = 4;
 
+/// What a key of a lease takes in an answer beside its bytes: its place among those that are read, and among those that are
+/// answered, with a block of memory for each.
+const KEY_OVERHEAD_BYTES: usize = 64;
+
+/// What the id of a lease takes in an answer: as it is read, and as it is answered.
+const ID_BYTES: usize = 16;
+
+/// Leases whose keys are looked at in one go, to see whether a caller may know of them: no longer may one caller keep others
+/// from their turn on this thread, and writes from the state.
+const JUDGED_TOGETHER: usize = 1024;
+
 /// What a lease has left.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct TimeToLive {
     /// Whole seconds left; -1 if there is no such lease.
     pub(crate) ttl_seconds: i64,
@@ -26,6 +38,19 @@ pub(crate) struct TimeToLive {
     pub(crate) keys: Vec<Arc<[u8]>>,
     /// The store's revision.
     pub(crate) revision: Revision,
+    /// The memory the keys take, if that is worth counting; to be kept until they are sent.
+    pub(crate) held: Option<HeldAnswer>,
+}
+
+/// Ids of leases.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaseIds {
+    /// Those first that run out first.
+    pub(crate) ids: Vec<i64>,
+    /// The store's revision.
+    pub(crate) revision: Revision,
+    /// The memory they take, if that is worth counting; to be kept until they are sent.
+    pub(crate) held: Option<HeldAnswer>,
 }
 
 /// What became of keepalives that came together.
@@ -113,18 +138,23 @@ impl ClientApi {
     ) -> Result<TimeToLive, ApiError> {
         let action = if with_keys { Action::LeaseKeys(id) } else { Action::Observe };
         let look = || async {
-            self.confirm().await?;
-            let view = self.view()?;
-            let seen = (view.lease(id), view.revision());
+            let seen = self.look(move |view, allow| {
+                let lease = match with_keys {
+                    true => view.lease_within(id, &|bytes| allow(bytes + KEY_OVERHEAD_BYTES))?,
+                    false => view.lease_without_keys(id),
+                };
+                Ok((lease, view.revision()))
+            });
+            let seen = seen.await?;
             if with_keys {
                 // Keys may have been attached since.
                 let _permit = self.access.check(headers, action).await?;
             }
             Ok::<_, ApiError>(seen)
         };
-        let (lease, revision) = self.access.permitted(headers, action, look).await?;
+        let ((lease, revision), held) = self.access.permitted(headers, action, look).await?;
         Ok(match lease {
-            None => TimeToLive { ttl_seconds: -1, granted_seconds: 0, keys: Vec::new(), revision },
+            None => TimeToLive { ttl_seconds: -1, granted_seconds: 0, keys: Vec::new(), revision, held },
             Some(lease) => {
                 let left = self.replica.cluster_clock().until(lease.deadline);
                 // The clock may not be told yet on a node that has just started: no lease has more than its whole time.
@@ -132,27 +162,32 @@ impl ClientApi {
                 TimeToLive {
                     ttl_seconds: left.as_secs().cast_signed(),
                     granted_seconds: lease.ttl_seconds,
-                    keys: if with_keys { lease.keys } else { Vec::new() },
+                    keys: lease.keys,
                     revision,
+                    held,
                 }
             }
         })
     }
 
-    /// Ids of all leases, those first that run out first, and the store's revision.
+    /// Ids of all leases.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub(crate) async fn leases(&self, headers: &HeaderMap) -> Result<(Vec<i64>, Revision), ApiError> {
-        let look = || async {
-            self.confirm().await?;
-            let view = self.view()?;
-            Ok::<_, ApiError>((view.leases_by_deadline(), view.revision()))
+    pub(crate) async fn leases(&self, headers: &HeaderMap) -> Result<LeaseIds, ApiError> {
+        let look = || {
+            self.look(|view, allow| {
+                let ids = view.leases_within(&|count| allow(count * ID_BYTES))?;
+                Ok((ids, view.revision()))
+            })
         };
-        let (ids, revision) = self.access.permitted(headers, Action::Observe, look).await?;
-        // As in etcd: whoever may not read a key is not told of the lease it hangs on.
-        let _permit = self.access.check(headers, Action::SeeLeases(&ids)).await?;
-        Ok((ids, revision))
+        let ((ids, revision), held) = self.access.permitted(headers, Action::Observe, look).await?;
+        for together in ids.chunks(JUDGED_TOGETHER) {
+            // As in etcd: whoever may not read a key is not told of the lease it hangs on.
+            let _permit = self.access.check(headers, Action::SeeLeases(together)).await?;
+            tokio::task::yield_now().await;
+        }
+        Ok(LeaseIds { ids, revision, held })
     }
 
     /// etcd's least time to live: long enough to outlast an election.

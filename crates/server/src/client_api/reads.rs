@@ -160,6 +160,43 @@ impl ClientApi {
         self.read(options, || std::future::ready(Ok(((), None)))).await.map(drop)
     }
 
+    /// Looks at something other than records, as it is once this node has applied whatever was answered anywhere before this
+    /// call. `look` asks for the bytes it takes: little is looked at on this thread, more as a large range is read.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        look: impl Fn(&StateView, &dyn Fn(usize) -> bool) -> Result<T, RationedReadError> + Clone + Send + 'static,
+    ) -> Result<(T, Option<HeldAnswer>), ApiError> {
+        let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
+        let looking = self.read(options, || {
+            let look = look.clone();
+            async move {
+                if let Some(answer) = self.small_look(&look)? {
+                    return Ok(answer);
+                }
+                self.read_state(move |view, claim| look(view, &|bytes| claim.take(bytes)).map(Ok)).await
+            }
+        });
+        let Served { answer, held, .. } = looking.await?;
+        Ok((answer, held))
+    }
+
+    /// What [`ClientApi::look`] gives, if that turns out to be little.
+    fn small_look<T>(
+        &self,
+        look: impl Fn(&StateView, &dyn Fn(usize) -> bool) -> Result<T, RationedReadError>,
+    ) -> Result<Option<(T, Option<HeldAnswer>)>, ApiError> {
+        let claim = self.answers.open();
+        let allow = |bytes| claim.take(bytes) && claim.bytes() <= MAX_INLINE_BYTES;
+        match look(&self.view()?, &allow) {
+            Ok(answer) => Ok(Some((answer, claim.keep()))),
+            Err(RationedReadError::NotAllowed) => Ok(None),
+            Err(RationedReadError::Read(error)) => Err(self.unread(error)),
+        }
+    }
+
     /// Asks for permission, reads, and asks whether the permission still holds. A lease that ran out in between (the
     /// process may have been paused) makes the read a `Consistent` one.
     pub(super) async fn read<T, F>(

@@ -13,8 +13,8 @@ use tonic::codegen::http::HeaderMap;
 use tonic::{Request, Response, Status};
 
 use super::header::header;
+use super::hold;
 use super::metadata::asked_read;
-use crate::answers::HeldAnswer;
 use crate::client_api::{ApiError, ClientApi, Served, ServedStream, WriteAnswer};
 use crate::encoded::encoded;
 use crate::placed::{PlacedSender, placed};
@@ -260,12 +260,4 @@ async fn send_chunks(
 
 fn too_large(error: etcd::FrameTooLarge) -> Status {
     Status::resource_exhausted(error.to_string())
-}
-
-/// The claim of a large answer travels with it to the connection.
-fn hold<T>(mut response: Response<T>, held: Option<HeldAnswer>) -> Response<T> {
-    if let Some(held) = held {
-        response.extensions_mut().insert(held);
-    }
-    response
 }

@@ -16,7 +16,8 @@ use tonic::codegen::http::HeaderMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::header::header;
-use crate::client_api::{ApiError, ClientApi, QueuedKeepAlives};
+use super::hold;
+use crate::client_api::{ApiError, ClientApi, LeaseIds, QueuedKeepAlives};
 use crate::keep_alives::{MAX_TOGETHER, Renewed};
 
 /// Keepalives of one stream without an answer, in groups of [`MAX_TOGETHER`] at most. The next message is read only when
@@ -101,13 +102,14 @@ impl Lease for LeaseService {
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let left = self.api.time_to_live(metadata.as_ref(), request.id, request.keys).await?;
-        Ok(Response::new(pb::LeaseTimeToLiveResponse {
+        let answer = pb::LeaseTimeToLiveResponse {
             header: self.header(left.revision),
             id: request.id,
             ttl: left.ttl_seconds,
             granted_ttl: left.granted_seconds,
             keys: left.keys.iter().map(|key| Bytes::copy_from_slice(key)).collect(),
-        }))
+        };
+        Ok(hold(Response::new(answer), left.held))
     }
 
     async fn lease_leases(
@@ -115,9 +117,9 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         let (metadata, _, _) = request.into_parts();
-        let (ids, revision) = self.api.leases(metadata.as_ref()).await?;
+        let LeaseIds { ids, revision, held } = self.api.leases(metadata.as_ref()).await?;
         let leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
-        Ok(Response::new(pb::LeaseLeasesResponse { header: self.header(revision), leases }))
+        Ok(hold(Response::new(pb::LeaseLeasesResponse { header: self.header(revision), leases }), held))
     }
 }
 

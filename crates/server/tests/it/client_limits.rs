@@ -5,7 +5,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use quorate_kv::RECORD_OVERHEAD_BYTES;
-use quorate_proto::etcdserverpb::{RangeRequest, RangeResponse};
+use quorate_proto::etcdserverpb::lease_client::LeaseClient;
+use quorate_proto::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse};
 use quorate_proto::quorate::v1 as admin;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -155,6 +156,28 @@ async fn an_answer_as_json_is_counted_until_its_client_has_it() {
     drop(deaf);
     let answer = until(|| async { read_all(&served).await.ok() }).await;
     assert_eq!(answer.kvs.len(), 340);
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_a_lease_are_counted_until_their_client_has_them() {
+    let served = Served::adjusted(|config| {
+        config.answers.max_bytes = 32 << 20;
+        config.answers.wait = Duration::from_millis(100);
+    })
+    .await;
+    LeaseClient::new(served.channel()).lease_grant(LeaseGrantRequest { id: 5, ttl: 600 }).await.expect("granted");
+    let padding = "k".repeat(60_000);
+    for number in 0..340 {
+        let key = format!("{number:04}{padding}");
+        served.kv().put(PutRequest { lease: 5, ..put(&key, "") }).await.expect("written");
+    }
+    let deaf = ask_and_never_read(&served, "lease/timetolive", &json!({"ID": 5, "keys": true})).await;
+    deaf.readable().await.expect("the answer begins");
+    let refused = read_all(&served).await.expect_err("the memory is taken");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    drop(deaf);
+    until(|| async { read_all(&served).await.ok() }).await;
     served.server.stop().await;
 }
 

@@ -5,6 +5,7 @@ use quorate_proto::authpb::permission::Type;
 use quorate_proto::authpb::{Permission, UserAddOptions};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
+use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -98,6 +99,32 @@ async fn etcd_15814_a_lease_does_not_name_the_keys_of_others() {
     let own = client.lease_time_to_live(ask(1, true)).await.expect("its own key").into_inner();
     assert_eq!(own.keys, ["mine"]);
     refused(client.lease_leases(pb::LeaseLeasesRequest {}).await, Code::PermissionDenied, DENIED);
+    served.server.stop().await;
+}
+
+/// They are judged some at a time; the one that gives it away comes last.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_with_keys_of_others_are_not_listed_however_many_there_are() {
+    let (served, root) = Served::with_root().await;
+    let user = user_with(&served, &root, Type::Read, "mine", "").await;
+    let mut grants = JoinSet::new();
+    for id in 1..=1_030 {
+        let mut client = leases(&served, &root);
+        let ttl = 600 + id;
+        grants.spawn(async move { client.lease_grant(pb::LeaseGrantRequest { ttl, id }).await.map(drop) });
+        if grants.len() == 16 {
+            grants.join_next().await.expect("one is under way").expect("ends").expect("granted");
+        }
+    }
+    grants.join_all().await.into_iter().for_each(|granted| granted.expect("granted"));
+    for (key, lease) in [("mine", 1), ("theirs", 1_030)] {
+        served.kv_as(&root).put(pb::PutRequest { lease, ..put(key, "1") }).await.expect("root may");
+    }
+    let mut client = leases(&served, &user);
+    refused(client.lease_leases(pb::LeaseLeasesRequest {}).await, Code::PermissionDenied, DENIED);
+    served.kv_as(&root).put(put("theirs", "2")).await.expect("hangs on no lease any more");
+    let listed = client.lease_leases(pb::LeaseLeasesRequest {}).await.expect("listed").into_inner().leases;
+    assert_eq!((listed.len(), listed[1_029].id), (1_030, 1_030));
     served.server.stop().await;
 }
 

@@ -1,10 +1,13 @@
 //! `etcdserverpb.Lease` as a client sees it: ids, times to live, keepalives in order, keys that go with a lease.
 
+use std::ops::Range;
+
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest,
 };
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -111,6 +114,47 @@ async fn leases_are_listed_by_when_they_run_out() {
     }
     let listed = client.lease_leases(LeaseLeasesRequest {}).await.expect("listed").into_inner().leases;
     assert_eq!(listed.iter().map(|lease| lease.id).collect::<Vec<_>>(), [2, 3, 1]);
+    served.server.stop().await;
+}
+
+/// Many ids and many keys take memory, as the records of a range do.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_and_keys_of_leases_past_the_budget_of_answers_are_refused_and_the_lease_alone_is_not() {
+    let served = Served::adjusted(|config| config.answers.max_bytes = 17 * 1024).await;
+    let grant_all = async |ids: Range<i64>| {
+        let mut grants = JoinSet::new();
+        for id in ids {
+            let mut client = leases(&served).await;
+            grants.spawn(async move { grant(&mut client, id, 600).await.map(drop) });
+            if grants.len() == 16 {
+                grants.join_next().await.expect("one is under way").expect("ends").expect("granted");
+            }
+        }
+        grants.join_all().await.into_iter().for_each(|granted| granted.expect("granted"));
+    };
+    let mut client = leases(&served).await;
+    // 16 bytes each: the first thousand is too little to be counted, one hundred more is too much.
+    grant_all(1..1_001).await;
+    let listed = client.lease_leases(LeaseLeasesRequest {}).await.expect("listed").into_inner().leases;
+    assert_eq!(listed.len(), 1_000);
+    grant_all(1_001..1_101).await;
+    let refused = client.lease_leases(LeaseLeasesRequest {}).await.expect_err("too many");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+
+    let put_under = async |lease: i64, keys: usize| {
+        for number in 0..keys {
+            let key = format!("{lease}/{number:0100}");
+            served.kv().put(PutRequest { lease, ..put(&key, "") }).await.expect("written");
+        }
+    };
+    put_under(1, 90).await;
+    put_under(2, 110).await;
+    assert_eq!(time_to_live(&mut client, 1).await.keys.len(), 90);
+    let with_keys = client.lease_time_to_live(LeaseTimeToLiveRequest { id: 2, keys: true }).await;
+    let refused = with_keys.expect_err("its keys are too much");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let bare = client.lease_time_to_live(LeaseTimeToLiveRequest { id: 2, keys: false }).await.expect("told");
+    assert_eq!(bare.into_inner().granted_ttl, 600);
     served.server.stop().await;
 }
 

@@ -159,6 +159,31 @@ impl StateView {
         self.shared.read().key_space.lease(id)
     }
 
+    /// A lease without its keys, if it is there.
+    pub fn lease_without_keys(&self, id: i64) -> Option<LeaseView> {
+        self.shared.read().key_space.lease_without_keys(id)
+    }
+
+    /// A lease with its keys as far as `allow` says, which is asked for the length of each.
+    ///
+    /// # Errors
+    /// [`RationedReadError::NotAllowed`].
+    pub fn lease_within(&self, id: i64, allow: &dyn Fn(usize) -> bool) -> Result<Option<LeaseView>, RationedReadError> {
+        self.shared.read().key_space.lease_within(id, allow)
+    }
+
+    /// Ids of all leases, those first that run out first, if `allow` says yes to their number.
+    ///
+    /// # Errors
+    /// [`RationedReadError::NotAllowed`].
+    pub fn leases_within(&self, allow: &dyn Fn(usize) -> bool) -> Result<Vec<i64>, RationedReadError> {
+        let inner = self.shared.read();
+        if !allow(inner.key_space.lease_count()) {
+            return Err(RationedReadError::NotAllowed);
+        }
+        Ok(inner.key_space.leases_by_deadline())
+    }
+
     /// Ids of all leases, those first that run out first.
     pub fn leases_by_deadline(&self) -> Vec<i64> {
         self.shared.read().key_space.leases_by_deadline()
@@ -381,6 +406,11 @@ impl StateView {
 impl AttachedKeys for StateView {
     fn all_attached(&self, lease: i64, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.shared.read().key_space.all_attached(lease, test)
+    }
+
+    /// Under one lock: whoever names many leases must not take it, and give it back, for each.
+    fn all_attached_to(&self, leases: &[i64], test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.shared.read().key_space.all_attached_to(leases, test)
     }
 }
 
