@@ -91,6 +91,8 @@ pub struct Node {
     reads: Reads,
     clock: ClusterClock,
     expiring: Expiring,
+    /// Renewals of leases were refused until a moment before: until then their holders ask again.
+    renewals_refused_until: Time,
     /// Commands this run proposed of itself.
     own_commands: u64,
     admins: Admins,
@@ -145,6 +147,7 @@ impl Node {
             reads: Reads::new(restored.session.0 as u64),
             clock: ClusterClock::new(restored.applied.leases.clock, now),
             expiring: Expiring::Idle,
+            renewals_refused_until: Time(0),
             own_commands: 0,
             admins: Admins::new(restored.session),
             announce_at: now,

@@ -6,8 +6,9 @@
 //! nothing behind: the next one finds what is still due.
 //!
 //! A leader whose state machine is so far behind that it refuses renewals ends no lease either, and none for a moment after:
-//! whoever was refused asks again. The clock goes on all the while, so a lease that nobody renews is due then at once. A backlog
-//! that does not end holds each batch for a while only: else who died would keep its locks as long as others are busy.
+//! whoever was refused asks again. That moment counts for leases that were not due in the backlog, too: they are refused all the
+//! same. The clock goes on all the while, so a lease that nobody renews is due then at once. A backlog that does not end holds
+//! each batch for a while only: else who died would keep its locks as long as others are busy.
 //!
 //! Never: a word while there is no lease.
 
@@ -47,15 +48,20 @@ pub(super) enum Expiring {
     Asked,
     /// The state machine has to get past this index first.
     Applying { past: LogIndex },
-    /// Leases are due, and renewals were refused until just now: nothing is asked before `until`, which moves on with the backlog
-    /// up to `most`.
-    Held { until: Time, most: Time },
+    /// Leases are due, and renewals were refused until just now: nothing is asked before that is a moment ago, or `most` has come.
+    Held { most: Time },
 }
 
 impl Node {
     /// A leader's duties for leases.
     pub(super) fn move_leases(&mut self) {
-        if !self.is_leader() || self.proposals_blocked {
+        if !self.is_leader() {
+            return;
+        }
+        if self.is_behind() {
+            self.renewals_refused_until = self.now + SECOND_CHANCE;
+        }
+        if self.proposals_blocked {
             return;
         }
         if !self.clock.has_begun() {
@@ -72,7 +78,7 @@ impl Node {
         let Some(deadline) = self.applied.leases.next_deadline else { return };
         let is_due = self.expire_at(deadline).is_some_and(|at| at <= self.now);
         if !is_due && matches!(self.expiring, Expiring::Held { .. }) {
-            // They were renewed.
+            // They were renewed. What falls due next was refused until just now as they were.
             self.expiring = Expiring::Idle;
         }
         if is_due && self.may_ask() {
@@ -86,17 +92,16 @@ impl Node {
         }
     }
 
-    /// Whether it is time to ask which leases are due, of which there are some. A backlog puts it off.
+    /// Whether it is time to ask which leases are due, of which there are some. Refused renewals put it off.
     fn may_ask(&mut self) -> bool {
-        let (until, most) = match self.expiring {
+        let most = match self.expiring {
             Expiring::Asked | Expiring::Applying { .. } => return false,
-            Expiring::Idle if !self.is_behind() => return true,
-            Expiring::Idle => (self.now, self.now + MOST_HELD),
-            Expiring::Held { until, most } => (until, most),
+            Expiring::Idle if self.renewals_refused_until <= self.now => return true,
+            Expiring::Idle => self.now + MOST_HELD,
+            Expiring::Held { most } => most,
         };
-        let until = if self.is_behind() { (self.now + SECOND_CHANCE).min(most) } else { until };
-        self.expiring = Expiring::Held { until, most };
-        until <= self.now
+        self.expiring = Expiring::Held { most };
+        self.renewals_refused_until.min(most) <= self.now
     }
 
     /// The caller found these leases due.
@@ -121,7 +126,7 @@ impl Node {
         };
         let expire = match self.expiring {
             Expiring::Idle => self.expire_at(deadline),
-            Expiring::Held { until, .. } => Some(until),
+            Expiring::Held { most } => Some(self.renewals_refused_until.min(most)),
             Expiring::Asked | Expiring::Applying { .. } => None,
         };
         expire.unwrap_or(Time::NEVER).min(self.clock.log_at(deadline).unwrap_or(Time::NEVER))

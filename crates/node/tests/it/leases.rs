@@ -211,19 +211,36 @@ fn a_keepalive_at_a_leader_that_was_cut_off_is_not_answered() {
     assert!(!matches!(cluster.answers.get(&request), Some(Answer::Written(_))));
 }
 
-/// A node 1 that leads with a state machine so far behind that it refuses renewals, when lease 7 of 5 s has long run out.
-fn behind_with_a_lease() -> Cluster {
+/// Three nodes whose leader refuses renewals once its state machine is four entries behind.
+fn with_a_low_bound_of_backlog() -> Cluster {
     let mut cluster = Cluster::with_config(3, |config| config.limits.max_apply_backlog_entries = 3);
     cluster.elect();
-    grant(&mut cluster, 1, 7, 5);
+    cluster
+}
+
+/// From now on the state machine of node 1 is behind.
+fn fall_behind(cluster: &mut Cluster) {
     cluster.peer(1).hold_applies = true;
     for n in 0..4 {
         cluster.write(1, put(&format!("k{n}"), "v"));
         cluster.run();
     }
-    let refused = renewal(&mut cluster, 2, &[7]);
-    cluster.advance(10 * SECOND);
+}
+
+#[track_caller]
+fn assert_renewal_refused(cluster: &mut Cluster, id: i64) {
+    let refused = renewal(cluster, 2, &[id]);
+    cluster.run();
     assert_eq!(*cluster.answer(refused), Answer::Refused(NodeError::TooManyRequests));
+}
+
+/// A node 1 that leads with a state machine so far behind that it refuses renewals, when lease 7 of 5 s has long run out.
+fn behind_with_a_lease() -> Cluster {
+    let mut cluster = with_a_low_bound_of_backlog();
+    grant(&mut cluster, 1, 7, 5);
+    fall_behind(&mut cluster);
+    assert_renewal_refused(&mut cluster, 7);
+    cluster.advance(10 * SECOND);
     cluster
 }
 
@@ -252,6 +269,52 @@ fn a_backlog_that_does_not_end_holds_no_lease_for_ever() {
     let mut cluster = behind_with_a_lease();
     cluster.advance(10 * SECOND);
     assert!(lease(&cluster, 2, 7).is_none(), "nobody renews it, and the others apply its end");
+}
+
+#[test]
+fn a_lease_that_falls_due_right_after_a_backlog_has_another_chance() {
+    let mut cluster = with_a_low_bound_of_backlog();
+    let granted = cluster.now;
+    grant(&mut cluster, 1, 7, 5);
+    cluster.advance(Duration::from_millis(2750));
+    fall_behind(&mut cluster);
+    cluster.advance(Duration::from_millis(1800));
+    assert_renewal_refused(&mut cluster, 7);
+    cluster.advance(Duration::from_millis(100));
+    cluster.release(1);
+    cluster.advance(Duration::from_millis(400));
+    assert!(cluster.now.since(granted) > 5 * SECOND, "its time is over");
+    let request = renewal(&mut cluster, 2, &[7]);
+    cluster.advance(ELECTION / 4);
+    assert_eq!(renewed(&cluster, request), [5], "half a second after it was refused");
+    ended_at(&mut cluster, 1, 7, 5 * SECOND + LATENESS);
+}
+
+#[test]
+fn what_held_one_lease_in_a_backlog_holds_the_next_though_the_first_was_renewed() {
+    let mut cluster = with_a_low_bound_of_backlog();
+    grant(&mut cluster, 1, 7, 5);
+    grant(&mut cluster, 1, 8, 6);
+    cluster.advance(Duration::from_millis(3500));
+    cluster.peer(1).hold_applies = true;
+    let first = renewal(&mut cluster, 2, &[7]);
+    cluster.run();
+    assert_eq!(
+        renewed(&cluster, first),
+        [5],
+        "the leader has not applied it, and takes it for due when its time is over"
+    );
+    fall_behind(&mut cluster);
+    cluster.advance(Duration::from_millis(1900));
+    assert_renewal_refused(&mut cluster, 8);
+    cluster.advance(Duration::from_millis(100));
+    cluster.release(1);
+    cluster.advance(Duration::from_millis(400));
+    let second = renewal(&mut cluster, 2, &[8]);
+    cluster.advance(ELECTION / 4);
+    assert_eq!(renewed(&cluster, second), [6], "half a second after it was refused");
+    ended_at(&mut cluster, 1, 7, 4 * SECOND);
+    ended_at(&mut cluster, 1, 8, 6 * SECOND + LATENESS);
 }
 
 #[test]
