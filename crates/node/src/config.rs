@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use quorate_kv::Command;
 use quorate_raft::Member;
+
+use crate::forward::is_renewal;
 
 /// What a replica is told at its start.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +52,11 @@ pub struct Limits {
     pub max_apply_backlog_entries: u64,
     /// Bytes of entries handed to the state machine and not applied yet; past it a follower takes no more entries.
     pub max_apply_backlog_bytes: usize,
+    /// Renewals of leases that are taken past each of the limits of writes above, if not past those of the backlog: the end of a
+    /// lease waits for no place, so whoever had no place for a renewal would lose the lease.
+    pub spare_renewals: usize,
+    /// Their bytes.
+    pub spare_renewal_bytes: usize,
     /// Reads that wait for an index, a revision or a bound.
     pub max_waiting_reads: usize,
     /// ReadIndex requests under way; later reads share the next one.
@@ -81,6 +89,9 @@ impl Default for Limits {
             max_unapplied_proposal_bytes: 256 << 20,
             max_apply_backlog_entries: 5_000,
             max_apply_backlog_bytes: 128 << 20,
+            // A node gathers its renewals into one at a time, of 100 KB at most; those given up may still wait at the leader.
+            spare_renewals: 64,
+            spare_renewal_bytes: 8 << 20,
             max_waiting_reads: 50_000,
             max_read_rounds: 2,
             max_admin_requests: 64,
@@ -89,6 +100,13 @@ impl Default for Limits {
             max_held_messages: 65_536,
             max_snapshot_streams: 2,
         }
+    }
+}
+
+impl Limits {
+    /// How many writes and bytes may be beyond a limit for the sake of `command`.
+    pub(crate) fn spare_for(&self, command: &Command) -> (usize, usize) {
+        if is_renewal(command) { (self.spare_renewals, self.spare_renewal_bytes) } else { (0, 0) }
     }
 }
 

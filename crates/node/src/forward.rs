@@ -3,6 +3,8 @@
 //! The leader remembers which sequences of which run it has seen in its term and drops further copies. What it refuses it
 //! also remembers, so a refusal is final: a late copy is not appended behind the origin's back.
 //!
+//! Renewals of leases have places of their own beyond what the leader can take, unless its state machine is behind.
+//!
 //! Invariant: a window never holds more than the origin's span, and everything below its floor was seen or is settled.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,6 +14,8 @@ use quorate_kv::{Command, needs_space};
 use quorate_raft::{Incarnation, NodeId, Term};
 use quorate_wire::decode_envelope;
 use quorate_wire::peer::{Forward, ForwardRefused, ForwardReply};
+
+use crate::config::Limits;
 
 /// Runs of one origin that are remembered within a term. The stream of a run that many restarts ago is long gone, and no
 /// copy of its writes with it.
@@ -47,6 +51,8 @@ struct Window {
 pub(crate) struct Room {
     pub(crate) writes: usize,
     pub(crate) bytes: usize,
+    /// Nothing at all: the state machine is too far behind.
+    pub(crate) is_behind: bool,
     /// Only deletes and compactions.
     pub(crate) disk_full: bool,
 }
@@ -60,7 +66,7 @@ impl Intake {
     }
 
     /// Queues what is new. Gives the refusals to send back to `from`.
-    pub(crate) fn take(&mut self, from: NodeId, forward: Forward, room: Room, max_span: u64) -> Vec<ForwardReply> {
+    pub(crate) fn take(&mut self, from: NodeId, forward: Forward, room: Room, limits: &Limits) -> Vec<ForwardReply> {
         assert_eq!(forward.term, self.term, "a forward of another term was let in");
         let (term, session) = (forward.term, forward.session);
         let mut too_many = Vec::new();
@@ -74,12 +80,15 @@ impl Intake {
         for (sequence, envelope) in forward.writes {
             // A write beyond the span, a copy, or one whose envelope tells another story than the message: nothing a sound
             // origin sends, so nothing to answer.
-            if !window.is_new(sequence, max_span) {
+            if !window.is_new(sequence, limits.max_forward_span) {
                 continue;
             }
             let Some(command) = open_envelope(from, session, sequence, &envelope) else { continue };
             let lacks_space = room.disk_full && needs_space(&command);
-            let is_full = self.queue.len() >= room.writes || self.bytes + envelope.len() > room.bytes;
+            let (spare_writes, spare_bytes) = limits.spare_for(&command);
+            let is_full = room.is_behind
+                || self.queue.len() >= room.writes + spare_writes
+                || self.bytes + envelope.len() > room.bytes + spare_bytes;
             if !(mutant!(RefusedForgotten) && (lacks_space || is_full)) {
                 window.mark(sequence);
             }
@@ -100,6 +109,10 @@ impl Intake {
             .collect()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Writes to propose next, in order of arrival, at most `count` of them.
     pub(crate) fn pop(&mut self, count: usize) -> Vec<Taken> {
         let count = count.min(self.queue.len());
@@ -116,9 +129,15 @@ impl Intake {
         }
     }
 
-    pub(crate) fn check(&self, max_span: u64) {
+    pub(crate) fn check(&self, limits: &Limits) {
+        let max_span = limits.max_forward_span;
         let bytes = self.queue.iter().map(|write| write.envelope.len()).sum::<usize>();
         assert_eq!(self.bytes, bytes, "the byte count is off");
+        assert!(
+            self.queue.len() <= limits.max_unapplied_proposals + limits.spare_renewals,
+            "too many writes are taken"
+        );
+        assert!(bytes <= limits.max_unapplied_proposal_bytes + limits.spare_renewal_bytes, "too many bytes are taken");
         for (_, window) in self.windows.values().flatten() {
             assert!(window.seen.len() as u64 <= max_span, "a window holds {} sequences", window.seen.len());
             assert!(window.seen.iter().all(|sequence| *sequence > window.floor), "a window was not drawn up");
@@ -172,5 +191,10 @@ fn open_envelope(from: NodeId, session: Incarnation, sequence: u64, envelope: &B
 
 /// Whether what a command does depends on the cluster clock: the leader says what that shows in front of it.
 pub(crate) fn is_timed(command: &Command) -> bool {
-    matches!(command, Command::LeaseGrant(_) | Command::LeaseRenew { .. })
+    matches!(command, Command::LeaseGrant(_)) || is_renewal(command)
+}
+
+/// Whether a command keeps leases alive.
+pub(crate) fn is_renewal(command: &Command) -> bool {
+    matches!(command, Command::LeaseRenew { .. })
 }

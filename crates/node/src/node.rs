@@ -91,7 +91,7 @@ pub struct Node {
     reads: Reads,
     clock: ClusterClock,
     expiring: Expiring,
-    /// Renewals of leases were refused until a moment before: until then their holders ask again.
+    /// Renewals of leases were refused, or waited for room, until a moment before: until then their holders ask again.
     renewals_refused_until: Time,
     /// Commands this run proposed of itself.
     own_commands: u64,
@@ -250,8 +250,8 @@ impl Node {
     /// What the inputs of a step made possible together.
     fn settle(&mut self) {
         self.expire();
-        self.move_leases();
         self.move_writes();
+        self.move_leases();
         self.move_reads();
         self.move_admin_requests();
         self.announce();
@@ -453,11 +453,12 @@ impl Node {
         self.check_promises();
         self.held.check();
         self.proposals.check(self.applied.term);
-        self.intake.check(self.config.limits.max_forward_span);
+        self.intake.check(&self.config.limits);
         self.reads.check();
         self.log_size.check();
         let limits = &self.config.limits;
-        assert!(self.proposals.len() <= limits.max_pending_writes, "too many pending writes");
+        let most = limits.max_pending_writes + limits.spare_renewals;
+        assert!(self.proposals.len() <= most, "too many pending writes");
         assert!(self.reads.len() <= limits.max_waiting_reads, "too many waiting reads");
         assert_eq!(self.applying_bytes, self.applying.iter().map(|(_, bytes)| bytes).sum::<usize>());
         assert_eq!(self.unapplied_writes, self.unapplied.iter().map(|(_, writes, _)| writes).sum::<usize>());

@@ -115,6 +115,10 @@ impl Proposals {
         self.queued.iter().map(|sequence| (*sequence, &self.pending[sequence].write))
     }
 
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
     /// The first of the queued writes are in this leader's own log.
     pub(crate) fn appended(&mut self, sequences: &[u64], term: Term) {
         for sequence in sequences {

@@ -7,7 +7,7 @@ use quorate_wire::peer::NodeState;
 
 use super::Node;
 use crate::error::NodeError;
-use crate::forward::Room;
+use crate::forward::{Room, is_renewal};
 
 impl Node {
     /// Entries committed and not applied yet.
@@ -39,7 +39,11 @@ impl Node {
             other => other?,
         }
         let limits = &self.config.limits;
-        let most = limits.max_pending_writes.min(self.pace.most_waiting(self.now, limits.unpaced_writes));
+        // The pace is for those who are better refused than kept waiting, which a lease is not.
+        let paced =
+            if is_renewal(command) { usize::MAX } else { self.pace.most_waiting(self.now, limits.unpaced_writes) };
+        let (spare, _) = limits.spare_for(command);
+        let most = limits.max_pending_writes.min(paced) + spare;
         if self.proposals.len() >= most && !mutant!(QueueWithoutLimit) {
             return Err(NodeError::TooManyRequests);
         }
@@ -54,12 +58,14 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn admit_size(&self, bytes: usize) -> Result<(), NodeError> {
+    /// Whether there is room for a write of so many bytes, `spare_bytes` of which may be beyond the limit.
+    pub(super) fn admit_size(&self, bytes: usize, spare_bytes: usize) -> Result<(), NodeError> {
         if bytes > MAX_COMMAND_BYTES {
             return Err(NodeError::TooLarge);
         }
         // One write always fits, whatever the limit.
-        if self.proposals.len() > 0 && self.proposals.bytes() + bytes > self.config.limits.max_pending_write_bytes {
+        let most = self.config.limits.max_pending_write_bytes + spare_bytes;
+        if self.proposals.len() > 0 && self.proposals.bytes() + bytes > most {
             return Err(NodeError::TooManyRequests);
         }
         Ok(())
@@ -78,10 +84,10 @@ impl Node {
     /// What this leader can take from others at the moment.
     pub(super) fn room(&self) -> Room {
         let limits = &self.config.limits;
-        let writes = limits.max_unapplied_proposals.saturating_sub(self.unapplied_writes);
         Room {
-            writes: if self.is_behind() { 0 } else { writes },
+            writes: limits.max_unapplied_proposals.saturating_sub(self.unapplied_writes),
             bytes: limits.max_unapplied_proposal_bytes.saturating_sub(self.unapplied_bytes),
+            is_behind: self.is_behind(),
             disk_full: self.disk_full,
         }
     }

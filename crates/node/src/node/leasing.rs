@@ -10,6 +10,10 @@
 //! same. The clock goes on all the while, so a lease that nobody renews is due then at once. A backlog that does not end holds
 //! each batch for a while only: else who died would keep its locks as long as others are busy.
 //!
+//! The same holds while writes wait for room at the leader, or are refused for want of it: an expiry waits for nothing, and would
+//! come before a renewal that was there in time. Under a load that goes on for longer than leases are held, renewals get through
+//! because they are taken past the limits of other writes, and what the leader took from others is proposed first.
+//!
 //! Never: a word while there is no lease.
 
 use std::time::Duration;
@@ -53,13 +57,13 @@ pub(super) enum Expiring {
 }
 
 impl Node {
-    /// A leader's duties for leases.
+    /// A leader's duties for leases, once it has proposed what it has room for.
     pub(super) fn move_leases(&mut self) {
         if !self.is_leader() {
             return;
         }
-        if self.is_behind() {
-            self.renewals_refused_until = self.now + SECOND_CHANCE;
+        if self.is_behind() || self.writes_wait() {
+            self.hold_leases();
         }
         if self.proposals_blocked {
             return;
@@ -90,6 +94,11 @@ impl Node {
         if self.clock.log_at(deadline).is_some_and(|at| at <= self.now) {
             self.propose_own(&[]);
         }
+    }
+
+    /// Renewals are refused, or wait, at this moment.
+    pub(super) fn hold_leases(&mut self) {
+        self.renewals_refused_until = self.now + SECOND_CHANCE;
     }
 
     /// Whether it is time to ask which leases are due, of which there are some. Refused renewals put it off.

@@ -29,6 +29,7 @@ impl Node {
     pub(super) fn write(&mut self, request: RequestId, actor: Actor, command: Command) -> Result<(), NodeError> {
         self.admit_write(&command)?;
         let timed = is_timed(&command);
+        let (_, spare_bytes) = self.config.limits.spare_for(&command);
         let envelope = encode_envelope(&Envelope {
             origin: self.id,
             incarnation: self.proposals.session(),
@@ -36,7 +37,7 @@ impl Node {
             actor,
             command,
         });
-        self.admit_size(envelope.len())?;
+        self.admit_size(envelope.len(), spare_bytes)?;
         let deadline = self.deadline();
         self.proposals.push(request, envelope, timed, self.now, deadline);
         Ok(())
@@ -52,6 +53,11 @@ impl Node {
                 self.send(leader, PeerMessage::Forward(forward));
             }
         }
+    }
+
+    /// Whether writes wait here that this leader has taken and has no room to propose.
+    pub(super) fn writes_wait(&self) -> bool {
+        !self.intake.is_empty() || self.proposals.has_queued()
     }
 
     /// Proposes one batch; whether there may be another.
@@ -129,8 +135,10 @@ impl Node {
             return;
         }
         let room = self.room();
-        let max_span = self.config.limits.max_forward_span;
-        for reply in self.intake.take(from, forward, room, max_span) {
+        for reply in self.intake.take(from, forward, room, &self.config.limits) {
+            if reply.reason == ForwardRefused::TooManyRequests {
+                self.hold_leases();
+            }
             self.send(from, PeerMessage::ForwardReply(reply));
         }
     }

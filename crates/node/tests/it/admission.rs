@@ -61,6 +61,82 @@ fn bytes_in_flight_are_let_in_up_to_the_limit_and_not_one_past_it() {
     assert!(!fits(least - 1, 100), "one byte less is one too few");
 }
 
+fn renewal() -> Command {
+    Command::LeaseRenew { ids: vec![7] }
+}
+
+#[test]
+fn a_renewal_is_taken_past_the_limits_of_writes_up_to_one_of_its_own() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.limits.max_pending_writes = 2;
+        config.limits.max_pending_write_bytes = 10;
+        config.limits.spare_renewals = 1;
+    });
+    let mut taken = vec![cluster.write(2, put("a", "v"))];
+    let by_bytes = cluster.write(2, put("b", "v"));
+    assert_eq!(*cluster.answer(by_bytes), Answer::Refused(NodeError::TooManyRequests));
+    taken.push(cluster.write(2, renewal()));
+    taken.push(cluster.write(2, renewal()));
+    let by_count = cluster.write(2, renewal());
+    assert_eq!(*cluster.answer(by_count), Answer::Refused(NodeError::TooManyRequests), "two writes, and one to spare");
+    cluster.elect();
+    for request in taken {
+        assert!(matches!(cluster.answer(request), Answer::Written(_)));
+    }
+}
+
+#[test]
+fn the_bytes_of_renewals_past_the_limit_are_limited() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.limits.max_pending_write_bytes = 10;
+        config.limits.spare_renewal_bytes = 1000;
+    });
+    let ids = vec![i64::MAX; 70];
+    let first = cluster.write(2, Command::LeaseRenew { ids: ids.clone() });
+    let second = cluster.write(2, Command::LeaseRenew { ids });
+    assert!(!cluster.answers.contains_key(&first));
+    assert_eq!(*cluster.answer(second), Answer::Refused(NodeError::TooManyRequests));
+}
+
+#[test]
+fn the_pace_refuses_no_renewal() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.limits.unpaced_writes = 1;
+        config.limits.spare_renewals = 0;
+    });
+    cluster.elect();
+    cluster.write(2, put("a", "v"));
+    cluster.run();
+    cluster.isolate(2, true);
+    cluster.write(2, put("b", "v"));
+    let paced = cluster.write(2, put("c", "v"));
+    assert_eq!(*cluster.answer(paced), Answer::Refused(NodeError::TooManyRequests));
+    let renewal = cluster.write(2, renewal());
+    assert!(!cluster.answers.contains_key(&renewal));
+}
+
+#[test]
+fn a_leader_without_room_takes_renewals_up_to_a_limit_and_no_other_writes() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.limits.max_unapplied_proposals = 2;
+        config.limits.spare_renewals = 1;
+    });
+    cluster.elect();
+    cluster.peer(1).hold_applies = true;
+    for n in 0..2 {
+        cluster.write(1, put(&format!("k{n}"), "v"));
+    }
+    cluster.run();
+    let requests = [put("a", "v"), renewal(), renewal()].map(|command| cluster.write(2, command));
+    cluster.run();
+    let refused = Answer::Refused(NodeError::TooManyRequests);
+    let answers = requests.map(|request| cluster.answers.get(&request) == Some(&refused));
+    assert_eq!(answers, [true, false, true]);
+    cluster.release(1);
+    cluster.run();
+    assert!(matches!(cluster.answer(requests[1]), Answer::Written(_)));
+}
+
 #[test]
 fn waiting_reads_are_limited() {
     let mut cluster = Cluster::with_config(3, |config| config.limits.max_waiting_reads = 1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_kv::{Actor, ClusterTime, Command, DueLease, LeaseGrantRequest, LeaseView, PutRequest, Response};
-use quorate_node::{Answer, ClientOp, Input, NodeError};
+use quorate_node::{Answer, ClientOp, Input, NodeConfig, NodeError};
 use quorate_raft::{RequestId, Time};
 use quorate_wire::peer::PeerMessage;
 
@@ -315,6 +315,69 @@ fn what_held_one_lease_in_a_backlog_holds_the_next_though_the_first_was_renewed(
     assert_eq!(renewed(&cluster, second), [6], "half a second after it was refused");
     ended_at(&mut cluster, 1, 7, 4 * SECOND);
     ended_at(&mut cluster, 1, 8, 6 * SECOND + LATENESS);
+}
+
+/// A node 1 that leads and has no room for a further write, while lease 7 of 5 s has a second left.
+fn without_room(change: impl Fn(&mut NodeConfig)) -> Cluster {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.limits.max_unapplied_proposals = 2;
+        change(config);
+    });
+    cluster.elect();
+    grant(&mut cluster, 1, 7, 5);
+    cluster.advance(Duration::from_millis(3750));
+    cluster.peer(1).hold_applies = true;
+    for n in 0..2 {
+        cluster.write(1, put(&format!("k{n}"), "v"));
+    }
+    cluster.run();
+    cluster
+}
+
+#[test]
+fn a_lease_does_not_end_while_its_renewal_waits_for_room_at_the_leader() {
+    for number in [1, 2] {
+        let mut cluster = without_room(|_| {});
+        let waiting = renewal(&mut cluster, number, &[7]);
+        cluster.advance(4 * SECOND);
+        assert!(!cluster.answers.contains_key(&waiting), "there is no room");
+        assert!(lease(&cluster, 2, 7).is_some(), "its holder asked before its time was over");
+        cluster.release(1);
+        cluster.advance(ELECTION / 4);
+        assert_eq!(renewed(&cluster, waiting), [5], "node {number}");
+        ended_at(&mut cluster, 1, 7, 5 * SECOND + LATENESS);
+    }
+}
+
+#[test]
+fn a_lease_does_not_end_a_moment_after_its_renewal_found_no_room() {
+    let mut cluster = without_room(|config| config.limits.spare_renewals = 0);
+    cluster.advance(Duration::from_millis(800));
+    assert_renewal_refused(&mut cluster, 7);
+    cluster.advance(Duration::from_millis(50));
+    cluster.release(1);
+    cluster.advance(Duration::from_millis(450));
+    let request = renewal(&mut cluster, 2, &[7]);
+    cluster.advance(ELECTION / 4);
+    assert_eq!(renewed(&cluster, request), [5], "half a second after it was refused");
+}
+
+#[test]
+fn writes_that_wait_for_room_hold_no_lease_for_ever() {
+    let mut cluster = without_room(|_| {});
+    cluster.write(1, put("waits", "v"));
+    // Longer than it may wait: others take its place.
+    for _ in 0..6 {
+        cluster.advance(2 * SECOND);
+        cluster.write(1, put("waits", "v"));
+    }
+    assert!(lease(&cluster, 2, 7).is_none(), "nobody renews it, and the others apply its end");
+}
+
+#[test]
+fn a_leader_without_room_for_whom_nobody_waits_ends_leases() {
+    let mut cluster = without_room(|_| {});
+    ended_at(&mut cluster, 2, 7, SECOND + LATENESS);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use quorate_kv::Command;
 use quorate_node::watch::{Batch, WatchLimits};
 use quorate_node::{
     Answer, AppliedState, AppliedSummary, ClientOp, Effect, Input, Node, NodeConfig, NodeError, Restored,
@@ -174,7 +175,7 @@ impl Engine {
 
     /// Asks the node and waits for its answer.
     pub(crate) async fn ask(&self, op: ClientOp) -> Result<Answer, NodeError> {
-        self.driver.ask(self.max_pending_requests, op).await
+        self.driver.ask(most_ahead(&op, self.max_pending_requests), op).await
     }
 
     /// Queues an input for the node; a node that has ended takes none.
@@ -247,6 +248,15 @@ impl Engine {
     /// Ends the node at once; the writers end when [`Engine::end`] joins them.
     pub(crate) fn halt(&self) {
         self.driver.tell(Event::Halt);
+    }
+}
+
+/// Events that may wait before `op`. A node sends one renewal of leases at a time; refused, it would cost all of them, so it takes
+/// its place behind however many there are.
+fn most_ahead(op: &ClientOp, limit: usize) -> usize {
+    match op {
+        ClientOp::Write { command: Command::LeaseRenew { .. }, .. } => usize::MAX,
+        _ => limit,
     }
 }
 
@@ -386,5 +396,21 @@ impl Drop for PanicGuard {
         if std::thread::panicking() {
             self.reports.core.node_failed(&self.reports.engine, format!("the thread {} panicked", self.thread));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_kv::Actor;
+    use quorate_node::ReadOptions;
+
+    use super::*;
+
+    #[test]
+    fn a_renewal_is_queued_behind_any_number_of_requests() {
+        let write = |command| ClientOp::Write { actor: Actor::Node, command };
+        assert_eq!(most_ahead(&write(Command::LeaseRenew { ids: vec![7] }), 2), usize::MAX);
+        assert_eq!(most_ahead(&write(Command::LeaseRevoke { id: 7 }), 2), 2);
+        assert_eq!(most_ahead(&ClientOp::Read(ReadOptions::default()), 2), 2);
     }
 }

@@ -70,5 +70,8 @@ fn small_limits(random: &mut Random) -> Limits {
         max_forward_span: small(defaults.max_forward_span as usize, 1, 50) as u64,
         max_held_messages: small(defaults.max_held_messages, 1, 20),
         max_snapshot_streams: small(defaults.max_snapshot_streams, 1, 2),
+        // Never the usual: it would hide a queue that grows past a small limit.
+        spare_renewals: random.between(0, 3) as usize,
+        spare_renewal_bytes: random.between(0, 1_000) as usize,
     }
 }
