@@ -289,8 +289,12 @@ fn record_samples(random: &mut Random) -> Vec<Vec<u8>> {
         term: quorate_raft::Term(2),
         payload: quorate_raft::Payload::Command(Bytes::from(random.bytes(30))),
     };
-    let hard_state =
-        quorate_raft::HardState { term: quorate_raft::Term(4), vote: Some(NodeId(3)), commit: LogIndex(2) };
+    let hard_state = quorate_raft::HardState {
+        term: quorate_raft::Term(4),
+        vote: Some(NodeId(3)),
+        commit: LogIndex(2),
+        promise: std::time::Duration::from_secs(1),
+    };
     let membership = quorate_raft::Membership::default();
     // Without the head: the target puts a sound one before them.
     let body = |record: Vec<u8>| record[9..].to_vec();

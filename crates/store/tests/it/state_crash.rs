@@ -311,7 +311,7 @@ fn a_longer_log_that_differs_from_the_installed_image_does_not_outlive_a_start()
     let mut node = member(&disk);
     let mut log = entries(2, 1..=60);
     log.iter_mut().for_each(|entry| entry.term = Term(1));
-    let hard_state = HardState { term: Term(1), vote: None, commit: LogIndex(30) };
+    let hard_state = HardState { term: Term(1), vote: None, commit: LogIndex(30), ..HardState::default() };
     node.log.append(&[LogWrite { hard_state, entries: log.clone() }]).expect("no fault");
     node.state.apply(&log[..30]).expect("no fault");
 
