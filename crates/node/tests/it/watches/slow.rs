@@ -1,6 +1,6 @@
 //! Clients that do not keep up, and stores that move away under them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quorate_node::watch::{StreamId, WatchLimits};
 use quorate_raft::Time;
@@ -169,31 +169,19 @@ fn a_watch_that_falls_behind_time_and_again_starves_none_that_waits() {
 }
 
 #[test]
-fn hundreds_of_thousands_of_equal_watches_leave_as_fast_as_they_came() {
-    const WATCHES: usize = 400_000;
+fn tens_of_thousands_of_equal_watches_leave_their_group_together() {
+    const WATCHES: usize = 20_000;
     let limits = WatchLimits { stream_watches: WATCHES, node_watches: WATCHES, ..WatchLimits::default() };
-    let opened = |full: bool| {
-        let mut world = World::with(limits);
-        world.open(1);
-        let begun = Instant::now();
-        for _ in 0..WATCHES {
-            world.hub.create(StreamId(1), watch("a", 0), Time(0), Duration::ZERO);
-        }
-        world.set_full(1, full);
-        (world, begun.elapsed())
-    };
-    let (mut world, opening) = opened(false);
-    let begun = Instant::now();
-    world.hub.close(StreamId(1));
-    let closing = begun.elapsed();
-    assert!(closing < 4 * opening, "opened in {opening:?}, closed in {closing:?}");
-
-    let (mut world, opening) = opened(true);
+    let mut world = World::with(limits);
+    world.open(1);
+    for _ in 0..WATCHES {
+        world.hub.create(StreamId(1), watch("a", 0), Time(0), Duration::ZERO);
+    }
+    world.set_full(1, true);
     world.live = false;
     world.put("a", "1");
-    let begun = Instant::now();
     world.publish();
-    let falling = begun.elapsed();
     assert_eq!(world.hub.figures().behind, WATCHES);
-    assert!(falling < 4 * opening, "opened in {opening:?}, fell behind in {falling:?}");
+    world.hub.close(StreamId(1));
+    assert_eq!((world.hub.figures().watches, world.hub.figures().behind), (0, 0));
 }
