@@ -109,7 +109,6 @@ mutants! {
     LeaseFromAnswer: 58, Consensus, "The lease runs from the answers to a round, not from its sending.";
     LeaseIgnoresDrift: 59, Consensus, "The lease leaves no room for clocks that differ.";
     PromiseForgotten: 60, Consensus, "A node that restarts votes at once, whatever it promised a leader.";
-    ShorterPromise: 60, Consensus, "A node that restarts with a shorter election timeout forgets the longer one that it promised.";
     LeaseByOwnTimeout: 60, Consensus, "A lease counts by the leader's own election timeout, whatever its voters promise.";
     VoteInsideLease: 60, Consensus, "A node votes though it has just heard a leader.";
     StalledDiskLeads: 61, Consensus, "A leader whose disk stands still leads on.";

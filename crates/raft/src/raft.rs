@@ -73,7 +73,6 @@ impl Raft {
         let log = Log::restore(restored);
         assert!(log.last_term() <= term, "the log is of a later term than the hard state");
         let only_voter = log.membership().1.is_only_voter(id);
-        let promised = if mutant!(ShorterPromise) { config.election_timeout } else { promised };
         let longest = promised.max(config.election_timeout);
         let promise = if only_voter || mutant!(PromiseForgotten) { Duration::ZERO } else { longest };
         let silence = if only_voter { Duration::ZERO } else { config.election_timeout + jitter };
