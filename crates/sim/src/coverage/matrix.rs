@@ -181,6 +181,7 @@ fn is_rare(struck: Struck, handler: Handler, tier: TierChoice) -> bool {
         }
         Handler::ReceiveImage | Handler::Open | Handler::ApplyStep => struck != Struck::Killed,
         Handler::JointPhase => struck == Struck::Paused,
+        Handler::Checkpoint => struck == Struck::Full,
         _ => false,
     }
 }
