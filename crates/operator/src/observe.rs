@@ -67,6 +67,24 @@ pub struct Refused {
 }
 
 impl Sighting {
+    /// A cluster without trouble, none of whose nodes was asked.
+    #[cfg(test)]
+    pub(crate) fn untroubled(cluster: QuorateCluster, observed: Observed, kubernetes: KubernetesView) -> Sighting {
+        Sighting {
+            cluster,
+            observed,
+            kubernetes,
+            answers: BTreeMap::new(),
+            approved_roll: None,
+            spare: 1,
+            refused: None,
+            differences: Vec::new(),
+            monitor_difference: None,
+            overridden: Vec::new(),
+            taken: Vec::new(),
+        }
+    }
+
     /// How to reach the node at `ordinal`, if it can be reached at all.
     pub fn target(&self, ordinal: Ordinal) -> Option<Target> {
         let token = self.kubernetes.token.clone()?;

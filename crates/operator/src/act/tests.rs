@@ -4,6 +4,7 @@ mod recovery;
 
 use std::sync::{Arc, Mutex};
 
+use http::request::Parts;
 use http::{Request, Response};
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -24,25 +25,31 @@ fn server(calls: &Calls, refusal: Option<u16>) -> Client {
 
 /// The same, but for the resource itself, which can be read.
 fn server_that_has(calls: &Calls, refusal: Option<u16>, resource: Option<Value>) -> Client {
-    let calls = Arc::clone(calls);
+    answering(calls, move |head, sent| {
+        let reason = if refusal == Some(404) { "NotFound" } else { "Conflict" };
+        let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": refusal, "message": "", "reason": reason });
+        let mut named = sent;
+        if !named.is_object() || named["kind"] == "DeleteOptions" {
+            named = status.clone();
+        }
+        let read = resource.clone().filter(|_| head.method == "GET" && head.uri.path().contains("/quorateclusters/"));
+        let answer = if refusal.is_some() { status } else { read.unwrap_or(named) };
+        (refusal.unwrap_or(200), answer)
+    })
+}
+
+/// Writes every call down, and answers it with the code and the body that `answer` makes of its head and of what was sent.
+fn answering(calls: &Calls, answer: impl Fn(&Parts, Value) -> (u16, Value) + Send + Sync + 'static) -> Client {
+    let (calls, answer) = (Arc::clone(calls), Arc::new(answer));
     let service = service_fn(move |request: Request<Body>| {
-        let calls = Arc::clone(&calls);
-        let resource = resource.clone();
+        let (calls, answer) = (Arc::clone(&calls), Arc::clone(&answer));
         async move {
             let (head, body) = request.into_parts();
-            let body = body.collect_bytes().await.expect("a body");
-            let sent: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let sent: Value = serde_json::from_slice(&body.collect_bytes().await.expect("a body")).unwrap_or_default();
             let path = head.uri.path().to_string();
             calls.lock().expect("no test panicked").push((head.method.to_string(), path, sent.clone()));
-            let reason = if refusal == Some(404) { "NotFound" } else { "Conflict" };
-            let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": refusal, "message": "", "reason": reason });
-            let mut named = sent;
-            if !named.is_object() || named["kind"] == "DeleteOptions" {
-                named = status.clone();
-            }
-            let read = resource.filter(|_| head.method == "GET" && head.uri.path().contains("/quorateclusters/"));
-            let answer = if refusal.is_some() { status } else { read.unwrap_or(named) };
-            let response = Response::builder().status(refusal.unwrap_or(200));
+            let (code, answer) = answer(&head, sent);
+            let response = Response::builder().status(code);
             Ok::<_, std::convert::Infallible>(response.body(Body::from(answer.to_string().into_bytes())).expect("fits"))
         }
     });
@@ -116,43 +123,34 @@ fn sighting(pods: u32) -> Sighting {
     let member =
         |ordinal: u32| MemberView { ordinal: Ordinal(ordinal), incarnation: Incarnation(ordinal.into()), voter: true };
     let by_ordinal = 0..pods;
-    Sighting {
-        cluster: cluster.expect("the spec is well-formed"),
-        observed: Observed {
-            wanted: Wanted { replicas: 3, roll_unsupervised: true, ..Wanted::default() },
-            cluster: Some(ClusterView {
-                config_index: 9,
-                change: Change::None,
-                members: (0..3).map(|o| (NodeId(u64::from(o) + 1), member(o))).collect(),
-                leader: NodeId(1),
-                active: (1..=3).map(NodeId).collect(),
-                caught_up: (1..=3).map(NodeId).collect(),
-            }),
-            ..Observed::default()
-        },
-        kubernetes: KubernetesView {
-            set: Some(SetView {
-                uid: "set".to_string(),
-                resource_version: "11".to_string(),
-                replicas: pods,
-                settled: true,
-                volume_size: "8Gi".to_string(),
-                revision: None,
-            }),
-            pods: by_ordinal.clone().map(|o| (Ordinal(o), pod(o))).collect(),
-            volumes: by_ordinal.clone().map(|o| (Ordinal(o), volume(o))).collect(),
-            token: Some("secret".to_string()),
-            ..KubernetesView::default()
-        },
-        answers: by_ordinal.map(|o| (Ordinal(o), answer(o))).collect(),
-        approved_roll: None,
-        spare: 1,
-        refused: None,
-        differences: Vec::new(),
-        monitor_difference: None,
-        overridden: Vec::new(),
-        taken: Vec::new(),
-    }
+    let observed = Observed {
+        wanted: Wanted { replicas: 3, roll_unsupervised: true, ..Wanted::default() },
+        cluster: Some(ClusterView {
+            config_index: 9,
+            change: Change::None,
+            members: (0..3).map(|o| (NodeId(u64::from(o) + 1), member(o))).collect(),
+            leader: NodeId(1),
+            active: (1..=3).map(NodeId).collect(),
+            caught_up: (1..=3).map(NodeId).collect(),
+        }),
+        ..Observed::default()
+    };
+    let kubernetes = KubernetesView {
+        set: Some(SetView {
+            uid: "set".to_string(),
+            resource_version: "11".to_string(),
+            replicas: pods,
+            settled: true,
+            volume_size: "8Gi".to_string(),
+            revision: None,
+        }),
+        pods: by_ordinal.clone().map(|o| (Ordinal(o), pod(o))).collect(),
+        volumes: by_ordinal.clone().map(|o| (Ordinal(o), volume(o))).collect(),
+        token: Some("secret".to_string()),
+        ..KubernetesView::default()
+    };
+    let answers = by_ordinal.map(|o| (Ordinal(o), answer(o))).collect();
+    Sighting { answers, ..Sighting::untroubled(cluster.expect("the spec is well-formed"), observed, kubernetes) }
 }
 
 async fn take(
@@ -349,31 +347,16 @@ async fn a_set_shrinks_only_if_it_is_the_one_that_was_seen() {
 async fn a_set_is_made_only_if_there_is_none_yet() {
     let make = async |there: bool| {
         let calls = Calls::default();
-        let recorded = Arc::clone(&calls);
-        let service = service_fn(move |request: Request<Body>| {
-            let recorded = Arc::clone(&recorded);
-            async move {
-                let (head, body) = request.into_parts();
-                let sent: Value =
-                    serde_json::from_slice(&body.collect_bytes().await.expect("a body")).unwrap_or_default();
-                recorded.lock().expect("no test panicked").push((
-                    head.method.to_string(),
-                    head.uri.path().to_string(),
-                    sent.clone(),
-                ));
-                let missing =
-                    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 404, "reason": "NotFound" });
-                let set = json!({ "kind": "StatefulSet", "apiVersion": "apps/v1", "metadata": { "name": "db" } });
-                let (code, answer) = match (head.method.as_str(), there) {
-                    ("GET", true) => (200, set),
-                    ("GET", false) => (404, missing),
-                    _ => (200, sent),
-                };
-                let answer = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
-                Ok::<_, std::convert::Infallible>(answer.expect("fits"))
+        let client = answering(&calls, move |head, sent| {
+            let missing =
+                json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 404, "reason": "NotFound" });
+            let set = json!({ "kind": "StatefulSet", "apiVersion": "apps/v1", "metadata": { "name": "db" } });
+            match (head.method.as_str(), there) {
+                ("GET", true) => (200, set),
+                ("GET", false) => (404, missing),
+                _ => (200, sent),
             }
         });
-        let client = Client::new(service, "default");
         let mut seen = sighting(3);
         seen.kubernetes.set = None;
         let defaults = Defaults { image: "quorate".to_string() };
@@ -409,29 +392,18 @@ async fn make_token(there: Value) -> Vec<(String, Value)> {
     let mut seen = sighting(3);
     seen.kubernetes.token = None;
     let calls = Calls::default();
-    let recorded = Arc::clone(&calls);
-    let service = service_fn(move |request: Request<Body>| {
-        let (recorded, there) = (Arc::clone(&recorded), there.clone());
-        async move {
-            let (head, body) = request.into_parts();
-            let sent: Value = serde_json::from_slice(&body.collect_bytes().await.expect("a body")).unwrap_or_default();
-            let path = head.uri.path().to_string();
-            recorded.lock().expect("no test panicked").push((head.method.to_string(), path.clone(), sent.clone()));
-            let (code, answer) = match (head.method.as_str(), path.contains("/secrets")) {
-                ("POST", true) => (
-                    409,
-                    json!({
-                        "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 409, "message": "", "reason": "AlreadyExists",
-                    }),
-                ),
-                ("GET", true) => (200, there),
-                _ => (200, sent),
-            };
-            let answer = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
-            Ok::<_, std::convert::Infallible>(answer.expect("fits"))
+    let client = answering(&calls, move |head, sent| {
+        match (head.method.as_str(), head.uri.path().contains("/secrets")) {
+            ("POST", true) => (
+                409,
+                json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 409, "message": "", "reason": "AlreadyExists",
+                }),
+            ),
+            ("GET", true) => (200, there.clone()),
+            _ => (200, sent),
         }
     });
-    let client = Client::new(service, "default");
     let defaults = Defaults { image: "quorate".to_string() };
     let hands = Hands { client: &client, admin: &Nodes::default(), defaults: &defaults };
     hands.act(&seen, &Step::ApplyObjects { replicas: 3 }).await.expect("applied");

@@ -32,19 +32,8 @@ fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting 
     let latched = Latched { target_replicas: Some(3), ..Latched::default() };
     let set = SetState { replicas: 3, settled: true, ..SetState::default() };
     let view = (caught_up > 0).then_some(view);
-    Sighting {
-        cluster,
-        observed: Observed { wanted, latched, set: Some(set), cluster: view, ..Observed::default() },
-        kubernetes: KubernetesView::default(),
-        answers: BTreeMap::new(),
-        approved_roll: None,
-        spare: 1,
-        refused: None,
-        differences: Vec::new(),
-        monitor_difference: None,
-        overridden: Vec::new(),
-        taken: Vec::new(),
-    }
+    let observed = Observed { wanted, latched, set: Some(set), cluster: view, ..Observed::default() };
+    Sighting::untroubled(cluster, observed, KubernetesView::default())
 }
 
 fn idle(finding: Finding) -> Plan {

@@ -41,25 +41,16 @@ async fn a_recovery_that_was_taken_back_is_not_started() {
 async fn a_job_that_has_not_begun_is_deleted_and_one_that_has_is_not() {
     let deletion = async |container: Value| {
         let calls = Calls::default();
-        let recorded = Arc::clone(&calls);
-        let service = service_fn(move |request: Request<Body>| {
-            let (recorded, container) = (Arc::clone(&recorded), container.clone());
-            async move {
-                let (head, body) = request.into_parts();
-                let sent = serde_json::from_slice(&body.collect_bytes().await.expect("a body")).unwrap_or_default();
-                let path = head.uri.path().to_string();
-                recorded.lock().expect("no test panicked").push((head.method.to_string(), path.clone(), sent));
-                let container = json!({ "name": "recover", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": container });
-                let pod = json!({ "metadata": { "name": "p" }, "status": { "phase": "Pending", "containerStatuses": [container] } });
-                let answer = if path.ends_with("/pods") {
-                    json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod] })
-                } else {
-                    json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "j", "uid": "job" } })
-                };
-                Ok::<_, std::convert::Infallible>(Response::new(Body::from(answer.to_string().into_bytes())))
-            }
+        let client = answering(&calls, move |head, _| {
+            let container = json!({ "name": "recover", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": container });
+            let pod = json!({ "metadata": { "name": "p" }, "status": { "phase": "Pending", "containerStatuses": [container] } });
+            let answer = if head.uri.path().ends_with("/pods") {
+                json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod] })
+            } else {
+                json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "j", "uid": "job" } })
+            };
+            (200, answer)
         });
-        let client = Client::new(service, "default");
         let mut seen = sighting(0);
         seen.observed.latched.recovery = Some(Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb << 96) });
         seen.kubernetes.recovery_job.uid = Some("job".to_string());
