@@ -5,7 +5,7 @@
 
 use crate::entry::Entry;
 use crate::ids::{LogIndex, NodeId, Round, Term, WriteSeq};
-use crate::message::{AppendResult, Body};
+use crate::message::{AppendResult, Body, Message};
 use crate::raft::Raft;
 
 impl Raft {
@@ -96,9 +96,7 @@ impl Raft {
     /// Even an answer that promises no new entry waits for the term: a node that forgot the term could let an older
     /// leader overwrite what it has just confirmed to the newer one.
     pub(crate) fn reply_matched(&mut self, to: NodeId, round: Round, up_to: LogIndex, after: WriteSeq) {
-        let (probe, result) = (self.send_probe(), AppendResult::Matched { up_to });
-        let message =
-            self.message(to, Body::AppendReply { round, result, probe, promise: self.config.election_timeout });
+        let message = self.append_reply(to, round, AppendResult::Matched { up_to });
         let after = if mutant!(AckBeforeSync) { WriteSeq(0) } else { after };
         self.send_after(after, message);
     }
@@ -107,10 +105,14 @@ impl Raft {
         let hint_index = self.log.last_at_or_below(prev.0, prev.1);
         let hint_term = self.log.term_at(hint_index).expect("a hint lies within the log");
         let result = AppendResult::Conflict { hint_index, hint_term, last_index: self.log.last() };
-        let probe = self.send_probe();
-        let message =
-            self.message(to, Body::AppendReply { round, result, probe, promise: self.config.election_timeout });
+        let message = self.append_reply(to, round, result);
         self.send_after(self.hard_state_write, message);
+    }
+
+    /// An answer to the leader of this term, who was heard just now.
+    fn append_reply(&mut self, to: NodeId, round: Round, result: AppendResult) -> Message {
+        let probe = self.send_probe();
+        self.message(to, Body::AppendReply { round, result, probe, promise: self.config.election_timeout })
     }
 }
 

@@ -69,6 +69,9 @@ impl Raft {
         };
         let membership = &self.log.membership().1;
         let answered = membership.quorum_value(|id| answer_of(id).0);
+        if leader.rounds.open.front().is_none_or(|(round, ..)| *round > answered) {
+            return;
+        }
         // Nodes that were started with other settings promise more, or less, than this one would.
         let promise = membership.quorum_value(|id| {
             let (round, promise) = answer_of(id);
