@@ -91,10 +91,19 @@ impl ClientApi {
 
     /// The answer to a range that turns out to be small, read on this thread.
     fn small_range(&self, request: &RangeRequest) -> Result<Option<(RangeResponse, Option<HeldAnswer>)>, ApiError> {
+        let small = self.read_small(|view, allow| view.range_if_small(request, allow))?;
+        small.map(|(answer, held)| Ok((answer?, held))).transpose()
+    }
+
+    /// Reads on this thread what turns out to be small; `read` asks for the bytes it takes.
+    fn read_small<T>(
+        &self,
+        read: impl FnOnce(&StateView, &dyn Fn(usize) -> bool) -> Result<Option<T>, RationedReadError>,
+    ) -> Result<Option<(T, Option<HeldAnswer>)>, ApiError> {
         let claim = self.answers.open();
         let allow = |bytes| claim.take(bytes) && claim.bytes() <= MAX_INLINE_BYTES;
-        match self.view()?.range_if_small(request, &allow) {
-            Ok(Some(answer)) => Ok(Some((answer?, claim.keep()))),
+        match read(&self.view()?, &allow) {
+            Ok(Some(answer)) => Ok(Some((answer, claim.keep()))),
             Ok(None) | Err(RationedReadError::NotAllowed) => Ok(None),
             Err(RationedReadError::Read(error)) => Err(self.unread(error)),
         }
@@ -173,7 +182,7 @@ impl ClientApi {
         let looking = self.read(options, || {
             let look = look.clone();
             async move {
-                if let Some(answer) = self.small_look(&look)? {
+                if let Some(answer) = self.read_small(|view, allow| look(view, allow).map(Some))? {
                     return Ok(answer);
                 }
                 self.read_state(move |view, claim| look(view, &|bytes| claim.take(bytes)).map(Ok)).await
@@ -181,20 +190,6 @@ impl ClientApi {
         });
         let Served { answer, held, .. } = looking.await?;
         Ok((answer, held))
-    }
-
-    /// What [`ClientApi::look`] gives, if that turns out to be little.
-    fn small_look<T>(
-        &self,
-        look: impl Fn(&StateView, &dyn Fn(usize) -> bool) -> Result<T, RationedReadError>,
-    ) -> Result<Option<(T, Option<HeldAnswer>)>, ApiError> {
-        let claim = self.answers.open();
-        let allow = |bytes| claim.take(bytes) && claim.bytes() <= MAX_INLINE_BYTES;
-        match look(&self.view()?, &allow) {
-            Ok(answer) => Ok(Some((answer, claim.keep()))),
-            Err(RationedReadError::NotAllowed) => Ok(None),
-            Err(RationedReadError::Read(error)) => Err(self.unread(error)),
-        }
     }
 
     /// Asks for permission, reads, and asks whether the permission still holds. A lease that ran out in between (the

@@ -2,7 +2,7 @@
 //!
 //! An image takes minutes, and leaders change meanwhile: an old one that hangs on its disk, or sends what nobody will install,
 //! must not keep out the one that now leads. So the image of a later term takes the place of an earlier one's. A leader
-//! sends one at a time, so within a term whoever comes second waits until the first has ended.
+//! sends one at a time, so within a term whoever comes second is refused until the first has ended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
