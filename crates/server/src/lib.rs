@@ -4,6 +4,7 @@
 //! Never decides anything about consensus: it moves bytes, and runs the node, the log writer and the state writer.
 
 mod access;
+mod address;
 pub mod answers;
 mod arriving;
 mod auth;

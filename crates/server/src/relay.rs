@@ -21,6 +21,8 @@ use tonic::codegen::{BoxFuture, Service};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::address::as_url;
+
 /// How long a removed node passes calls on.
 pub(crate) const RELAY_TIME: Duration = Duration::from_secs(30);
 
@@ -63,8 +65,7 @@ impl Relay {
         if matches!(&*self.way.borrow(), Way::Members(open, _) if open == addresses) {
             return;
         }
-        let endpoints = addresses.iter().filter_map(|address| Endpoint::from_shared(format!("http://{address}")).ok());
-        let endpoints: Vec<Endpoint> = endpoints.map(|endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT)).collect();
+        let endpoints = endpoints(addresses);
         if endpoints.is_empty() {
             return self.turn(Way::Ended);
         }
@@ -122,6 +123,12 @@ impl Relay {
     }
 }
 
+/// Where members listen who announced these addresses.
+fn endpoints(addresses: &[String]) -> Vec<Endpoint> {
+    let endpoints = addresses.iter().filter_map(|address| Endpoint::from_shared(as_url(address)).ok());
+    endpoints.map(|endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT)).collect()
+}
+
 /// Whether the status was made of [`NodeError::NodeRemoved`], which is kept in it as its source.
 fn says_removed(refused: &Status) -> bool {
     let source = refused.source().and_then(|source| source.downcast_ref());
@@ -149,4 +156,16 @@ pub(crate) fn pass_on(
             Status::unavailable(text).into_http()
         }))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::endpoints;
+
+    #[test]
+    fn members_are_found_by_either_form_of_their_addresses() {
+        let announced = ["n1:2379".to_owned(), "http://n2:2379".to_owned()];
+        let found: Vec<String> = endpoints(&announced).iter().map(|endpoint| endpoint.uri().to_string()).collect();
+        assert_eq!(found, ["http://n1:2379/", "http://n2:2379/"]);
+    }
 }

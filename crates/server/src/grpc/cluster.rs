@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use super::header::header;
 use super::status::etcd_status;
 use crate::access::{Action, Permit};
+use crate::address::{as_url, bare};
 use crate::client_api::{ApiError, ClientApi};
 
 /// Learners that etcd allows at a time.
@@ -189,16 +190,6 @@ fn peer_address(urls: &[String]) -> Result<&str, Status> {
         }
     }
     urls.first().map(|url| bare(url.trim())).ok_or_else(bad)
-}
-
-/// Without its scheme.
-fn bare(address: &str) -> &str {
-    address.split_once("://").map_or(address, |(_, rest)| rest)
-}
-
-/// etcd's clients connect to what they find here, and want a scheme.
-fn as_url(address: &str) -> String {
-    if address.contains("://") { address.to_string() } else { format!("http://{address}") }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, PING_INTERVAL, PING_TIMEOUT, PROBE_INTERVAL, SEND_BUFFER_BYTES,
     SILENCE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
+use crate::address::as_url;
 
 /// Makes connections; the place where their security will be configured.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,8 +22,8 @@ impl Dialer {
     /// # Errors
     /// A text for people: the address does not parse, does not resolve, or nobody answers there.
     pub(crate) async fn connect(self, address: &str) -> Result<Channel, String> {
-        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let endpoint = Endpoint::from_shared(url).map_err(|error| format!("{address} is not an address: {error}"))?;
+        let endpoint = Endpoint::from_shared(as_url(address));
+        let endpoint = endpoint.map_err(|error| format!("{address} is not an address: {error}"))?;
         endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)

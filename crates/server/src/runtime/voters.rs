@@ -18,6 +18,7 @@ use super::core::Core;
 use super::engine::Engine;
 use super::published::Seen;
 use super::replica::{followers, refused};
+use crate::address::bare;
 use crate::peer::{IdentifyError, identify};
 
 /// Without a leader that takes the change for this long, the caller is told.
@@ -139,7 +140,6 @@ fn admitted(
 }
 
 fn member_at(membership: &Membership, address: &str) -> Option<NodeId> {
-    let bare = |text: &str| text.split_once("://").map_or(text, |(_, rest)| rest).to_owned();
     let wanted = bare(address);
     let at = |member: &Member| {
         bare(&member.peer_address) == wanted || member.client_addresses.iter().any(|client| bare(client) == wanted)
