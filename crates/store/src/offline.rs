@@ -15,7 +15,7 @@ use crate::error::{ApplyError, OpenError, ReadError, SnapshotError, WriteError};
 use crate::log::{LogStore, NodeMark};
 use crate::overlay_disk::OverlayDisk;
 use crate::snapshot::SnapshotSink;
-use crate::state::{StatePlace, StateStore};
+use crate::state::{StatePlace, StateStore, forget_index_image};
 use crate::stores::{OpenedStores, StoreOptions};
 
 /// Entries applied in one transaction while replaying.
@@ -279,6 +279,7 @@ pub fn restore(
     })?;
     let meta = received.meta();
     let revision = received.rows.position.key_space.revision;
+    forget_index_image(&*disk)?;
     received.publish(&*disk)?;
     let (mut log, _) = LogStore::open(disk, incarnation, options.log)?;
     log.take_over(identity, &meta)?;

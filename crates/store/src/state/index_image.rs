@@ -2,6 +2,9 @@
 //!
 //! A help, never a source: whatever is wrong with it, the index is built from the records instead.
 //!
+//! Invariant: it is of the state file beside it. What it says of its origin tells it from a snapshot of the same history, but not
+//! from a state that began empty too, or from the same backup: so it is gone, durably, before such a one gets its name.
+//!
 //! Form: index the state file was born at (8 bytes), xxh3-64 of those, the image of `quorate_kv` with its own checksum.
 
 use std::io;
@@ -57,6 +60,13 @@ pub(super) fn write(disk: &dyn Disk, shared: &Shared) -> io::Result<()> {
 /// Removes the image: the state it describes is about to be replaced.
 pub(super) fn remove(disk: &dyn Disk) -> io::Result<()> {
     remove_if_present(disk, INDEX_FILE).map(|_| ())
+}
+
+/// Removes the image durably: a state of another history is about to get its name.
+pub(crate) fn forget(disk: &dyn Disk) -> io::Result<()> {
+    remove(disk)?;
+    // Also where there is none: whoever removed it may have died before that was durable.
+    disk.sync_dir()
 }
 
 /// The key space of a state file: by its image and the records after it, or by all records.

@@ -32,6 +32,7 @@ pub use revision_hash::{RevisionHash, RevisionHasher};
 pub use verification::StatePlace;
 pub use view::{StateStream, StateView, StreamChunk};
 
+pub(crate) use index_image::forget as forget_index_image;
 pub(crate) use pinned::PinnedState;
 pub(crate) use records::{RECORDS, RawKey, RecordAppender};
 pub(crate) use revisions::REVISIONS;
@@ -39,7 +40,7 @@ pub(crate) use rows::{Origin, Position, StateRows};
 pub(crate) use tables::{ROWS, RowReader, StateReader, store_image_rows};
 
 use crate::database::{Commit, Database};
-use crate::disk::{Disk, FileCounts, INDEX_FILE_NEW, STATE_FILE, STATE_FILE_NEW, remove_if_present};
+use crate::disk::{Disk, FileCounts, INDEX_FILE, INDEX_FILE_NEW, STATE_FILE, STATE_FILE_NEW, remove_if_present};
 use crate::error::{ApplyError, OpenError, SnapshotError, WriteError};
 use crate::log::DurableBase;
 use crate::snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
@@ -456,6 +457,7 @@ fn create(disk: &dyn Disk, cache_bytes: usize) -> Result<Database, OpenError> {
         transaction.open_table(REVISIONS)?;
         StateRows::empty().store(transaction)
     })?;
+    index_image::forget(disk).map_err(|error| OpenError::io(INDEX_FILE, error))?;
     database.publish(disk, STATE_FILE_NEW)?;
     Ok(database)
 }

@@ -4,6 +4,7 @@ mod dice;
 mod etcd_bugs;
 mod faulty_disk;
 mod fixture;
+mod index_image;
 mod log_crash;
 mod log_damage;
 mod offline_work;
