@@ -26,7 +26,8 @@ impl<'a> Interval<'a> {
         }
     }
 
-    /// True if `key` is inside.
+    /// True if `key` is inside: what searches are held against.
+    #[cfg(test)]
     pub(crate) fn contains(self, key: &[u8]) -> bool {
         match self {
             Interval::One(one) => key == one,

@@ -16,6 +16,7 @@ pub mod auth;
 mod clock;
 mod compact;
 mod compare;
+mod deleted;
 mod digest;
 mod error;
 mod image;

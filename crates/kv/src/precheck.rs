@@ -1,6 +1,7 @@
 //! What the state can refuse about a write, found out before its first change.
 
 use crate::compare::{Decision, branch};
+use crate::deleted::Deleted;
 use crate::error::KvError;
 use crate::interval::Interval;
 use crate::keyspace::KeySpace;
@@ -20,14 +21,14 @@ pub(crate) fn check_txn(
     decision: &Decision,
     visible: Revision,
 ) -> Result<(), KvError> {
-    TxnCheck { space, visible, deleted: Vec::new() }.branch(txn, decision)
+    TxnCheck { space, visible, deleted: Deleted::default() }.branch(txn, decision)
 }
 
 struct TxnCheck<'a> {
     space: &'a KeySpace,
     visible: Revision,
     /// What the transaction deletes before the operation that is checked.
-    deleted: Vec<Interval<'a>>,
+    deleted: Deleted<'a>,
 }
 
 impl<'a> TxnCheck<'a> {
@@ -37,7 +38,7 @@ impl<'a> TxnCheck<'a> {
             match op {
                 RequestOp::Range(range) => self.range(range)?,
                 RequestOp::Put(put) => self.put(put)?,
-                RequestOp::DeleteRange(delete) => self.deleted.push(Interval::new(&delete.key, &delete.range_end)),
+                RequestOp::DeleteRange(delete) => self.deleted.insert(Interval::new(&delete.key, &delete.range_end)),
                 RequestOp::Txn(inner) => {
                     self.branch(inner, nested.next().expect("one decision a nested transaction"))?
                 }
@@ -64,8 +65,7 @@ impl<'a> TxnCheck<'a> {
     /// through it.
     fn put(&self, put: &PutRequest) -> Result<(), KvError> {
         check_put(self.space, put)?;
-        let gone = self.deleted.iter().any(|interval| interval.contains(&put.key)) && !mutant!(KeepsOfDeleted);
-        if keeps_a_field(put) && gone {
+        if keeps_a_field(put) && self.deleted.contains(&put.key) && !mutant!(KeepsOfDeleted) {
             return Err(KvError::KeyNotFound);
         }
         Ok(())

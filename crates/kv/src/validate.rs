@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::deleted::{Deleted, unite};
 use crate::error::KvError;
 use crate::interval::Interval;
 use crate::lease::MAX_LEASE_TTL_SECONDS;
@@ -140,7 +141,7 @@ fn validate_ops(txn: &TxnRequest, max_ops: usize, max_depth: usize) -> Result<()
 #[derive(Default)]
 struct Changed<'a> {
     puts: BTreeSet<&'a [u8]>,
-    deleted: Vec<Interval<'a>>,
+    deleted: Deleted<'a>,
 }
 
 impl<'a> Changed<'a> {
@@ -153,33 +154,38 @@ impl<'a> Changed<'a> {
         let mut changed = Changed::default();
         for op in ops {
             if let RequestOp::DeleteRange(delete) = op {
-                changed.deleted.push(literal_interval(&delete.key, &delete.range_end));
+                changed.deleted.insert(literal_interval(&delete.key, &delete.range_end));
             }
         }
         for op in ops {
             if let RequestOp::Txn(nested) = op {
                 let success = Changed::by_branch(&nested.success)?;
                 let failure = Changed::by_branch(&nested.failure)?;
-                // Only one of the two branches is taken, so they may share keys.
-                let nested_puts: BTreeSet<&[u8]> = success.puts.union(&failure.puts).copied().collect();
-                nested_puts.into_iter().try_for_each(|key| changed.add_put(key))?;
-                changed.deleted.extend(success.deleted);
-                changed.deleted.extend(failure.deleted);
+                changed.add_nested(success, failure)?;
             }
         }
         for op in ops {
-            if let RequestOp::Put(put) = op {
-                changed.add_put(&put.key)?;
+            if let RequestOp::Put(put) = op
+                && (changed.deleted.contains(&put.key) || !changed.puts.insert(&put.key))
+            {
+                return Err(KvError::DuplicateKey);
             }
         }
         Ok(changed)
     }
 
-    fn add_put(&mut self, key: &'a [u8]) -> Result<(), KvError> {
-        let is_deleted = self.deleted.iter().any(|interval| interval.contains(key));
-        if is_deleted || !self.puts.insert(key) {
+    fn add_nested(&mut self, success: Changed<'a>, failure: Changed<'a>) -> Result<(), KvError> {
+        // Only one of the two branches is taken, so they may share keys.
+        let mut puts = success.puts;
+        unite(&mut puts, failure.puts);
+        let is_deleted = puts.iter().any(|key| self.deleted.contains(key));
+        let distinct = self.puts.len() + puts.len();
+        unite(&mut self.puts, puts);
+        if is_deleted || self.puts.len() < distinct {
             return Err(KvError::DuplicateKey);
         }
+        self.deleted.absorb(success.deleted);
+        self.deleted.absorb(failure.deleted);
         Ok(())
     }
 }

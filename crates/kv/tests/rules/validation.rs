@@ -1,5 +1,10 @@
 //! What is refused before it is proposed.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
 use quorate_kv::{
     Command, Compare, CompareResult, CompareTarget, KvError, Limits, MAX_TXN_DEPTH, PutRequest, RequestOp, TxnRequest,
     validate, validate_range,
@@ -122,5 +127,83 @@ fn a_key_is_changed_once() {
     for (ops, verdict) in cases {
         check(TxnRequest { success: ops.clone(), ..TxnRequest::default() }, verdict);
         check(TxnRequest { failure: ops, ..TxnRequest::default() }, verdict);
+    }
+}
+
+/// What a branch changes: the keys it puts, and what it deletes as `(key, range_end)`. `None` if it changes a key twice.
+fn changed_naively(ops: &[RequestOp]) -> Option<(BTreeSet<Bytes>, Vec<(Bytes, Bytes)>)> {
+    let mut puts = BTreeSet::new();
+    let mut deleted: Vec<(Bytes, Bytes)> = Vec::new();
+    let is_free = |deleted: &[(Bytes, Bytes)], key: &Bytes| {
+        deleted.iter().all(|(first, end)| if end.is_empty() { key != first } else { key < first || key >= end })
+    };
+    for op in ops {
+        if let RequestOp::DeleteRange(delete) = op {
+            deleted.push((delete.key.clone(), delete.range_end.clone()));
+        }
+    }
+    for op in ops {
+        if let RequestOp::Txn(nested) = op {
+            let (success, failure) = (changed_naively(&nested.success)?, changed_naively(&nested.failure)?);
+            for key in success.0.union(&failure.0) {
+                if !is_free(&deleted, key) || !puts.insert(key.clone()) {
+                    return None;
+                }
+            }
+            deleted.extend(success.1.into_iter().chain(failure.1));
+        }
+    }
+    for op in ops {
+        if let RequestOp::Put(put) = op
+            && (!is_free(&deleted, &put.key) || !puts.insert(put.key.clone()))
+        {
+            return None;
+        }
+    }
+    Some((puts, deleted))
+}
+
+/// Among so many keys that a good half of the transactions changes none twice.
+fn some_op() -> impl Strategy<Value = RequestOp> {
+    let range_end = prop_oneof![3 => Just(String::new()), 1 => Just("\0".to_owned()), 2 => "[a-h]{1,2}"];
+    let op = prop_oneof![
+        2 => "[a-h]{2}".prop_map(|key| do_put(&key)),
+        1 => ("[a-h]{1,2}", range_end).prop_map(|(key, end)| do_delete(&key, &end)),
+    ];
+    op.prop_recursive(4, 16, 4, |op| {
+        (vec(op.clone(), 0..4), vec(op, 0..4)).prop_map(|(success, failure)| nested(success, failure))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn what_is_changed_twice_is_found_as_by_comparing_all_with_all(ops in vec(some_op(), 1..5)) {
+        let verdict = changed_naively(&ops).map(drop).ok_or(KvError::DuplicateKey);
+        prop_assert_eq!(validate(&Command::Txn(always(ops)), &Limits::default()), verdict);
+    }
+}
+
+/// So many operations as a request of 1.5 MiB has room for, in nested transactions that are within the limits.
+fn many(op: impl Fn(usize) -> RequestOp) -> RequestOp {
+    const WIDTH: usize = 42;
+    let innermost = |outer: usize| nested((0..WIDTH).map(|inner| op(outer * WIDTH + inner)).collect(), vec![]);
+    let middle = |outer: usize| nested((0..WIDTH).map(|inner| innermost(outer * WIDTH + inner)).collect(), vec![]);
+    nested((0..WIDTH).map(middle).collect(), vec![])
+}
+
+/// If every put were held against every deletion, this would take many minutes.
+#[test]
+fn as_many_deletions_and_puts_as_a_request_has_room_for_are_judged_at_once() {
+    let puts = many(|at| do_put(&format!("k{at:05}")));
+    let keeping = PutRequest { ignore_lease: true, ..put("", "2") };
+    let keeps = many(|at| RequestOp::Put(PutRequest { key: bytes(&format!("k{at:05}")), ..keeping.clone() }));
+    let one_key = || many(|_| do_delete("a", ""));
+    let spans = many(|at| do_delete(&format!("b{at:05}"), &format!("b{at:05}a")));
+    let mut store = Store::default();
+    for ops in [vec![one_key(), puts], vec![one_key(), keeps.clone()], vec![spans, keeps]] {
+        let txn = Command::Txn(always(ops));
+        assert_eq!(validate(&txn, &Limits::default()), Ok(()));
+        assert!(store.apply(&txn).result.is_ok());
     }
 }
