@@ -84,33 +84,47 @@ impl Default for Grpc {
 
 impl Admin for Grpc {
     async fn status(&self, node: &Target) -> Result<StatusResponse, AdminError> {
-        let answer = self.connect(node).await?.status(authorized(node, StatusRequest {})?).await;
-        answer.map(tonic::Response::into_inner).map_err(refused(node))
+        let asked = async {
+            self.connect(node).await?.status(authorized(node, StatusRequest {})?).await.map_err(refused(node))
+        };
+        self.in_time(node, asked).await.map(tonic::Response::into_inner)
     }
 
     async fn init(&self, node: &Target, request: InitRequest) -> Result<(), AdminError> {
-        self.connect(node).await?.init(authorized(node, request)?).await.map(drop).map_err(refused(node))
+        let asked = async { self.connect(node).await?.init(authorized(node, request)?).await.map_err(refused(node)) };
+        self.in_time(node, asked).await.map(drop)
     }
 
     async fn set_voters(&self, node: &Target, request: SetVotersRequest) -> Result<(), AdminError> {
-        // The channel's own limit ends with the head of the answer: a leader that freezes after it would be waited for for ever.
-        let accepted = tokio::time::timeout(self.call_timeout, self.accepted(node, request));
-        accepted.await.unwrap_or_else(|_| {
-            let reason = "the change was not accepted in time".to_string();
-            Err(AdminError::Unreachable { address: node.address.clone(), reason })
-        })
+        self.in_time(node, self.accepted(node, request)).await
     }
 
     async fn transfer_leader(&self, node: &Target, request: TransferLeaderRequest) -> Result<(), AdminError> {
-        self.connect(node).await?.transfer_leader(authorized(node, request)?).await.map(drop).map_err(refused(node))
+        let asked = async {
+            self.connect(node).await?.transfer_leader(authorized(node, request)?).await.map_err(refused(node))
+        };
+        self.in_time(node, asked).await.map(drop)
     }
 
     async fn reset(&self, node: &Target, request: ResetRequest) -> Result<(), AdminError> {
-        self.connect(node).await?.reset(authorized(node, request)?).await.map(drop).map_err(refused(node))
+        let asked = async { self.connect(node).await?.reset(authorized(node, request)?).await.map_err(refused(node)) };
+        self.in_time(node, asked).await.map(drop)
     }
 }
 
 impl Grpc {
+    /// The limit of a channel would end with the head of the answer: a node that freezes after it would be waited for for ever.
+    async fn in_time<T>(
+        &self,
+        node: &Target,
+        asked: impl Future<Output = Result<T, AdminError>>,
+    ) -> Result<T, AdminError> {
+        tokio::time::timeout(self.call_timeout, asked).await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {:?}", self.call_timeout);
+            Err(AdminError::Unreachable { address: node.address.clone(), reason })
+        })
+    }
+
     /// Asks for a change and follows it until it is replicated; before that a cancelled call may cancel it.
     async fn accepted(&self, node: &Target, request: SetVotersRequest) -> Result<(), AdminError> {
         let answer = self.connect(node).await?.set_voters(authorized(node, request)?).await.map_err(refused(node))?;
@@ -130,8 +144,7 @@ impl Grpc {
             reason: causes(&error),
         };
         let endpoint = Endpoint::from_shared(format!("http://{}", node.address)).map_err(unreachable)?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(self.call_timeout);
-        Ok(AdminClient::new(endpoint.connect().await.map_err(unreachable)?))
+        Ok(AdminClient::new(endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(unreachable)?))
     }
 }
 
@@ -163,62 +176,39 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::quorate::v1 as pb;
-    use quorate_proto::quorate::v1::admin_server::{Admin as Served, AdminServer};
+    use std::convert::Infallible;
+
+    use axum::body::Body;
+    use axum::http::{Response, header};
+    use axum::{Router, serve};
     use tokio::net::TcpListener;
-    use tokio_stream::wrappers::TcpListenerStream;
-    use tokio_stream::{Pending, pending};
-    use tonic::Response;
 
     use super::*;
 
-    /// Begins to answer a change of the voters, and freezes.
-    struct Frozen;
-
-    type Answer<T> = Result<Response<T>, Status>;
-
-    fn none<T>() -> Answer<T> {
-        Err(Status::unimplemented("only a change of the voters is asked for"))
-    }
-
-    #[tonic::async_trait]
-    impl Served for Frozen {
-        type SetVotersStream = Pending<Result<pb::SetVotersProgress, Status>>;
-        type SnapshotStream = Pending<Result<pb::SnapshotChunk, Status>>;
-
-        async fn set_voters(&self, _: Request<SetVotersRequest>) -> Answer<Self::SetVotersStream> {
-            Ok(Response::new(pending()))
-        }
-        async fn identify(&self, _: Request<pb::IdentifyRequest>) -> Answer<pb::IdentifyResponse> {
-            none()
-        }
-        async fn init(&self, _: Request<InitRequest>) -> Answer<pb::InitResponse> {
-            none()
-        }
-        async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
-            none()
-        }
-        async fn transfer_leader(&self, _: Request<TransferLeaderRequest>) -> Answer<pb::TransferLeaderResponse> {
-            none()
-        }
-        async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
-            none()
-        }
-        async fn reset(&self, _: Request<ResetRequest>) -> Answer<pb::ResetResponse> {
-            none()
-        }
+    /// Begins to answer whatever is asked, and freezes.
+    async fn frozen() -> Response<Body> {
+        let mut answer = Response::new(Body::from_stream(tokio_stream::pending::<Result<Vec<u8>, Infallible>>()));
+        answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/grpc"));
+        answer
     }
 
     #[tokio::test]
-    async fn a_leader_that_freezes_is_not_waited_for_for_ever() {
+    async fn a_node_that_freezes_is_not_waited_for_for_ever() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let node = Target { address: listener.local_addr().expect("bound").to_string(), token: "secret".to_string() };
-        let incoming = TcpListenerStream::new(listener);
-        let serving = tonic::transport::Server::builder().add_service(AdminServer::new(Frozen));
-        let serving = tokio::spawn(serving.serve_with_incoming(incoming));
+        let serving = tokio::spawn(async { serve(listener, Router::new().fallback(frozen)).await });
         let admin = Grpc { call_timeout: Duration::from_millis(200) };
-        let refused = admin.set_voters(&node, SetVotersRequest::default()).await.expect_err("nobody accepts it");
-        assert!(refused.to_string().contains("not accepted in time"), "{refused}");
+        let calls = [
+            admin.status(&node).await.map(drop),
+            admin.init(&node, InitRequest::default()).await,
+            admin.set_voters(&node, SetVotersRequest::default()).await,
+            admin.transfer_leader(&node, TransferLeaderRequest::default()).await,
+            admin.reset(&node, ResetRequest::default()).await,
+        ];
+        for call in calls {
+            let error = call.expect_err("nothing is answered");
+            assert!(error.to_string().contains("no answer within"), "{error}");
+        }
         serving.abort();
     }
 }

@@ -14,6 +14,7 @@ use kube::{Api, Client};
 use tokio::time::Instant;
 
 const DURATION: Duration = Duration::from_secs(15);
+/// The longest that asking for the Lease, or renewing it, may take: an API server whose machine is gone would be waited for for ever.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -41,10 +42,11 @@ impl Election {
     pub async fn acquire(&self) {
         let mut seen = Seen { version: None, at: Instant::now() };
         loop {
-            match self.try_acquire(&mut seen).await {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the lease cannot be read or written"),
+            match tokio::time::timeout(RENEW_DEADLINE, self.try_acquire(&mut seen)).await {
+                Ok(Ok(true)) => return,
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the lease cannot be read or written"),
+                Err(_) => tracing::warn!("asking for the lease took too long"),
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -140,6 +142,7 @@ fn won<T>(result: Result<T, kube::Error>) -> Result<bool, kube::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeBounds;
     use std::sync::{Arc, Mutex};
 
     use http::{Method, Request, Response};
@@ -217,17 +220,15 @@ mod tests {
         assert!(!one.renew().await.expect("an answer"));
     }
 
-    /// An API server that answers `first` calls and no more.
-    fn server_that_freezes(lease: Arc<Mutex<Option<Value>>>, first: usize) -> Client {
-        let (answering, left) = (server(lease), Arc::new(Mutex::new(first)));
+    /// An API server that answers the calls of these numbers, counted from zero, and no others.
+    fn server_that_answers(
+        lease: Arc<Mutex<Option<Value>>>,
+        these: impl RangeBounds<usize> + Send + 'static,
+    ) -> Client {
+        let (answering, mut calls) = (server(lease), 0..);
         let service = service_fn(move |request: Request<Body>| {
-            let (answering, left) = (answering.clone(), Arc::clone(&left));
+            let (answering, answers) = (answering.clone(), calls.next().is_some_and(|call| these.contains(&call)));
             async move {
-                let answers = {
-                    let mut left = left.lock().expect("no test panicked");
-                    *left = left.saturating_sub(1);
-                    *left > 0
-                };
                 if !answers {
                     std::future::pending::<()>().await;
                 }
@@ -243,13 +244,20 @@ mod tests {
         assert!(election(&server(Arc::clone(&lease)), "one").try_acquire(&mut fresh()).await.expect("an answer"));
         // Two calls are one renewal.
         for renewals in 0..3 {
-            let one = election(&server_that_freezes(Arc::clone(&lease), 2 * renewals + 1), "one");
+            let one = election(&server_that_answers(Arc::clone(&lease), ..2 * renewals), "one");
             let begin = Instant::now();
             one.hold().await;
             let renewed = RETRY * u32::try_from(renewals).expect("few");
             assert!(begin.elapsed() <= renewed + RENEW_DEADLINE, "{renewals}: {:?}", begin.elapsed());
             assert!(begin.elapsed() >= renewed, "{renewals}: {:?}", begin.elapsed());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standby_whose_call_is_never_answered_asks_again() {
+        let standby = election(&server_that_answers(Arc::default(), 1..), "standby");
+        let acquired = tokio::time::timeout(RENEW_DEADLINE + 2 * RETRY, standby.acquire()).await;
+        acquired.expect("the second call is answered");
     }
 
     #[tokio::test]

@@ -47,6 +47,10 @@ const LONGEST_REST: Duration = Duration::from_secs(300);
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The longest look, its step included. The controller makes no second one of a cluster meanwhile: an API server whose machine is gone
+/// would keep it from ever being looked at again.
+const LONGEST_LOOK: Duration = Duration::from_secs(120);
+
 /// So long a quorum may answer without a leader before the pods of an older template are suspected: a minute of elections that fail.
 const LONG_LEADERLESS: Duration = Duration::from_secs(60);
 
@@ -90,6 +94,9 @@ pub enum ReconcileError {
         /// What went wrong.
         source: ActError,
     },
+    /// The look was given up wherever it was. To the cluster that is as if the operator had died there.
+    #[error("no answer within {} s, most likely of the API server; the cluster is looked at again", LONGEST_LOOK.as_secs())]
+    TookTooLong,
 }
 
 impl ReconcileError {
@@ -102,7 +109,10 @@ impl ReconcileError {
                 "conflict"
             }
             ReconcileError::Act { source: ActError::Overtaken(_), .. } => "conflict",
-            ReconcileError::Kubernetes(_) | ReconcileError::Act { source: ActError::Kubernetes(_), .. } => "kubernetes",
+            // Every call to a node has a limit of its own.
+            ReconcileError::Kubernetes(_)
+            | ReconcileError::Act { source: ActError::Kubernetes(_), .. }
+            | ReconcileError::TookTooLong => "kubernetes",
             ReconcileError::Act { source: ActError::Node(_), .. } => "node",
             ReconcileError::Act { .. } => "other",
         }
@@ -148,7 +158,8 @@ pub async fn reconcile<A: Admin>(
     context: Arc<Context<A>>,
 ) -> Result<Action, ReconcileError> {
     let start = Instant::now();
-    let result = once(&cluster, &context, start).await;
+    let look = tokio::time::timeout(LONGEST_LOOK, once(&cluster, &context, start));
+    let result = look.await.unwrap_or(Err(ReconcileError::TookTooLong));
     context.metrics.reconciled(start.elapsed(), result.as_ref().err().map(ReconcileError::kind));
     if result.is_ok() {
         context.failures.end(&Names::of(&cluster));
@@ -280,7 +291,30 @@ fn random_cluster_id() -> ClusterId {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::future::pending;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use kube::runtime::events::Reporter;
+    use tower::service_fn;
+
     use super::*;
+    use crate::admin::Grpc;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_at_an_api_server_that_does_not_answer_ends() {
+        let frozen = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+        let client = Client::new(frozen, "default");
+        let recorder = Recorder::new(client.clone(), Reporter::from("test"));
+        let defaults = Defaults { image: "quorate".to_string() };
+        let context = Arc::new(Context::new(client, Grpc::default(), defaults, recorder, Arc::new(Metrics::new())));
+        let cluster = Arc::new(QuorateCluster::new("db", serde_json::from_value(json!({})).expect("a spec")));
+        let look = tokio::time::timeout(2 * LONGEST_LOOK, reconcile(Arc::clone(&cluster), Arc::clone(&context)));
+        let error = look.await.expect("it ends").expect_err("nobody answered");
+        assert_eq!(error.kind(), "kubernetes");
+        assert_eq!(after_error(cluster, &error, context), Action::requeue(WHILE_WAITING), "it is made again");
+    }
 
     #[test]
     fn a_conflict_is_no_failure_whoever_meets_it() {

@@ -29,6 +29,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Changes come in bursts: a pod's start is five of them.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 const CONCURRENT_RECONCILES: u16 = 16;
+/// The longest that the API server may be silent while an answer is read; a watch without news is ended by it after 290 s. Looks and
+/// the Lease have shorter limits of their own; what begins a watch has none but this.
+const LONGEST_SILENCE: Duration = Duration::from_secs(300);
 
 /// Settings of the program.
 #[derive(Debug, Clone, clap::Args)]
@@ -75,7 +78,7 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`]; the process should end, and be started again.
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
-    let client = Client::try_default().await?;
+    let client = connect().await?;
     let metrics = Arc::new(Metrics::new());
     let ready = Arc::new(AtomicBool::new(false));
     let probes = probes::serve(args.listen, Arc::clone(&metrics), Arc::clone(&ready));
@@ -84,6 +87,13 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         served = probes => served.map_err(RunError::Listen),
         worked = work => worked,
     }
+}
+
+async fn connect() -> Result<Client, kube::Error> {
+    let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    // Counted from when something was asked, not from when the connection went idle.
+    (config.read_timeout, config.reset_reader_on_write) = (Some(LONGEST_SILENCE), true);
+    Client::try_from(config)
 }
 
 async fn lead(args: &RunArgs, client: &Client, metrics: &Arc<Metrics>, ready: &AtomicBool) -> Result<(), RunError> {
