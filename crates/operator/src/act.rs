@@ -82,7 +82,7 @@ impl<A: Admin> Hands<'_, A> {
             | Step::AdoptClusterId(_)
             | Step::LatchRecovery { .. }
             | Step::LatchRecovered
-            | Step::AbandonRecovery => Ok(()),
+            | Step::EndRecovery => Ok(()),
             Step::StartRecovery => self.start_recovery(sighting).await,
             Step::DeleteRecoveryJob => self.delete_recovery_job(sighting).await,
             Step::ScaleSet { replicas } if sighting.observed.set.as_ref().is_some_and(|set| set.outdated) => {
@@ -256,15 +256,15 @@ impl<A: Admin> Hands<'_, A> {
         }
     }
 
-    /// Whether it has begun is looked at again, since no precondition tells: an operator that was held up must not stop a job that writes.
+    /// How far it is is looked at again, since no precondition tells: an operator that was held up must not stop a job that writes.
     /// Its pods go with it.
     async fn delete_recovery_job(&self, sighting: &Sighting) -> Result<(), ActError> {
         let names = Names::of(&sighting.cluster);
         let seen = &sighting.kubernetes.recovery_job;
-        let gone = || ActError::Gone("the job that has not begun".to_string());
+        let gone = || ActError::Gone(format!("the job of the recovery, as it was seen ({:?}),", seen.state));
         let (Some(uid), Some(recovery)) = (&seen.uid, sighting.observed.latched.recovery) else { return Err(gone()) };
         let now = observe::recovery_job(self.client, &names, recovery.cluster_id).await?;
-        if now.state != JobState::NotBegun || now.uid != seen.uid {
+        if now.state == JobState::Running || (now.state, &now.uid) != (seen.state, &seen.uid) {
             return Err(gone());
         }
         let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..only(uid) };

@@ -55,23 +55,28 @@ pub fn status(sighting: &Sighting, plan: &Plan, new_cluster_id: ClusterId, now: 
         Some(Step::AdoptClusterId(id)) => after.cluster_id = Some(format!("{:032x}", id.0)),
         _ => {}
     }
-    latch_recovery(&mut after, plan, &Names::of(cluster), new_cluster_id);
+    latch_recovery(&mut after, sighting, plan, new_cluster_id);
     conditions::set(&mut after, sighting, plan, now);
     after
 }
 
-fn latch_recovery(after: &mut QuorateClusterStatus, plan: &Plan, names: &Names, new_cluster_id: ClusterId) {
+fn latch_recovery(after: &mut QuorateClusterStatus, sighting: &Sighting, plan: &Plan, new_cluster_id: ClusterId) {
+    if let Some(recovery) = &mut after.recovery {
+        let deleted = plan.step == Some(Step::DeleteRecoveryJob);
+        recovery.begun = !deleted && (recovery.begun || sighting.observed.recovery_job.has_begun());
+    }
     match plan.step {
         Some(Step::LatchRecovery { survivor }) => {
             after.recovery = Some(RecoveryStatus {
-                survivor: names.pod(survivor),
+                survivor: Names::of(&sighting.cluster).pod(survivor),
                 new_cluster_id: format!("{:032x}", new_cluster_id.0),
+                begun: false,
             });
         }
-        Some(Step::AbandonRecovery) => after.recovery = None,
+        Some(Step::EndRecovery) => after.recovery = None,
         Some(Step::LatchRecovered) => {
-            let recovered = after.recovery.take().expect("a job ends only for a recovery that was latched");
-            let old = after.cluster_id.replace(recovered.new_cluster_id);
+            let recovered = after.recovery.as_ref().expect("a job ends only for a recovery that was latched");
+            let old = after.cluster_id.replace(recovered.new_cluster_id.clone());
             after.retired_cluster_ids.extend(old);
             let surplus = after.retired_cluster_ids.len().saturating_sub(MAX_RETIRED);
             after.retired_cluster_ids.drain(..surplus);

@@ -19,10 +19,9 @@ use crate::plan::{ClusterId, Recovery};
 const RETRIES: i32 = 5;
 /// Name of its container.
 pub const CONTAINER: &str = "recover";
-/// The output stays readable for so long; a finished pod also keeps its volume from being deleted.
-const KEPT_SECONDS: i32 = 600;
 
-/// The job of `recovery`, which ends the cluster `old`.
+/// The job of `recovery`, which ends the cluster `old`. It stays until the operator deletes it: whether it has done its work is known from
+/// it alone, and one that has failed waits for a human.
 pub fn recovery_job(cluster: &QuorateCluster, defaults: &Defaults, old: ClusterId, recovery: Recovery) -> Job {
     let names = Names::of(cluster);
     let mut metadata = metadata(cluster, names.recovery_job(recovery.cluster_id));
@@ -35,7 +34,6 @@ pub fn recovery_job(cluster: &QuorateCluster, defaults: &Defaults, old: ClusterI
         metadata,
         spec: Some(JobSpec {
             backoff_limit: Some(RETRIES),
-            ttl_seconds_after_finished: Some(KEPT_SECONDS),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), annotations, ..ObjectMeta::default() }),
                 spec: Some(pod(cluster, defaults, &names, old, recovery)),
@@ -102,10 +100,11 @@ mod tests {
     fn the_job_names_both_clusters_and_works_on_the_survivor_alone() {
         let cluster = cluster(json!({ "version": "1.2.3" }));
         let defaults = Defaults { image: "quorate".to_string() };
-        let recovery = Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb) };
+        let recovery = Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb), begun: false };
         let job = serde_json::to_value(recovery_job(&cluster, &defaults, ClusterId(0xaa), recovery)).expect("JSON");
         assert_eq!(job["metadata"]["name"], "example-recover-00000000");
         assert_eq!(job["metadata"]["ownerReferences"][0]["uid"], "u-1");
+        assert_eq!(job["spec"].get("ttlSecondsAfterFinished"), None, "nobody but the operator removes it");
         let pod = &job["spec"]["template"]["spec"];
         assert_eq!(pod["volumes"][0]["persistentVolumeClaim"]["claimName"], "data-example-2");
         let args = pod["containers"][0]["args"].as_array().expect("a list").clone();
@@ -117,7 +116,7 @@ mod tests {
     fn nothing_takes_its_pod_for_a_member() {
         let cluster = cluster(json!({}));
         let defaults = Defaults { image: "quorate".to_string() };
-        let recovery = Recovery { survivor: Ordinal(0), cluster_id: ClusterId(1) };
+        let recovery = Recovery { survivor: Ordinal(0), cluster_id: ClusterId(1), begun: false };
         let job = recovery_job(&cluster, &defaults, ClusterId(2), recovery);
         let labels = job.spec.and_then(|spec| spec.template.metadata?.labels).expect("labels");
         let selector = Names::of(&cluster).selector();

@@ -85,6 +85,9 @@ pub struct RecoveryStatus {
     /// Id of the cluster that the data becomes, 32 hexadecimal digits.
     #[serde(rename = "newClusterID")]
     pub new_cluster_id: String,
+    /// Its job was seen to have begun, and may have written: it is brought to its end, also if somebody removes the job.
+    #[serde(default)]
+    pub begun: bool,
 }
 
 /// A human's word that pods may be restarted, and what it was given for.

@@ -60,7 +60,7 @@ pub(super) fn latched(cluster: &QuorateCluster) -> Latched {
     let names = Names::of(cluster);
     let recovery = status.recovery.as_ref().and_then(|recovery| {
         let survivor = names.ordinal_of_pod(&recovery.survivor)?;
-        Some(Recovery { survivor, cluster_id: cluster_id(&recovery.new_cluster_id)? })
+        Some(Recovery { survivor, cluster_id: cluster_id(&recovery.new_cluster_id)?, begun: recovery.begun })
     });
     Latched {
         cluster_id: status.cluster_id.as_deref().and_then(cluster_id),

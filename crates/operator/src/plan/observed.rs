@@ -78,6 +78,8 @@ pub struct Recovery {
     pub survivor: Ordinal,
     /// Id of the cluster that its data becomes.
     pub cluster_id: ClusterId,
+    /// Its job was seen to have begun, and may have written: it is brought to its end also if somebody removes the job.
+    pub begun: bool,
 }
 
 /// The job that turns a survivor's data into a cluster of its own.
@@ -94,6 +96,13 @@ pub enum JobState {
     Succeeded,
     /// It has given up, and no pod of it is left running.
     Failed,
+}
+
+impl JobState {
+    /// A container of it was started.
+    pub fn has_begun(self) -> bool {
+        matches!(self, JobState::Running | JobState::Succeeded | JobState::Failed)
+    }
 }
 
 /// The StatefulSet.

@@ -5,19 +5,24 @@
 //! 1. the survivor and the new cluster's id are latched, so that whoever carries on does the same;
 //! 2. every pod goes, and is known to be gone: from here no quorum can come back behind the operator's back;
 //! 3. one job turns the survivor's data into a cluster of one, under the latched id;
-//! 4. the new id takes the old one's place, and the old one is retired: nodes are told of it before any of them starts.
+//! 4. the new id takes the old one's place, and the old one is retired: nodes are told of it before any of them starts;
+//! 5. the job goes, whose pod would keep the volume from being deleted one day, and then the latch. Until here the job stays, or an
+//!    operator that was away would not know that it has done its work.
 //!
 //! From there on it is a cluster that is too small, which a resize mends like any other.
 
 use std::cmp::Reverse;
 
-use super::observed::{ClusterId, JobState, NodeReport, NodeState, Observed, Ordinal, RecoveryRequest, Survivor};
+use super::observed::{
+    ClusterId, JobState, NodeReport, NodeState, Observed, Ordinal, Recovery, RecoveryRequest, Survivor,
+};
 use super::step::{Finding, Plan, Refusal, Step, Work};
 
 /// The next step of a recovery that is asked for or under way.
 pub(super) fn recover(observed: &Observed) -> Option<Plan> {
     match observed.latched.recovery {
-        Some(recovery) => Some(proceed(observed, recovery.survivor)),
+        Some(recovery) if observed.latched.cluster_id == Some(recovery.cluster_id) => Some(clear_away(observed)),
+        Some(recovery) => Some(proceed(observed, recovery)),
         None => choose(observed).ok().map(|survivor| act(Step::LatchRecovery { survivor })),
     }
 }
@@ -62,14 +67,27 @@ fn most_advanced(observed: &Observed, survives: impl Fn(&NodeReport) -> bool) ->
     survivors.max_by_key(|(ordinal, report)| (report.log_end, Reverse(**ordinal))).map(|(ordinal, _)| *ordinal)
 }
 
-fn proceed(observed: &Observed, survivor: Ordinal) -> Plan {
+/// The recovered cluster is latched.
+fn clear_away(observed: &Observed) -> Plan {
+    act(match observed.recovery_job {
+        JobState::Absent => Step::EndRecovery,
+        _ => Step::DeleteRecoveryJob,
+    })
+}
+
+fn proceed(observed: &Observed, recovery: Recovery) -> Plan {
     let waiting = Plan::wait(Finding::Working(Work::Recovering));
     // Until a job runs a human may think again: the pods come back, and maybe the lost ones with them. A job that has not begun goes
-    // first, or it would begin one day, on a volume that is a member's again. One that has begun is never stopped: it writes.
-    let undecided = matches!(observed.recovery_job, JobState::Absent | JobState::NotBegun | JobState::Failed);
-    if let Some(step) = second_thought(observed, survivor).filter(|_| undecided) {
-        let waits = observed.recovery_job == JobState::NotBegun;
-        return act(if waits { Step::DeleteRecoveryJob } else { step });
+    // first, or it would begin one day, on a volume that is a member's again. One that has begun is never stopped: it writes. One that
+    // has begun and is gone may have done its work: given up now, the survivor would come back as a cluster of its own.
+    let undecided = match observed.recovery_job {
+        JobState::Absent => !recovery.begun,
+        JobState::NotBegun | JobState::Failed => true,
+        JobState::Running | JobState::Succeeded => false,
+    };
+    if let Some(step) = second_thought(observed, recovery.survivor).filter(|_| undecided) {
+        let absent = observed.recovery_job == JobState::Absent;
+        return act(if absent { step } else { Step::DeleteRecoveryJob });
     }
     match &observed.set {
         None => return act(Step::ApplyObjects { replicas: 0 }),
@@ -95,7 +113,7 @@ fn proceed(observed: &Observed, survivor: Ordinal) -> Plan {
 /// them back.
 fn second_thought(observed: &Observed, survivor: Ordinal) -> Option<Step> {
     if observed.cluster.is_some() {
-        return Some(Step::AbandonRecovery);
+        return Some(Step::EndRecovery);
     }
     let of_this = |wanted: ClusterId| observed.latched.cluster_id == Some(wanted);
     match observed.wanted.recovery {
@@ -107,7 +125,7 @@ fn second_thought(observed: &Observed, survivor: Ordinal) -> Option<Step> {
             }
             Survivor::Pod(_) | Survivor::Best => None,
         },
-        _ => Some(Step::AbandonRecovery),
+        _ => Some(Step::EndRecovery),
     }
 }
 

@@ -80,12 +80,12 @@ pub enum Step {
     },
     /// Start the job of the latched recovery. Every pod is gone.
     StartRecovery,
-    /// Delete the job of the latched recovery, no container of which was ever started.
+    /// Delete the job of the latched recovery: no container of it was ever started, it has failed, or its work is latched.
     DeleteRecoveryJob,
     /// The job is done: write the new id into the status in place of the old one, which is retired.
     LatchRecovered,
-    /// Take the latched recovery out of the status; there is no job of it, or it has failed.
-    AbandonRecovery,
+    /// Take the latched recovery, of which there is no job any more, out of the status: it is done, or given up.
+    EndRecovery,
     /// Remove the finalizer: nothing is left to do for a deleted cluster.
     ReleaseFinalizer,
 }

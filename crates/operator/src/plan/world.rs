@@ -257,6 +257,11 @@ impl World {
         self.has_quorum() && self.is_quorum(lets_lead)
     }
 
+    /// The job is that of the latched recovery.
+    fn has_job_of_recovery(&self) -> bool {
+        self.job.zip(self.latched.recovery).is_some_and(|((of, _), latched)| of.cluster_id == latched.cluster_id)
+    }
+
     /// The operator can ask the node in this pod.
     fn is_reachable(&self, ordinal: Ordinal) -> bool {
         let reachable = |pod: &Pod| pod.running && !pod.node_lost && !pod.cut_off && !pod.terminating;
@@ -346,7 +351,8 @@ impl World {
             long_leaderless: self.leaderless_for >= 10,
             retired: self.retired.clone(),
             recovery_job: match (self.job, self.latched.recovery) {
-                (Some((of, state)), Some(latched)) if of == latched || state == JobState::Running => state,
+                (Some((_, JobState::Running)), Some(_)) => JobState::Running,
+                (Some((of, state)), Some(latched)) if of.cluster_id == latched.cluster_id => state,
                 _ => JobState::Absent,
             },
             transfers_tried: self.transfers_tried,

@@ -7,8 +7,8 @@ use super::*;
 use crate::crd::QuorateCluster;
 use crate::observe::{KubernetesView, NodeView, PodView, Refused, SetView, VolumeView};
 use crate::plan::{
-    Change, Finding, Incarnation, Latched, LogEnd, MemberView, NodeReport, NodeState, Observed, PodState, Recovery,
-    Refusal, SetState, VolumeState, Wanted, Work,
+    Change, Finding, Incarnation, JobState, Latched, LogEnd, MemberView, NodeReport, NodeState, Observed, PodState,
+    Recovery, Refusal, SetState, VolumeState, Wanted, Work,
 };
 
 fn sighting(caught_up: usize, status: Option<QuorateClusterStatus>) -> Sighting {
@@ -207,10 +207,30 @@ fn a_recovered_cluster_has_the_new_id_and_remembers_the_old_one() {
         ("example-2", "000000000000000000000000000000ab")
     );
     let done = told(&lost(Some(recovery.clone())), &step(Step::LatchRecovered), 1);
-    assert_eq!((done.cluster_id, done.recovery), (Some(recovery.new_cluster_id.clone()), None));
+    let kept = Some(recovery.clone());
+    assert_eq!(
+        (done.cluster_id, done.recovery),
+        (Some(recovery.new_cluster_id.clone()), kept),
+        "its job is there still"
+    );
     assert_eq!(done.retired_cluster_ids, ["000000000000000000000000000000aa"]);
-    let abandoned = told(&lost(Some(recovery)), &step(Step::AbandonRecovery), 1);
-    assert_eq!((abandoned.recovery, abandoned.retired_cluster_ids.len()), (None, 0));
+    let ended = told(&lost(Some(recovery)), &step(Step::EndRecovery), 1);
+    assert_eq!((ended.recovery, ended.retired_cluster_ids.len()), (None, 0));
+}
+
+#[test]
+fn a_recovery_that_has_begun_is_remembered_until_its_job_is_deleted() {
+    let begun = |known: bool, job: JobState, step: Option<Step>| {
+        let new_cluster_id = "000000000000000000000000000000ab".to_string();
+        let mut seen = lost(Some(RecoveryStatus { survivor: "example-2".to_string(), new_cluster_id, begun: known }));
+        seen.observed.recovery_job = job;
+        let after = told(&seen, &Plan { step, finding: Finding::Working(Work::Recovering) }, 0);
+        after.recovery.expect("it goes on").begun
+    };
+    assert!(!begun(false, JobState::NotBegun, None));
+    assert!(begun(false, JobState::Running, None));
+    assert!(begun(true, JobState::Absent, Some(Step::StartRecovery)), "somebody removed the job");
+    assert!(!begun(true, JobState::Failed, Some(Step::DeleteRecoveryJob)));
 }
 
 #[test]
@@ -257,7 +277,8 @@ fn what_somebody_else_writes_over_is_named() {
 #[test]
 fn a_recovery_whose_job_does_not_begin_says_why() {
     let mut seen = lost(None);
-    seen.observed.latched.recovery = Some(Recovery { survivor: Ordinal(0), cluster_id: ClusterId(0xbb << 96) });
+    seen.observed.latched.recovery =
+        Some(Recovery { survivor: Ordinal(0), cluster_id: ClusterId(0xbb << 96), begun: false });
     seen.kubernetes.recovery_job.trouble = Some("Unschedulable: 0/3 nodes are available".to_string());
     let status = told(&seen, &idle(Finding::Working(Work::Recovering)), 0);
     for kind in ["Available", "Progressing"] {

@@ -8,7 +8,7 @@ async fn start_recovery(begun: &Value) -> (Result<(), ActError>, Vec<Call>) {
     let status = json!({ "recovery": { "survivor": "db-2", "newClusterID": "000000000000000000000000000000bb" } });
     seen.cluster.status = Some(serde_json::from_value(status).expect("a status"));
     seen.observed.latched.cluster_id = Some(ClusterId(0xaa));
-    seen.observed.latched.recovery = Some(Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb) });
+    seen.observed.latched.recovery = Some(Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb), begun: false });
     let mut now = serde_json::to_value(&seen.cluster).expect("JSON");
     now["status"]["recovery"] = begun.clone();
     let calls = Calls::default();
@@ -52,8 +52,10 @@ async fn a_job_that_has_not_begun_is_deleted_and_one_that_has_is_not() {
             (200, answer)
         });
         let mut seen = sighting(0);
-        seen.observed.latched.recovery = Some(Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb << 96) });
+        let recovery = Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb << 96), begun: false };
+        seen.observed.latched.recovery = Some(recovery);
         seen.kubernetes.recovery_job.uid = Some("job".to_string());
+        seen.kubernetes.recovery_job.state = JobState::NotBegun;
         let defaults = Defaults { image: "quorate".to_string() };
         let hands = Hands { client: &client, admin: &Nodes::default(), defaults: &defaults };
         let result = hands.act(&seen, &Step::DeleteRecoveryJob).await;

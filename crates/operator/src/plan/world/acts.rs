@@ -36,7 +36,7 @@ impl World {
             | Step::AdoptClusterId(_)
             | Step::LatchRecovery { .. }
             | Step::LatchRecovered
-            | Step::AbandonRecovery => same_latches,
+            | Step::EndRecovery => same_latches,
             Step::ReleaseFinalizer => self.resource == then.resource,
             Step::GrowVolumes | Step::ApplyMonitor => true,
             Step::RestartPod(ordinal) | Step::SetServing { ordinal, .. } => same_pod(ordinal),
@@ -50,14 +50,9 @@ impl World {
                 Some(_) => self.set.is_some() && self.set_version == then.set_version,
                 None => self.set.is_none(),
             },
-            Step::StartRecovery => {
-                self.latched.recovery == then.latched.recovery && self.job.map(|(of, _)| of) != self.latched.recovery
-            }
-            // Whether it has begun is looked at again.
-            Step::DeleteRecoveryJob => {
-                self.job.is_some_and(|(_, state)| state == JobState::NotBegun)
-                    && self.job.map(|(of, _)| of) == then.job.map(|(of, _)| of)
-            }
+            Step::StartRecovery => self.latched.recovery == then.latched.recovery && !self.has_job_of_recovery(),
+            // How far it is is looked at again.
+            Step::DeleteRecoveryJob => self.job.is_some() && self.job == then.job,
             Step::TransferLeader { to, expected_config_index } => {
                 self.leader == then.leader && self.is_up(*to) && self.config_index == *expected_config_index
             }
@@ -114,17 +109,20 @@ impl World {
             }
             Step::LatchRecovery { survivor } => {
                 let cluster_id = ClusterId(u128::from(self.fresh()));
-                self.latched.recovery = Some(Recovery { survivor, cluster_id });
+                self.latched.recovery = Some(Recovery { survivor, cluster_id, begun: false });
             }
             Step::StartRecovery => {
                 self.job = Some((self.latched.recovery.expect("a job is for a latched recovery"), JobState::NotBegun));
             }
-            Step::DeleteRecoveryJob => self.job = None,
+            Step::DeleteRecoveryJob => {
+                self.job = None;
+                self.latched.recovery.as_mut().expect("a job is for a latched recovery").begun = false;
+            }
             Step::LatchRecovered => {
-                let recovery = self.latched.recovery.take().expect("a job is for a latched recovery");
+                let recovery = self.latched.recovery.expect("a job is for a latched recovery");
                 self.retired.extend(self.latched.cluster_id.replace(recovery.cluster_id));
             }
-            Step::AbandonRecovery => self.latched.recovery = None,
+            Step::EndRecovery => self.latched.recovery = None,
             // The set is made again around its pods.
             Step::GrowVolumes if !self.refuses_growth => {
                 self.small = false;

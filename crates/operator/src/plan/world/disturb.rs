@@ -67,7 +67,7 @@ impl World {
         let newcomer = id.is_some_and(|id| !self.members[&id].voter);
         let others_intact = self.is_quorum(|other| Some(other) != id && self.is_intact(other));
         let losable = newcomer || self.change.is_none() && self.members.len() > 2 && others_intact;
-        match self.random.below(25) {
+        match self.random.below(26) {
             0 => self.wanted.replicas = if self.random.one_in(2) { 3 } else { 5 },
             1 => drop(self.pods.remove(&ordinal)),
             2 if losable => {
@@ -127,6 +127,10 @@ impl World {
                 self.template += 1;
                 self.quarrelsome_templates.insert(self.template);
             }
+            // Somebody tidies up what has ended.
+            25 if self.latched.recovery.is_some_and(|recovery| recovery.begun) => {
+                self.job = self.job.filter(|(_, state)| matches!(state, JobState::NotBegun | JobState::Running));
+            }
             _ => self.wanted.roll_unsupervised = !self.wanted.roll_unsupervised,
         }
     }
@@ -154,7 +158,7 @@ impl World {
         // Nobody knows what is on it: only a human can give it up.
         let resource = self.resource;
         self.volumes.retain(|_, volume| !volume.stranded || volume.owner == resource);
-        let failed = matches!(self.job, Some((of, JobState::Failed)) if Some(of) == self.latched.recovery);
+        let failed = self.has_job_of_recovery() && matches!(self.job, Some((_, JobState::Failed)));
         if self.is_lost_for_good() && self.random.one_in(4) {
             self.ask_for_recovery();
         } else if failed {

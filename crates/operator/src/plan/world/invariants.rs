@@ -84,13 +84,13 @@ impl World {
                 assert!(then.pods.is_empty(), "a pod may run beside the job in {observed:?}");
                 let at_work = matches!(self.job, Some((_, JobState::NotBegun | JobState::Running)));
                 assert!(!at_work, "two jobs at once");
-                assert!(self.job.is_none_or(|(of, _)| Some(of) != self.latched.recovery), "a job is made twice");
+                assert!(!self.has_job_of_recovery(), "a job is made twice");
             }
-            Step::DeleteRecoveryJob => assert!(matches!(self.job, Some((_, JobState::NotBegun)))),
-            Step::AbandonRecovery => {
-                let may_begin = matches!(self.job, Some((_, JobState::NotBegun | JobState::Running)));
-                assert!(!may_begin, "a job begins when its recovery is given up");
-            }
+            Step::DeleteRecoveryJob => match self.job {
+                Some((of, JobState::Succeeded)) => assert_eq!(self.latched.cluster_id, Some(of.cluster_id)),
+                job => assert!(matches!(job, Some((_, JobState::NotBegun | JobState::Failed)))),
+            },
+            Step::EndRecovery => assert!(!self.has_job_of_recovery(), "a job outlives its recovery"),
             Step::LatchRecovered => assert!(matches!(self.job, Some((_, JobState::Succeeded)))),
             Step::LatchNewClusterId => assert_eq!(self.initialised, 0, "a second cluster would be made"),
             _ => {}

@@ -1,7 +1,7 @@
 //! Worlds from beginning to end: at random, and the same story with the operator killed at every point of it.
 
 use super::World;
-use crate::plan::{Finding, NodeState, Ordinal, Step, plan};
+use crate::plan::{Finding, NodeState, Observed, Ordinal, Step, plan};
 
 /// Steps after which a world without further faults must be as wanted.
 const CONVERGED_WITHIN: usize = 400;
@@ -23,7 +23,7 @@ fn run(seed: u64, faults: usize) -> World {
             quiet += 1;
         }
         let observed = world.observe();
-        world.note(observed.cluster.is_some());
+        world.note(&observed);
         let decided = plan(&observed);
         assert!(
             !observed.wanted.paused || observed.wanted.deleted || decided.step.is_none(),
@@ -50,12 +50,15 @@ fn run(seed: u64, faults: usize) -> World {
 }
 
 impl World {
-    /// What the status of a cluster that has a leader remembers for good.
-    fn note(&mut self, leads: bool) {
-        if leads && !self.latched.formed {
-            self.latched.formed = true;
-            self.version += 1;
+    /// What the status remembers of a look.
+    pub(super) fn note(&mut self, observed: &Observed) {
+        let mut latched = self.latched;
+        latched.formed |= observed.cluster.is_some();
+        if let Some(recovery) = &mut latched.recovery {
+            recovery.begun |= observed.recovery_job.has_begun();
         }
+        self.version += u64::from(latched != self.latched);
+        self.latched = latched;
     }
 
     /// Now and then much happens between a look and the step that rests on it; another operator may be at work all the while.
@@ -69,8 +72,10 @@ impl World {
             *left -= 1;
         }
         while self.random.below(4) > 0 {
+            let observed = self.observe();
+            self.note(&observed);
             let then = self.clone();
-            if let Some(step) = plan(&self.observe()).step {
+            if let Some(step) = plan(&observed).step {
                 self.take(step, &then);
             }
             self.live();
@@ -103,7 +108,7 @@ impl Story {
             self.world.live();
             self.world.check_one_cluster();
             let observed = self.world.observe();
-            self.world.note(observed.cluster.is_some());
+            self.world.note(&observed);
             let decided = plan(&observed);
             let Some(step) = decided.step else {
                 if decided.finding == Finding::Reconciled {

@@ -22,11 +22,12 @@ impl World {
     fn goes_on(&mut self, expected: impl Fn(&Plan) -> bool) -> Plan {
         for _ in 0..200 {
             self.live();
-            let decided = plan(&self.observe());
+            let observed = self.observe();
+            let decided = plan(&observed);
             if expected(&decided) {
                 return decided;
             }
-            self.latched.formed |= self.view().is_some();
+            self.note(&observed);
             let then = self.clone();
             if let Some(step) = decided.step {
                 self.take(step, &then);
@@ -43,8 +44,10 @@ impl World {
                 return;
             }
             self.live();
-            let (decided, then) = (plan(&self.observe()), self.clone());
-            if let Some(step) = decided.step {
+            let observed = self.observe();
+            self.note(&observed);
+            let then = self.clone();
+            if let Some(step) = plan(&observed).step {
                 self.take(step, &then);
             }
         }
