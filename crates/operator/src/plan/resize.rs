@@ -54,6 +54,11 @@ pub(super) fn scale_up(observed: &Observed, cluster: &ClusterView, target: u32) 
     if missing.is_empty() {
         return None;
     }
+    // Its files may be so damaged that they do not say whose they are: what was on a volume that was made for this cluster was its own.
+    let ours = |ordinal: &Ordinal, report: &NodeReport| match report.cluster_id {
+        Some(id) => observed.latched.cluster_id == Some(id),
+        None => observed.volumes.get(ordinal).is_some_and(|volume| volume.ours),
+    };
     let mut voters = existing(cluster.voters());
     for ordinal in missing {
         match observed.nodes.get(&ordinal) {
@@ -61,8 +66,8 @@ pub(super) fn scale_up(observed: &Observed, cluster: &ClusterView, target: u32) 
             Some(report) if report.state == NodeState::Uninitialised => {
                 voters.push(Voter::New(ordinal, report.incarnation));
             }
-            // Data of an earlier life: removed by a resize and kept.
-            Some(report) if report.cluster_id == observed.latched.cluster_id => {
+            // Data of an earlier life: removed by a resize and kept, or damaged before it was a member's.
+            Some(report) if ours(&ordinal, report) => {
                 return Some(Plan::act(Work::EmptyingNode, Step::ResetNode(ordinal)));
             }
             Some(_) => return Some(Plan::wait(Finding::ClusterIdMismatch)),

@@ -47,6 +47,8 @@ struct Volume {
     identity: Option<(ClusterId, NodeId)>,
     /// What its node says of itself once it takes part in nothing any more: fenced, or damaged.
     barred: Option<NodeState>,
+    /// Its files are so damaged that they do not say whose they are.
+    nameless: bool,
     terminating: bool,
     /// The resource that it was made for, or marked as one of.
     owner: u64,
@@ -204,6 +206,7 @@ impl World {
             incarnation: Incarnation(u128::from(self.fresh())),
             identity: None,
             barred: None,
+            nameless: false,
             terminating: false,
             owner: self.resource,
             local: self.resource.is_multiple_of(2) || self.next_id.is_multiple_of(2),
@@ -280,7 +283,7 @@ impl World {
             (None, Some(_)) if self.members.is_empty() => NodeState::Joining,
             (None, Some(_)) => NodeState::Removed,
         };
-        let (cluster_id, node_id) = volume.identity.unzip();
+        let (cluster_id, node_id) = volume.identity.filter(|_| !volume.nameless).unzip();
         let log_end = LogEnd { term: 1, index: u64::from(ordinal.0) };
         let configuration =
             (state == NodeState::Member).then(|| Configuration { index: self.config_index, voters: self.voters() });

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::crd::{MemberRole, QuorateCluster, QuorateClusterStatus};
 use crate::names::{METRICS_PORT, Names, PEER_PORT, RECOVER_ANNOTATION, ROLL_ANNOTATION};
 use crate::observe::{OUT_OF_SERVICE, Sighting};
-use crate::plan::{ClusterView, Finding, Ordinal, Plan, Work};
+use crate::plan::{ClusterView, Finding, NodeState, Ordinal, Plan, Work};
 
 /// One condition before it has a time.
 struct Verdict {
@@ -260,8 +260,16 @@ fn progressing(sighting: &Sighting, finding: &Finding) -> Verdict {
 fn undecided_volumes(sighting: &Sighting) -> String {
     let (names, observed) = (Names::of(&sighting.cluster), &sighting.observed);
     let foreign = observed.nodes.iter().filter_map(|(ordinal, report)| {
-        let id = report.cluster_id.filter(|id| Some(*id) != observed.latched.cluster_id)?;
-        Some(format!("{} holds data of cluster {:032x}", names.claim(*ordinal), id.0))
+        let claim = names.claim(*ordinal);
+        let ours = observed.volumes.get(ordinal).is_some_and(|volume| volume.ours);
+        match report.cluster_id {
+            None if report.state == NodeState::Damaged && !ours => {
+                Some(format!("{claim} holds damaged data that does not say of which cluster it is"))
+            }
+            None => None,
+            Some(id) if Some(id) == observed.latched.cluster_id => None,
+            Some(id) => Some(format!("{claim} holds data of cluster {:032x}", id.0)),
+        }
     });
     let unknown = observed.volumes.iter().filter(|(_, volume)| volume.stranded && !volume.ours);
     let unknown = unknown.map(|(ordinal, _)| format!("{} cannot be read any more", names.claim(*ordinal)));

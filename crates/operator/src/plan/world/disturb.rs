@@ -79,6 +79,7 @@ impl World {
                 if let Some(volume) = self.volumes.get_mut(&ordinal) {
                     let barred = if self.disturbed.is_multiple_of(2) { NodeState::Fenced } else { NodeState::Damaged };
                     volume.barred = volume.identity.map(|_| barred);
+                    volume.nameless = volume.barred == Some(NodeState::Damaged) && self.disturbed % 4 == 1;
                 }
             }
             4 if losable && self.is_known() => self.lose_node(ordinal),
@@ -155,9 +156,11 @@ impl World {
         if of_no_use.iter().any(|templates| templates.contains(&self.template)) {
             self.template += 1;
         }
-        // Nobody knows what is on it: only a human can give it up.
+        // Nobody knows what is on it: only a human can give it up, and does so with the pod that runs on it.
         let resource = self.resource;
-        self.volumes.retain(|_, volume| !volume.stranded || volume.owner == resource);
+        let unknown = |volume: &super::Volume| (volume.stranded || volume.nameless) && volume.owner != resource;
+        self.pods.retain(|ordinal, _| !self.volumes.get(ordinal).is_some_and(|v| v.nameless && unknown(v)));
+        self.volumes.retain(|_, volume| !unknown(volume));
         let failed = self.has_job_of_recovery() && matches!(self.job, Some((_, JobState::Failed)));
         if self.is_lost_for_good() && self.random.one_in(4) {
             self.ask_for_recovery();

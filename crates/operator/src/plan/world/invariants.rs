@@ -48,7 +48,16 @@ impl World {
                 let silent = !then.is_reachable(*ordinal);
                 assert!(silent || one_before.is_none(), "{step:?}: {one_before:?} is not back in {observed:?}");
             }
-            Step::RestartPod(ordinal) | Step::ResetNode(ordinal) => {
+            Step::RestartPod(ordinal) => assert!(spares(*ordinal), "{step:?} costs the quorum in {observed:?}"),
+            Step::ResetNode(ordinal) => {
+                let volume = &self.volumes[ordinal];
+                let lives_there = self.members.values().any(|m| m.ordinal == *ordinal);
+                let said = volume.identity.filter(|_| !volume.nameless).map(|(id, _)| id);
+                let known = match said {
+                    Some(id) => observed.latched.cluster_id == Some(id),
+                    None => lives_there || volume.owner == self.resource,
+                };
+                assert!(known, "{step:?}: whose is it in {observed:?}");
                 assert!(spares(*ordinal), "{step:?} costs the quorum in {observed:?}");
             }
             Step::DeleteVolume(ordinal) if observed.wanted.deleted => {

@@ -105,7 +105,8 @@ impl World {
     pub(super) fn empty(&mut self, ordinal: Ordinal) {
         let fresh = self.empty_volume();
         let volume = self.volumes.get_mut(&ordinal).expect("a node has a volume");
-        (volume.incarnation, volume.identity, volume.barred) = (fresh.incarnation, None, None);
+        (volume.incarnation, volume.identity) = (fresh.incarnation, None);
+        (volume.barred, volume.nameless) = (None, false);
     }
 
     /// The job does its work, is tried again, or gives up; it never works beside a node on the same volume.

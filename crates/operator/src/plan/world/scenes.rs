@@ -1,5 +1,6 @@
 //! Scenes with one thing wrong, each told to its end.
 
+mod newcomer;
 mod recovery;
 
 use std::collections::BTreeSet;
