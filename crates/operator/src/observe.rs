@@ -43,8 +43,8 @@ pub struct Sighting {
     pub approved_roll: Option<ApprovedRoll>,
     /// Pods that a drain may take away at once.
     pub spare: u32,
-    /// What the API server said to the last step, if it refused it. Not observed: remembered by this process.
-    pub refused: Option<Refused>,
+    /// What the API server refused at the last attempt. Not observed: remembered by this process.
+    pub refused: Vec<Refused>,
     /// Where objects that the cluster needs are not as the resource says.
     pub differences: Vec<String>,
     /// Where the PodMonitor is not.
@@ -77,7 +77,7 @@ impl Sighting {
             answers: BTreeMap::new(),
             approved_roll: None,
             spare: 1,
-            refused: None,
+            refused: Vec::new(),
             differences: Vec::new(),
             monitor_difference: None,
             overridden: Vec::new(),
@@ -105,8 +105,8 @@ pub struct Remembered {
     pub transfers_tried: u32,
     /// For longer than elections take a quorum has answered, and none led.
     pub long_leaderless: bool,
-    /// What the API server said to the last step, if it refused it.
-    pub refused: Option<Refused>,
+    /// What the API server refused at the last attempt.
+    pub refused: Vec<Refused>,
     /// Differences that were there before the last apply, and whether it is too soon for another one.
     pub applied: BTreeMap<String, bool>,
 }
@@ -148,6 +148,7 @@ fn combine(
     let monitor_difference = difference(&monitor).filter(|_| kubernetes.monitors_served);
     let taken = objects.iter().chain([&monitor]).filter(|object| kubernetes.is_taken(object));
     let taken: Vec<String> = taken.map(Built::name_is_taken).collect();
+    let is_refused = |work: Work| refused.iter().any(|refused| refused.work == work.reason());
     let is_left = |difference: &String| applied.get(difference).copied().unwrap_or(false);
     let of_all = differences.iter().chain(&monitor_difference);
     let overridden: Vec<String> =
@@ -158,8 +159,9 @@ fn combine(
         outdated: lacks_secret(&cluster, &kubernetes) || differences.iter().any(|difference| !is_left(difference)),
         overridden: of_all.clone().any(is_left) || !taken.is_empty(),
         small: small(&cluster, &kubernetes),
-        growth_refused: refused.as_ref().is_some_and(|refused| refused.work == Work::GrowingVolumes.reason()),
+        growth_refused: is_refused(Work::GrowingVolumes),
         monitor_outdated: monitor_difference.as_ref().is_some_and(|difference| !is_left(difference)),
+        monitor_refused: is_refused(Work::UpdatingMonitor),
     });
     let newest = kubernetes.set.as_ref().and_then(|set| set.revision.as_deref());
     let newest = newest.filter(|_| set.as_ref().is_some_and(|set| set.settled && !set.outdated));

@@ -74,7 +74,7 @@ pub struct Context<A> {
     transfers: Streaks,
     /// Clusters that have no leader and could have one. Forgotten with this process, which only begins to count again.
     leaderless: Leaderless,
-    /// The last step that the API server refused, by cluster.
+    /// What the API server refused at the last attempt, by cluster.
     refusals: Refusals,
     /// What was applied, and differs still.
     applies: Applies,
@@ -203,7 +203,7 @@ async fn once<A: Admin>(
     let remembered = Remembered {
         transfers_tried: context.transfers.length(&names),
         long_leaderless: context.leaderless.length(&names, start) >= LONG_LEADERLESS,
-        refused: context.refusals.last(&cluster),
+        refused: context.refusals.standing(&cluster),
         applied: context.applies.made(&names, Instant::now()),
     };
     let sighting = observe::observe(&context.client, &context.admin, &context.defaults, cluster, remembered).await?;

@@ -52,7 +52,7 @@ pub fn plan(observed: &Observed) -> Plan {
         // A volume that is full may be what keeps the quorum away.
         return if plan.step.is_none() && set.small && !set.growth_refused { upkeep::grow_volumes() } else { plan };
     };
-    let duties: [Duty; 21] = [
+    let duties: [Duty; 22] = [
         resize::take_back,
         upkeep::restart_broken,
         resize::add_pods,
@@ -73,6 +73,7 @@ pub fn plan(observed: &Observed) -> Plan {
         upkeep::monitor,
         upkeep::await_approval,
         upkeep::grow_again,
+        upkeep::monitor_again,
         resize::await_surplus,
     ];
     duties

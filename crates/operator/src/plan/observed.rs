@@ -122,6 +122,8 @@ pub struct SetState {
     pub growth_refused: bool,
     /// The PodMonitor differs from what the resource says.
     pub monitor_outdated: bool,
+    /// The last attempt to mend that was refused.
+    pub monitor_refused: bool,
 }
 
 /// One pod.

@@ -148,8 +148,16 @@ pub(super) fn grow_volumes() -> Plan {
 
 /// Late, since it is of no use to the cluster and may be refused.
 pub(super) fn monitor(observed: &Observed, _: &ClusterView, _: u32) -> Option<Plan> {
-    let outdated = observed.set.as_ref().is_some_and(|set| set.monitor_outdated);
-    outdated.then(|| Plan::act(Work::UpdatingMonitor, Step::ApplyMonitor))
+    observed.set.as_ref().filter(|set| set.monitor_outdated && !set.monitor_refused).map(|_| apply_monitor())
+}
+
+/// One that was refused is tried again when there is nothing else.
+pub(super) fn monitor_again(observed: &Observed, _: &ClusterView, _: u32) -> Option<Plan> {
+    observed.set.as_ref().filter(|set| set.monitor_outdated).map(|_| apply_monitor())
+}
+
+fn apply_monitor() -> Plan {
+    Plan::act(Work::UpdatingMonitor, Step::ApplyMonitor)
 }
 
 /// Pods are outdated still, and nobody said that they may be restarted.

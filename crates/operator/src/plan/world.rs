@@ -341,6 +341,7 @@ impl World {
                 small: self.small,
                 growth_refused: self.growth_refused,
                 monitor_outdated: false,
+                monitor_refused: false,
             }),
             pods: self.pods.iter().map(|(o, pod)| (*o, pod_state(pod))).collect(),
             volumes: self.volumes.iter().map(|(o, v)| (*o, volume_state(v))).collect(),

@@ -82,27 +82,29 @@ impl Leaderless {
     }
 }
 
-/// The last step that the API server refused.
+/// What the API server refused at the last attempt, by the work that it is part of: one refusal says nothing about another.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(ByCluster<Refused>);
+pub(super) struct Refusals(ByCluster<BTreeMap<&'static str, Refused>>);
 
 impl Refusals {
     /// Unless the resource is another by now, and may be as the API server wants it.
-    pub(super) fn last(&self, cluster: &QuorateCluster) -> Option<Refused> {
-        let last = self.0.lock().get(&key(&Names::of(cluster))).cloned();
-        last.filter(|last| last.generation == cluster.metadata.generation)
+    pub(super) fn standing(&self, cluster: &QuorateCluster) -> Vec<Refused> {
+        let all = self.0.lock();
+        let of_this = all.get(&key(&Names::of(cluster))).into_iter().flat_map(BTreeMap::values);
+        of_this.filter(|refused| refused.generation == cluster.metadata.generation).cloned().collect()
     }
 
     /// A step of `work` was taken, or failed with `error`. Other work that goes on meanwhile says nothing about a refusal.
     pub(super) fn note(&self, cluster: &QuorateCluster, work: &'static str, error: Option<&ActError>) {
-        let (key, mut refusals) = (key(&Names::of(cluster)), self.0.lock());
+        let mut all = self.0.lock();
+        let of_this = all.entry(key(&Names::of(cluster))).or_default();
         match error.map(ActError::refusal) {
             Some(Some(message)) => {
                 let (generation, message) = (cluster.metadata.generation, shortened(message));
-                refusals.insert(key, Refused { work, generation, message });
+                of_this.insert(work, Refused { work, generation, message });
             }
-            None if refusals.get(&key).is_some_and(|last| last.work == work) => drop(refusals.remove(&key)),
-            Some(None) | None => {}
+            None => drop(of_this.remove(work)),
+            Some(None) => {}
         }
     }
 
@@ -175,12 +177,16 @@ mod tests {
         refusals.note(&cluster, "UpdatingObjects", Some(&failed(422)));
         refusals.note(&cluster, "ReplacingMember", None);
         refusals.note(&cluster, "UpdatingObjects", Some(&failed(409)));
-        assert_eq!(refusals.last(&cluster).map(|last| last.message), Some("Invalid value".to_string()));
+        refusals.note(&cluster, "UpdatingMonitor", Some(&failed(422)));
+        let standing = |cluster: &QuorateCluster| {
+            refusals.standing(cluster).into_iter().map(|refused| refused.work).collect::<Vec<_>>()
+        };
+        assert_eq!(standing(&cluster), ["UpdatingMonitor", "UpdatingObjects"]);
         cluster.metadata.generation = Some(5);
-        assert_eq!(refusals.last(&cluster), None, "it may be mended");
+        assert!(standing(&cluster).is_empty(), "it may be mended");
         cluster.metadata.generation = Some(4);
         refusals.note(&cluster, "UpdatingObjects", None);
-        assert_eq!(refusals.last(&cluster), None, "it was taken");
+        assert_eq!(standing(&cluster), ["UpdatingMonitor"], "the other was taken");
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn annotate_command(cluster: &QuorateCluster, annotation: &str, value: &str) -> 
 /// What the API server said to the work under way, if it refuses it.
 fn refusal<'a>(sighting: &'a Sighting, finding: &Finding) -> Option<&'a str> {
     let Finding::Working(work) = finding else { return None };
-    sighting.refused.as_ref().filter(|refused| refused.work == work.reason()).map(|refused| refused.message.as_str())
+    sighting.refused.iter().find(|refused| refused.work == work.reason()).map(|refused| refused.message.as_str())
 }
 
 /// Names that somebody else has taken, if an object of the cluster is to be made under one of them.

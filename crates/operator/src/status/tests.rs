@@ -250,7 +250,7 @@ fn work_that_takes_longer_than_allowed_is_stalled_until_it_ends() {
 fn work_that_the_api_server_refuses_is_stalled_and_says_why() {
     let mut seen = sighting(3, None);
     let message = "spec.template: Invalid value".to_string();
-    seen.refused = Some(Refused { work: "UpdatingObjects", generation: Some(4), message });
+    seen.refused = vec![Refused { work: "UpdatingObjects", generation: Some(4), message }];
     let refused = told(&seen, &idle(Finding::Working(Work::UpdatingObjects)), 0);
     assert_eq!((holds(&refused, "Stalled"), holds(&refused, "Reconciling")), (Some(true), None));
     for kind in ["Stalled", "Progressing", "Ready"] {

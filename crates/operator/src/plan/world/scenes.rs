@@ -360,6 +360,28 @@ fn a_growth_that_is_refused_hides_nothing_that_waits_for_a_human() {
 }
 
 #[test]
+fn a_monitor_that_is_refused_hides_nothing_that_waits_for_a_human() {
+    let mut world = World::of(3);
+    world.wanted.roll_unsupervised = false;
+    world.apply_template(false);
+    world.goes_on(|plan| plan.finding == Finding::RollAwaitsApproval);
+    let refused = |small| {
+        let mut observed = world.observe();
+        let set = observed.set.as_mut().expect("a set");
+        (set.monitor_outdated, set.monitor_refused, set.small, set.growth_refused) = (true, true, small, small);
+        observed
+    };
+    assert_eq!(plan(&refused(false)).finding, Finding::RollAwaitsApproval);
+    let without_roll = |small| {
+        let mut observed = refused(small);
+        observed.pods.values_mut().for_each(|pod| pod.outdated = false);
+        plan(&observed).step
+    };
+    assert_eq!(without_roll(false), Some(Step::ApplyMonitor), "it is tried again");
+    assert_eq!(without_roll(true), Some(Step::GrowVolumes), "what the cluster has more of comes first");
+}
+
+#[test]
 fn the_first_election_is_nothing_to_warn_of() {
     let mut world = World::new(7);
     world.goes_on_until(|world| world.has_quorum());
