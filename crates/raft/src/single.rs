@@ -49,6 +49,9 @@ fn added(now: &Membership, id: NodeId, peer_address: &str, rises: bool) -> Resul
     if now.standing.len() >= MAX_STANDING {
         return Err(Refused::Invalid(format!("there are {MAX_STANDING} learners already")));
     }
+    if rises && coming_voters(now).len() >= MAX_VOTERS {
+        return Err(Refused::Invalid(format!("there are {MAX_VOTERS} voters already, with those on their way")));
+    }
     let mut next = now.clone();
     next.members.insert(id, Member { peer_address: peer_address.to_owned(), ..Member::default() });
     next.learners.insert(id);
@@ -57,6 +60,11 @@ fn added(now: &Membership, id: NodeId, peer_address: &str, rises: bool) -> Resul
         next.rising.insert(id);
     }
     Ok(Some(next))
+}
+
+/// The voters once every change in flight has ended and every member that is to rise has risen.
+fn coming_voters(now: &Membership) -> BTreeSet<NodeId> {
+    now.target.as_ref().unwrap_or(&now.voters).union(&now.rising).copied().collect()
 }
 
 fn promoted(now: &Membership, id: NodeId, caught_up: &BTreeSet<NodeId>) -> Result<Option<Membership>, Refused> {
@@ -154,6 +162,17 @@ mod tests {
         assert_eq!(changed(&now, &add(4, true), &BTreeSet::new()), Ok(None), "asked again");
         let refused = changed(&now, &MemberChange::Promote { id: NodeId(4) }, &BTreeSet::new());
         assert_eq!(refused, Err(Refused::NotCaughtUp { id: NodeId(4) }));
+    }
+
+    #[test]
+    fn who_is_to_become_a_voter_is_added_only_while_there_is_a_seat_for_it() {
+        let fourteen: Vec<u64> = (1..=14).collect();
+        let full = after(&voters(&fourteen), add(15, true), &[]);
+        let refused = changed(&full, &add(16, true), &BTreeSet::new());
+        assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
+        after(&full, add(16, false), &[]);
+        let with_a_seat = after(&full, remove_member(15), &[]);
+        after(&with_a_seat, add(16, true), &[]);
     }
 
     #[test]
