@@ -52,8 +52,9 @@ pub enum Answer {
         ids: Arc<Vec<i64>>,
         /// The current revision.
         revision: Revision,
-        /// What happened.
-        events: Events,
+        /// What happened: one response, in the parts in which it is sent. Each watch is told all of them before the next one
+        /// hears of the first, for clients put one response of a stream together at a time.
+        parts: Arc<[Events]>,
     },
 }
 
@@ -64,8 +65,14 @@ pub struct Events {
     pub body: Bytes,
     /// How many.
     pub count: u32,
-    /// The revision goes on in the next answer.
+    /// The response goes on in the next part.
     pub fragment: bool,
+}
+
+impl Events {
+    fn size(&self) -> usize {
+        size_of::<Events>() + self.body.len()
+    }
 }
 
 impl Answer {
@@ -74,7 +81,9 @@ impl Answer {
     pub fn size(&self) -> usize {
         let own = size_of::<Answer>();
         match self {
-            Answer::Events { ids, events, .. } => own + events.body.len() + ids.len() * size_of::<i64>(),
+            Answer::Events { ids, parts, .. } => {
+                own + parts.iter().map(Events::size).sum::<usize>() + size_of_val(&ids[..])
+            }
             _ => own,
         }
     }

@@ -306,11 +306,11 @@ fn first_part(changes: &[Change], part_bytes: usize) -> &[Change] {
 }
 
 /// Tells some watches of one stream the same; answers how many events that makes.
-fn put_all<O: Outlet>(outlet: &mut O, ids: &Arc<Vec<i64>>, packed: &[Events], revision: Revision) -> u64 {
+fn put_all<O: Outlet>(outlet: &mut O, ids: &Arc<Vec<i64>>, packed: &[Arc<[Events]>], revision: Revision) -> u64 {
     let mut told = 0;
-    for events in packed {
-        told += u64::from(events.count) * ids.len() as u64;
-        outlet.put(Answer::Events { ids: Arc::clone(ids), revision, events: events.clone() });
+    for parts in packed {
+        told += parts.iter().map(|part| u64::from(part.count)).sum::<u64>() * ids.len() as u64;
+        outlet.put(Answer::Events { ids: Arc::clone(ids), revision, parts: Arc::clone(parts) });
     }
     told
 }

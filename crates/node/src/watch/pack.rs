@@ -1,4 +1,6 @@
-//! Encoded events, put together to answers.
+//! Encoded events, put together to responses.
+
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use quorate_kv::{Change, KeyValue};
@@ -18,9 +20,9 @@ pub(super) struct Encoder<'a> {
 /// Where answers are split.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Splits {
-    /// After the revision with which an answer reaches this size.
+    /// After the revision with which a response reaches this size.
     pub(super) response_bytes: usize,
-    /// Within a revision before an answer exceeds this, for clients that take fragments.
+    /// Within a revision before a message exceeds this, for clients that take fragments.
     pub(super) fragment_bytes: usize,
 }
 
@@ -37,8 +39,8 @@ impl<'a> Encoder<'a> {
         known.get_or_insert_with(|| encode_event(&self.changes[at], previous)).clone()
     }
 
-    /// The changes numbered `wanted`, in the form of `subject`, as few answers as the splits allow.
-    pub(super) fn pack(&mut self, wanted: &[usize], subject: &Subject, splits: Splits) -> Vec<Events> {
+    /// The changes numbered `wanted`, in the form of `subject`, as few responses as the splits allow.
+    pub(super) fn pack(&mut self, wanted: &[usize], subject: &Subject, splits: Splits) -> Vec<Arc<[Events]>> {
         let mut packed = Vec::new();
         let mut response: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
@@ -49,7 +51,7 @@ impl<'a> Encoder<'a> {
             let next = wanted.get(place + 1).map(|next| self.changes[*next].at.revision);
             let revision_ends = next != Some(self.changes[*at].at.revision) || mutant!(RevisionSplit);
             if next.is_none() || (revision_ends && bytes >= splits.response_bytes) {
-                close(&mut packed, &response, subject.fragment.then_some(splits.fragment_bytes));
+                packed.push(in_parts(&response, subject.fragment.then_some(splits.fragment_bytes)));
                 response.clear();
                 bytes = 0;
             }
@@ -58,12 +60,12 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Adds one response, in fragments if it is larger than `fragment_bytes`.
-fn close(packed: &mut Vec<Events>, response: &[Bytes], fragment_bytes: Option<usize>) {
+/// One response, in fragments if it is larger than `fragment_bytes`.
+fn in_parts(response: &[Bytes], fragment_bytes: Option<usize>) -> Arc<[Events]> {
     let Some(limit) = fragment_bytes else {
-        packed.push(join(response, false));
-        return;
+        return [join(response, false)].into();
     };
+    let mut parts = Vec::new();
     let mut rest = response;
     while !rest.is_empty() {
         let mut bytes = WATCH_HEAD_BYTES;
@@ -74,9 +76,10 @@ fn close(packed: &mut Vec<Events>, response: &[Bytes], fragment_bytes: Option<us
         // An event that is too large by itself still goes.
         let count = fitting.count().max(1);
         let (fragment, later) = rest.split_at(count);
-        packed.push(join(fragment, !later.is_empty()));
+        parts.push(join(fragment, !later.is_empty()));
         rest = later;
     }
+    parts.into()
 }
 
 fn join(events: &[Bytes], fragment: bool) -> Events {

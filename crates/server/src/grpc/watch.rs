@@ -112,12 +112,13 @@ pub(super) struct WatchAnswers {
     ended: bool,
 }
 
-/// Events that are being told to one watch after the other.
+/// A response that is being told to one watch after the other, to each in all its parts.
 struct Telling {
     head: Bytes,
     ids: Arc<Vec<i64>>,
-    next: usize,
-    events: Events,
+    parts: Arc<[Events]>,
+    next_id: usize,
+    next_part: usize,
 }
 
 /// One message to a client.
@@ -180,11 +181,14 @@ impl Stream for WatchAnswers {
 impl WatchAnswers {
     fn next_told(&mut self) -> Option<Message> {
         let telling = self.telling.as_mut()?;
-        let id = telling.ids[telling.next];
-        telling.next += 1;
-        let Events { body, fragment, .. } = &telling.events;
+        let id = telling.ids[telling.next_id];
+        let Events { body, fragment, .. } = &telling.parts[telling.next_part];
         let message = Message::Events { head: telling.head.clone(), id, fragment: *fragment, body: body.clone() };
-        if telling.next == telling.ids.len() {
+        telling.next_part += 1;
+        if telling.next_part == telling.parts.len() {
+            (telling.next_id, telling.next_part) = (telling.next_id + 1, 0);
+        }
+        if telling.next_id == telling.ids.len() {
             self.telling = None;
         }
         Some(message)
@@ -196,9 +200,9 @@ impl WatchAnswers {
             Message::Other(Box::new(pb::WatchResponse { header: Some(header.at(revision)), ..response }))
         };
         match answer {
-            Answer::Events { ids, revision, events } => {
+            Answer::Events { ids, revision, parts } => {
                 let head = etcd::encode_watch_head(header, revision);
-                self.telling = Some(Telling { head, ids, next: 0, events });
+                self.telling = Some(Telling { head, ids, parts, next_id: 0, next_part: 0 });
                 self.next_told().expect("events are told to somebody")
             }
             other => {

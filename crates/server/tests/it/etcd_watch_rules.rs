@@ -113,6 +113,32 @@ async fn a_revision_is_split_into_fragments_for_those_who_ask_and_for_nobody_els
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn equal_watches_of_a_stream_are_told_their_fragments_one_watch_after_the_other() {
+    // etcd's Go client puts one fragmented response together at a time, and drops what it is told of another watch meanwhile.
+    const KEYS: usize = 20;
+    let served = Served::alone().await;
+    let value = "x".repeat(MAX_REQUEST_BYTES / 8 * 7);
+    for number in 0..KEYS {
+        served.put(&format!("k{number:02}"), &value).await;
+    }
+    let mut watcher = Watcher::open(served.channel()).await;
+    let equal = WatchCreateRequest { prev_kv: true, fragment: true, ..watch_prefix("k", 0) };
+    let ids = [watcher.create(equal.clone()).await.watch_id, watcher.create(equal).await.watch_id];
+    let delete = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), prev_kv: false };
+    served.kv().delete_range(delete).await.expect("deleted");
+    for id in ids {
+        let mut told = 0;
+        while told < KEYS {
+            let answer = watcher.next().await;
+            assert_eq!(answer.watch_id, id, "{told} of {KEYS} events were told");
+            told += answer.events.len();
+            assert_eq!(answer.fragment, told < KEYS);
+        }
+    }
+    served.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_is_told_to_a_quiet_watch_that_wants_it_and_to_no_other() {
     let served = Served::adjusted(|config| config.replica.watch_progress_interval = Duration::from_millis(100)).await;
     let mut watcher = Watcher::open(served.channel()).await;

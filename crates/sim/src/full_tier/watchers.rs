@@ -254,11 +254,12 @@ impl Stream {
                 let concerned = self.watches.iter_mut().filter(|(watch, _)| id == -1 || **watch == id);
                 concerned.for_each(|(_, watch)| watch.progress(revision.0, model));
             }
-            Answer::Events { ids, revision, events } => {
+            Answer::Events { ids, revision, parts } => {
                 assert!(revision.0 <= newest, "I-33: a node at {newest} tells of revision {revision}");
                 for id in ids.iter() {
                     let watch = self.watches.get_mut(id).expect("events come to a watch that is there");
-                    watch.events(&events, revision.0, model, coverage);
+                    parts.iter().for_each(|part| watch.events(part, revision.0, model, coverage));
+                    assert!(!watch.torn, "I-31: {watch:?} is told a response that goes on in another one");
                 }
             }
         }

@@ -12,7 +12,7 @@ use quorate_kv::{
     Change, Command, CompactRequest, DeleteRangeRequest, KeySpace, KeyValue, PutRequest, ReadRecords, RecordKey,
     RequestOp, Revision, Step, TxnRequest,
 };
-use quorate_node::watch::{Answer, Batch, Ended, Hub, Missed, Outlet, Previous, StreamId, WatchLimits};
+use quorate_node::watch::{Answer, Batch, Ended, Events, Hub, Missed, Outlet, Previous, StreamId, WatchLimits};
 use quorate_raft::Time;
 use quorate_wire::etcd::{WatchCreate, decode_events};
 
@@ -39,9 +39,9 @@ impl Outlet for Line {
 
     fn put(&mut self, answer: Answer) {
         let mut client = self.0.borrow_mut();
-        client.told.push(in_words(&answer));
-        if let Answer::Events { events, .. } = &answer {
-            client.waiting += events.body.len();
+        client.told.extend(in_words(&answer));
+        if let Answer::Events { parts, .. } = &answer {
+            client.waiting += parts.iter().map(|part| part.body.len()).sum::<usize>();
         }
     }
 
@@ -259,23 +259,31 @@ pub(crate) fn watch_all(start_revision: i64) -> WatchCreate {
     WatchCreate { range_end: Bytes::from_static(b"\0"), ..watch("\0", start_revision) }
 }
 
-/// `created 0 @1`, or `0,1 @4: put a=1 @3, delete b @4 (was 1)` for events at current revision 4.
-fn in_words(answer: &Answer) -> String {
-    match answer {
+/// `created 0 @1`, or `0,1 @4: put a=1 @3, delete b @4 (was 1)` for each part of events at current revision 4.
+fn in_words(answer: &Answer) -> Vec<String> {
+    let one = match answer {
         Answer::Created { id, revision } => format!("created {id} @{revision}"),
         Answer::Refused { reason, .. } => format!("refused: {reason}"),
         Answer::Canceled { id, revision } => format!("canceled {id} @{revision}"),
         Answer::Compacted { id, compact_revision } => format!("compacted {id} at {compact_revision}"),
         Answer::Progress { id, revision } => format!("progress {id} @{revision}"),
-        Answer::Events { ids, revision, events } => {
-            let decoded = decode_events(events.body.clone()).expect("events");
-            assert_eq!(decoded.len() as u32, events.count);
+        Answer::Events { ids, revision, parts } => {
             let ids: Vec<String> = ids.iter().map(i64::to_string).collect();
-            let events_in_words: Vec<String> = decoded.iter().map(event_in_words).collect();
-            let more = if events.fragment { " …" } else { "" };
-            format!("{} @{revision}: {}{more}", ids.join(","), events_in_words.join(", "))
+            return parts
+                .iter()
+                .map(|part| format!("{} @{revision}: {}", ids.join(","), part_in_words(part)))
+                .collect();
         }
-    }
+    };
+    vec![one]
+}
+
+fn part_in_words(part: &Events) -> String {
+    let decoded = decode_events(part.body.clone()).expect("events");
+    assert_eq!(decoded.len() as u32, part.count);
+    let events: Vec<String> = decoded.iter().map(event_in_words).collect();
+    let more = if part.fragment { " …" } else { "" };
+    format!("{}{more}", events.join(", "))
 }
 
 fn event_in_words(event: &quorate_proto::mvccpb::Event) -> String {
