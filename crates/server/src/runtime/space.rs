@@ -1,7 +1,7 @@
 //! Space: the quota, which is the cluster's matter, and the free space of a disk, which is its node's.
 //!
 //! A node whose live bytes pass the quota raises the alarm NOSPACE through the log, so every node refuses the same commands;
-//! it takes it back by itself below a low-water mark. A full disk is told to the node here alone.
+//! it takes it back by itself below a low-water mark, and the leader does it for whoever left or is away. A full disk is told to the node here alone.
 //!
 //! Never decides what is refused: that is the key space's word for the alarm, and the node's for the disk.
 
@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use quorate_kv::{Actor, Alarm, AlarmCommand, AlarmKind, Command, Raised};
 use quorate_node::{ClientOp, Input};
-use quorate_raft::{NodeId, RoleKind};
+use quorate_raft::{Membership, NodeId, RoleKind};
 use quorate_store::StateStore;
 
 use super::core::Core;
@@ -27,8 +27,9 @@ const WARN_PERCENT: u64 = 80;
 impl Core {
     /// Compares the live bytes with the quota and the free space with what the log needs.
     pub(crate) fn look_at_space(&self, engine: &Arc<Engine>, store: &StateStore) {
-        self.look_at_disk(engine);
-        self.look_at_quota(engine, store.stats().totals.bytes);
+        let stats = store.stats();
+        self.look_at_disk(engine, stats.checkpoint_bytes);
+        self.look_at_quota(engine, stats.totals.bytes);
         self.show_space(engine);
     }
 
@@ -38,10 +39,10 @@ impl Core {
         self.show_space(engine);
     }
 
-    fn look_at_disk(&self, engine: &Engine) {
+    fn look_at_disk(&self, engine: &Engine, checkpoint_bytes: u64) {
         let free = self.disk.free_bytes().unwrap_or(u64::MAX);
         let was = engine.disk_full.load(Ordering::Relaxed);
-        let full = free < if was { 2 * MIN_FREE_BYTES } else { MIN_FREE_BYTES };
+        let full = is_full(free, checkpoint_bytes, was);
         if full != was {
             if full {
                 tracing::error!(free, "the disk is full: writes are refused until there is space");
@@ -69,13 +70,14 @@ impl Core {
         if near != engine.near_quota.swap(near, Ordering::Relaxed) && near {
             tracing::warn!(live, quota, "more than {WARN_PERCENT} % of the quota are used");
         }
-        // Whoever left cannot take its alarm back.
         let seen = engine.published.status();
-        if seen.status.raft.role == RoleKind::Leader {
-            let membership = engine.membership();
-            let mut left = alarms.iter().filter(|alarm| !membership.is_member(NodeId(alarm.member)));
-            if let Some(left) = left.find(|alarm| alarms.raised(*alarm) == Some(Raised::ByNode)) {
-                self.submit(engine, AlarmCommand::Clear(left));
+        let raft = &seen.status.raft;
+        if raft.role == RoleKind::Leader {
+            let by_nodes = alarms.iter().filter(|alarm| alarms.raised(*alarm) == Some(Raised::ByNode));
+            let is_away = |id| raft.peer(id).is_some_and(|peer| !peer.recently_active);
+            if let Some(alarm) = orphaned(by_nodes, &raft.membership, is_away, is_roomy(live, quota)) {
+                tracing::info!(member = alarm.member, "its node left or is away: no alarm NOSPACE any more");
+                self.submit(engine, AlarmCommand::Clear(alarm));
             }
         }
     }
@@ -112,15 +114,40 @@ impl Engine {
     }
 }
 
+/// Whether growing writes are refused. Also for want of room for the next checkpoint, whatever took it: until one is made, the log
+/// cannot be cut, and each write makes the next want more.
+fn is_full(free: u64, checkpoint_bytes: u64, was_full: bool) -> bool {
+    let needed = MIN_FREE_BYTES.max(checkpoint_bytes);
+    free < if was_full { 2 * needed } else { needed }
+}
+
 /// What is to become of this node's alarm. One raised by hand is taken back by hand.
 fn due(live: u64, quota: u64, raised: Option<Raised>, own: Alarm) -> Option<AlarmCommand> {
     match raised {
         None if quota > 0 && live > quota => Some(AlarmCommand::Raise(own)),
-        Some(Raised::ByNode) if quota == 0 || live < percent(quota, LOW_WATER_PERCENT) => {
-            Some(AlarmCommand::Clear(own))
-        }
+        Some(Raised::ByNode) if is_roomy(live, quota) => Some(AlarmCommand::Clear(own)),
         _ => None,
     }
+}
+
+/// An alarm for the leader to take back, among those that nodes raised, because its node cannot: it has left, or it is away while
+/// there is room again. Should that node see it differently, it raises the alarm anew when it is back.
+///
+/// Alarms of other kinds stay: CORRUPT of the member 0 says that nobody knows whose state is right.
+fn orphaned(
+    mut by_nodes: impl Iterator<Item = Alarm>,
+    membership: &Membership,
+    is_away: impl Fn(NodeId) -> bool,
+    roomy: bool,
+) -> Option<Alarm> {
+    by_nodes.find(|alarm| {
+        let member = NodeId(alarm.member);
+        alarm.kind == AlarmKind::NoSpace && (!membership.is_member(member) || roomy && is_away(member))
+    })
+}
+
+fn is_roomy(live: u64, quota: u64) -> bool {
+    quota == 0 || live < percent(quota, LOW_WATER_PERCENT)
 }
 
 fn percent(of: u64, percent: u64) -> u64 {
@@ -139,6 +166,16 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_is_full_below_what_the_log_or_the_next_checkpoint_needs_and_has_space_again_at_twice_that() {
+        const MIB: u64 = 1 << 20;
+        for (checkpoint_mib, needed_mib) in [(2, 32), (52, 52)] {
+            let full = |free_mib, was| is_full(free_mib * MIB, checkpoint_mib * MIB, was);
+            assert!(full(needed_mib - 1, false) && !full(needed_mib, false), "{checkpoint_mib}");
+            assert!(full(2 * needed_mib - 1, true) && !full(2 * needed_mib, true), "{checkpoint_mib}");
+        }
+    }
+
+    #[test]
     fn the_alarm_comes_above_the_quota_and_goes_below_the_low_water_mark() {
         check(1000, 1000, None, None);
         check(1001, 1000, None, Some(AlarmCommand::Raise(OWN)));
@@ -153,6 +190,21 @@ mod tests {
     fn an_alarm_raised_by_hand_is_left_to_hands() {
         check(0, 1000, Some(Raised::ByHand), None);
         check(2000, 1000, Some(Raised::ByHand), None);
+    }
+
+    #[test]
+    fn the_leader_takes_back_what_a_node_that_left_or_is_away_cannot() {
+        let members = [1, 2, 3].map(|id| (NodeId(id), quorate_raft::Member::default()));
+        let membership = Membership { members: members.into(), ..Membership::default() };
+        let cleared = |kind, member, roomy| {
+            let by_nodes = [Alarm { kind, member }].into_iter();
+            orphaned(by_nodes, &membership, |id| id == NodeId(3), roomy).is_some()
+        };
+        let full = AlarmKind::NoSpace;
+        assert!(cleared(full, 9, false), "it has left");
+        assert!(cleared(full, 3, true) && !cleared(full, 3, false), "away, and there is room, or none");
+        assert!(!cleared(full, 2, true), "it does so itself");
+        assert!(!cleared(AlarmKind::Corrupt, 0, true), "the doubt of all stays until somebody has looked");
     }
 
     #[test]
