@@ -27,6 +27,12 @@ pub enum Input {
         /// The node.
         id: NodeId,
     },
+    /// Messages to a node were dropped because too many wait for it. What was asked of it is asked again in its time, not now:
+    /// that would be dropped, too, and asked again, without a pause.
+    PeerOverrun {
+        /// The node.
+        id: NodeId,
+    },
     /// A majority of the voters known here refused this node's streams because it left the cluster.
     Refused {
         /// What they say, for people.

@@ -216,6 +216,7 @@ impl Node {
             }
             Input::Peer { from, message } => self.peer(from, message),
             Input::PeerLost { id } => self.peer_lost(id),
+            Input::PeerOverrun { id } => self.raft(quorate_raft::Input::PeerUnreachable { id }),
             Input::Refused { reason } => self.bar(NodeState::Removed, reason),
             Input::Client { request, op } => self.client(request, op),
             Input::Cancel { request } => self.cancel(request),

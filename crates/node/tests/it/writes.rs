@@ -82,6 +82,19 @@ fn a_broken_stream_to_the_leader_repeats_the_forward_at_once() {
 }
 
 #[test]
+fn messages_dropped_for_want_of_room_are_not_sent_again_at_once() {
+    // They would be dropped again, and sent again, for as long as the room lasts.
+    let mut cluster = Cluster::new(3);
+    cluster.elect();
+    let request = cluster.write(2, put("k", "v"));
+    assert_eq!(cluster.intercept(is_forward).len(), 1);
+    cluster.input(node_id(2), Input::PeerOverrun { id: node_id(1) });
+    assert_eq!(cluster.intercept(is_forward).len(), 0);
+    cluster.advance(ELECTION * 2);
+    assert_eq!(cluster.outcome(request).revision.0, 2);
+}
+
+#[test]
 fn a_write_that_the_deposed_leader_never_got_is_given_to_the_next_one() {
     let mut cluster = Cluster::new(3);
     cluster.elect();

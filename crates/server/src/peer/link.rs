@@ -123,7 +123,7 @@ impl Links {
         let shared = Arc::clone(&link.shared);
         drop(links);
         if shared.outbox.push(messages) == Pushed::DroppedOlder {
-            self.context.host.peer_lost(to);
+            self.context.host.peer_overrun(to);
         }
         true
     }

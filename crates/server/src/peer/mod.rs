@@ -4,7 +4,7 @@
 //! stream. Snapshots have connections of their own, so that a heartbeat never waits behind one.
 //!
 //! Never decides who belongs to the cluster: every stream begins with a [`Hello`] that the [`Host`] judges. Consensus
-//! tolerates loss, so every queue here may drop; it then says so with [`Host::peer_lost`].
+//! tolerates loss, so every queue here may drop; it then says so with [`Host::peer_overrun`].
 //!
 mod dial;
 mod greeting;
@@ -78,8 +78,10 @@ pub(crate) trait Host: Send + Sync + 'static {
     async fn welcome(&self, hello: &Hello) -> Result<Hello, HelloRefused>;
     /// Messages of a welcomed stream, in order. Waits while the node is behind with its input.
     async fn deliver(&self, from: NodeId, messages: Vec<PeerMessage>);
-    /// Messages to `id` may have been lost.
+    /// The stream to `id` broke: what was sent last may be lost.
     fn peer_lost(&self, id: NodeId);
+    /// Messages to `id` were dropped, for too many wait for it.
+    fn peer_overrun(&self, id: NodeId);
     /// `peer` refused this node's stream.
     fn refused_by(&self, peer: NodeId, refusal: HelloRefused);
     /// Answers `Identify`.

@@ -288,6 +288,12 @@ impl Host for Core {
         }
     }
 
+    fn peer_overrun(&self, id: NodeId) {
+        if let Some(engine) = self.engine() {
+            engine.tell(Input::PeerOverrun { id });
+        }
+    }
+
     fn refused_by(&self, peer: NodeId, refusal: HelloRefused) {
         let HelloRefused::Removed(text) = refusal else { return };
         let Some(engine) = self.engine() else { return };
