@@ -1,6 +1,7 @@
 //! `quorate recover`: one surviving node becomes a cluster of its own, after the quorum is gone for good.
 //!
-//! Shows what no quorum is known to have before it asks, and never goes on without the old cluster's id typed in.
+//! Shows what no quorum is known to have before it asks, and never goes on without the old cluster's id typed in, nor by itself from
+//! a node that was found unfit to go on in the old cluster.
 
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use quorate_server::{Entry, Member, Payload};
+use quorate_store::NodeMark;
 use quorate_store::offline::{
     Inspection, NewCluster, Recovered, UncommittedTail, inspect, recover, unfinished_recovery,
 };
@@ -36,6 +38,9 @@ pub(crate) struct RecoverArgs {
     /// Leaves out the entries that no quorum is known to have. An acknowledged write may be among them.
     #[arg(long)]
     discard_uncommitted: bool,
+    /// Goes on although the node is marked as fenced, damaged or removed. Its copy may be wrong, short of something, or old.
+    #[arg(long)]
+    although_marked: bool,
     /// Added to the revision, so that no client takes a new one for one it has seen.
     #[arg(long, value_name = "REVISIONS", default_value_t = 1_000_000_000)]
     revision_bump: u64,
@@ -74,6 +79,7 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failure> {
         return Ok(());
     }
     show(&inspection, args);
+    refuse_marked(&inspection.mark, args)?;
     let old = format!("{:032x}", identity.cluster_id);
     confirm(args, &old)?;
     let mut member = own_member(&inspection)?;
@@ -110,6 +116,7 @@ fn show(inspection: &Inspection, args: &RecoverArgs) {
         inspection.last.0, inspection.hard_state.commit.0
     ));
     say(format_args!("  revision   {}", inspection.revision));
+    say(format_args!("  mark       {}", in_words(&inspection.mark)));
     let tail = &inspection.uncommitted;
     if tail.is_empty() {
         say("Every entry it has is known to be committed.");
@@ -131,6 +138,33 @@ fn describe(entry: &Entry) -> String {
         Payload::Command(bytes) => format!("a write of {} bytes", bytes.len()),
         Payload::Membership(membership) => format!("a configuration of {} voters", membership.voters.len()),
     }
+}
+
+fn in_words(mark: &NodeMark) -> String {
+    match mark {
+        NodeMark::None => "none".to_owned(),
+        NodeMark::Removed => "removed: the cluster has left it out and gone on without it".to_owned(),
+        NodeMark::Fenced { reason } => format!("fenced: its state was not the majority's ({reason})"),
+        NodeMark::Damaged { reason } => format!("damaged: its files were not what it had written ({reason})"),
+    }
+}
+
+/// The mark does not outlive a recovery, and every node of the new cluster will be a copy of this one: whoever goes on knows of it.
+/// That a damaged copy was read through proves that what is there is sound, not that all is there.
+fn refuse_marked(mark: &NodeMark, args: &RecoverArgs) -> Result<(), Failure> {
+    let consequence = match mark {
+        NodeMark::None => return Ok(()),
+        NodeMark::Removed => "what was written after its removal is not in it",
+        NodeMark::Fenced { .. } => "some of its keys and values are not those that the cluster served",
+        NodeMark::Damaged { .. } => "it may lack something that was acknowledged",
+    };
+    if args.although_marked {
+        return Ok(());
+    }
+    let what = format!("{}: this node is marked as {}; nothing was changed", args.data_dir.display(), in_words(mark));
+    Err(Failure::new(what).advise(format_args!(
+        "another surviving node, or a backup. If there is none, --although-marked makes the new cluster from this copy: {consequence}"
+    )))
 }
 
 fn confirm(args: &RecoverArgs, cluster_id: &str) -> Result<(), Failure> {

@@ -2,7 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
+use quorate_server::Incarnation;
+use quorate_store::{LogOptions, LogStore, NodeMark, RealDisk};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -100,5 +103,43 @@ fn a_survivor_becomes_a_cluster_of_its_own_if_the_old_one_is_named() {
         let read = ctl(endpoint, &["get", "a"]);
         assert_eq!(read["kvs"][0]["value"], "1");
         assert!(read["revision"].as_i64() > Some(1_000_000_000), "{read}");
+    });
+}
+
+/// Leaves a verdict on a stopped node, as the node itself does before it stops taking part.
+fn mark(node: &str, mark: NodeMark) {
+    let disk = Arc::new(RealDisk::new(node).expect("a stopped node"));
+    let (mut log, _) = LogStore::open(disk, Incarnation(0), LogOptions::default()).expect("sound");
+    log.set_mark(mark).expect("there is room");
+}
+
+#[test]
+fn a_marked_node_is_recovered_from_only_if_that_is_asked_for() {
+    let data = TempDir::new().expect("a temporary folder");
+    let mut cluster_id = String::new();
+    with_node(data.path(), |endpoint| {
+        cluster_id = ctl(endpoint, &["status"])["cluster_id"].as_str().expect("an id").to_string();
+    });
+    let node = data.path().join("n1");
+    let node = node.to_str().expect("text");
+    let confirmed = ["recover", "--data-dir", node, "--confirm", &cluster_id];
+    let marks = [
+        (NodeMark::Removed, "marked as removed"),
+        (NodeMark::Damaged { reason: "a record is rotten".to_owned() }, "(a record is rotten)"),
+        (NodeMark::Fenced { reason: "at log index 7".to_owned() }, "(at log index 7)"),
+    ];
+    for (verdict, words) in marks {
+        mark(node, verdict);
+        let refused = fail(&confirmed);
+        for said in [words, "nothing was changed", "another surviving node", "--although-marked"] {
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
+    let said = succeed(&[&confirmed[..], &["--although-marked"]].concat());
+    assert!(said.contains("mark       fenced: ") && said.contains("at log index 7"), "{said}");
+    with_node(data.path(), |endpoint| {
+        let status = ctl(endpoint, &["status"]);
+        assert_ne!(status["cluster_id"], cluster_id.as_str());
+        assert_eq!(status["state"], "member");
     });
 }
