@@ -91,6 +91,8 @@ pub enum Effect {
         membership: Arc<Membership>,
         /// Committed, or only in this node's log.
         committed: bool,
+        /// The newest in this node's log, which counts: `membership` may be an older one that was just committed.
+        in_force: Arc<Membership>,
     },
     /// The role, the term or the known leader changed.
     RoleChanged {

@@ -146,7 +146,8 @@ impl Node {
                 }
             }
         }
-        self.effects.push(Effect::MembershipChanged { index, membership, committed });
+        let in_force = Arc::clone(self.raft.membership().1);
+        self.effects.push(Effect::MembershipChanged { index, membership, committed, in_force });
     }
 
     pub(super) fn snapshot_installed(&mut self, seq: WriteSeq, state: AppliedState) {
@@ -214,6 +215,7 @@ impl Node {
         self.raft(quorate_raft::Input::Message(message));
     }
 
+    /// The stream to a node broke. What was asked of a leader is asked again at once: a stream breaks seldom.
     pub(super) fn peer_lost(&mut self, id: NodeId) {
         if self.leader == Some(id) {
             self.proposals.leader_lost();

@@ -352,9 +352,9 @@ impl Outside for Reports {
                 let sending = images::send(Arc::clone(&self.core), Arc::clone(&self.engine), to, term);
                 self.core.runtime.spawn(sending);
             }
-            Effect::MembershipChanged { index, membership, committed } => {
+            Effect::MembershipChanged { index, membership, committed, in_force } => {
                 tracing::info!(index = index.0, committed, voters = membership.voters.len(), "configuration");
-                *self.engine.membership.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&membership);
+                *self.engine.membership.write().unwrap_or_else(PoisonError::into_inner) = in_force;
                 if committed {
                     let phase = if membership.is_joint() {
                         "joint"
