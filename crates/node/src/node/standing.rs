@@ -43,6 +43,21 @@ impl Node {
             let error = self.admit().expect_err("a barred node serves nothing");
             self.answer(given_up.request, Answer::Refused(error));
         }
+        // A node that left passes its clients' writes on. One whose state is wrong would answer them from that state.
+        if state != NodeState::Removed {
+            self.give_up_writes();
+        }
+    }
+
+    fn give_up_writes(&mut self) {
+        for given_up in self.proposals.drain() {
+            let error = if given_up.in_flight {
+                NodeError::OutcomeUnknown
+            } else {
+                self.admit().expect_err("a barred node serves nothing")
+            };
+            self.answer(given_up.request, Answer::Refused(error));
+        }
     }
 
     pub(super) fn consent_to_nothing(&mut self) {

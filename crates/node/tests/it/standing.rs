@@ -28,6 +28,24 @@ fn a_divergent_follower_fences_itself() {
 }
 
 #[test]
+fn a_write_in_flight_is_not_answered_from_a_state_that_is_fenced() {
+    let mut cluster = Cluster::with_config(3, |config| config.digest_every_entries = 4);
+    cluster.elect();
+    cluster.peer(3).lies = true;
+    let request = cluster.write(3, put("k", "v"));
+    let forwarded = cluster.intercept(|message| matches!(message, PeerMessage::Forward(_)));
+    for n in 0..8 {
+        cluster.write(1, put(&format!("k{n}"), "v"));
+        cluster.run();
+    }
+    assert_eq!(cluster.peer(3).states, [NodeState::Fenced]);
+    cluster.wire.extend(forwarded);
+    cluster.advance(ELECTION);
+    assert_eq!(*cluster.answer(request), Answer::Refused(NodeError::OutcomeUnknown));
+    assert_eq!(cluster.times_applied(1, "k"), 1);
+}
+
+#[test]
 fn a_divergent_leader_fences_itself_and_hands_over() {
     let mut cluster = diverging(1);
     assert_eq!(cluster.peer(1).states, [NodeState::Fenced]);
