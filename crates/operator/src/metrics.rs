@@ -59,7 +59,7 @@ impl Metrics {
             .buckets(vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
         let last_success = Opts::new(
             "quorate_operator_last_success_timestamp_seconds",
-            "When a cluster was last looked at without an error.",
+            "When a cluster was last looked at without an error, but for one that its status names.",
         );
         let failures = counter("quorate_operator_reconcile_failures_total", "Failed reconciles by kind.", &["kind"]);
         // From the start, or the first failure of a kind would be no increase to Prometheus.
@@ -162,7 +162,7 @@ impl Metrics {
         }
     }
 
-    /// A reconcile of a cluster ended without an error, its step included.
+    /// A reconcile of a cluster ended without an error, its step included, or with a refusal that is in its status.
     pub fn succeeded(&self, names: &Names) {
         self.last_success.with_label_values(&[&names.namespace, &names.cluster]).set(unix_seconds());
     }

@@ -238,6 +238,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::VolumeState;
 
     /// A cluster of three whose objects are as they should be, and what Kubernetes says of it.
     fn as_built() -> (QuorateCluster, Defaults, KubernetesView) {
@@ -298,6 +299,24 @@ mod tests {
         assert_eq!(look(&[(difference, true)]), (false, true, vec![difference.to_string()]));
         assert_eq!(look(&[(difference, false)]), (true, false, vec![difference.to_string()]));
         assert_eq!(look(&[("Service db: spec.x should be 1", true)]), (true, false, vec![]), "it differs elsewhere");
+    }
+
+    #[test]
+    fn a_size_below_that_of_the_volumes_changes_nothing() {
+        let (mut cluster, defaults, mut kubernetes) = as_built();
+        let (uid, state, size) = ("volume-0".to_string(), VolumeState::default(), "8Gi".to_string());
+        kubernetes.volumes.insert(Ordinal(0), VolumeView { uid, state, size, resize_trouble: None });
+        let look = |cluster: &QuorateCluster| {
+            let seen = combine(&defaults, cluster.clone(), kubernetes.clone(), BTreeMap::new(), Remembered::default());
+            let set = seen.observed.set.expect("a set");
+            (set.small, set.outdated)
+        };
+        cluster.spec.storage.size = "80Gi".to_string();
+        assert_eq!(look(&cluster), (true, false));
+        for back in ["8Gi", "4Gi"] {
+            cluster.spec.storage.size = back.to_string();
+            assert_eq!(look(&cluster), (false, false), "{back}");
+        }
     }
 
     #[test]

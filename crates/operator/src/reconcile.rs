@@ -227,6 +227,10 @@ async fn once<A: Admin>(
         context.refusals.note(&sighting.cluster, work, taken.as_ref().err());
         if let Err(source) = taken {
             events::report_failure(&context.recorder, &sighting, work, &source).await;
+            if source.refusal().is_some() {
+                // The cluster is looked after, and its status says what is refused.
+                context.metrics.succeeded(&names);
+            }
             return Err(ReconcileError::Act { work, source });
         }
         match step {

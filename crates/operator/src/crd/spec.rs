@@ -160,11 +160,10 @@ pub enum ImagePullPolicy {
     "quota must not be more than size: the volume would be full before"
 ))]
 pub struct Storage {
-    /// Size of each volume; it may grow.
+    /// Size of each volume; they grow with it. A smaller one leaves the volumes as they are, and takes a growth back that was refused.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = ("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))", "size must be a quantity above zero, such as 10Gi"))]
-    #[x_kube(validation = ("quantity(self).compareTo(quantity(oldSelf)) >= 0", "size can only grow: a volume cannot be shrunk"))]
     pub size: String,
     /// Live bytes above which writes are refused; the nodes' default (2Gi) if absent. The files are larger than what is live in them, so
     /// leave room on the volume. Another quota restarts the pods, one at a time.

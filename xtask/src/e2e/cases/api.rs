@@ -47,7 +47,6 @@ pub(super) fn the_api_server_keeps_every_rule(scene: &Scene<'_>) -> Result<(), F
     }
     let changed: &[(Value, &str)] = &[
         (json!({ "replicas": 4 }), "replicas must be 3 or 5"),
-        (json!({ "storage": { "size": "1Gi" } }), "size can only grow"),
         (json!({ "storage": { "storageClassName": "other" } }), "storageClassName cannot be changed"),
         (json!({ "storage": { "storageClassName": null } }), "storageClassName cannot be changed"),
         (json!({ "raft": { "electionTimeoutMilliseconds": 400 } }), "at least five times"),
