@@ -177,3 +177,14 @@ impl Database {
         WriteError::Failed { file: self.name, source: Box::new(error) }
     }
 }
+
+/// redb believes what it reads of a tree's pages, and panics on some that no writer of it ever made. To whoever opens a file that is
+/// damage like any other: an error that says so, where a panic would end the process at each start again.
+pub(crate) fn guarded<T>(file: &'static str, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    // Nothing that was half opened outlives the call.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(OpenError::damaged(file, format!("it cannot be opened: {said}")))
+    })
+}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use quorate_raft::Incarnation;
 
+use crate::database::guarded;
 use crate::disk::{Disk, LOG_FILE, LOG_FILE_NEW, STATE_FILE, remove_if_present};
 use crate::error::OpenError;
 use crate::log::{LogOptions, LogStore, RecoveredLog};
@@ -59,17 +60,6 @@ impl StoreOptions {
         recovered.hard_state.commit = recovered.hard_state.commit.max(state.position().index);
         Ok(OpenedStores { log, recovered, state })
     }
-}
-
-/// redb believes what it reads of a tree's pages, and panics on some that no writer of it ever made. To whoever opens a file that is
-/// damage like any other: an error that says so, where a panic would end the process at each start again.
-fn guarded<T>(file: &'static str, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
-    // Nothing that was half opened outlives the call.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(OpenError::damaged(file, format!("it cannot be opened: {said}")))
-    })
 }
 
 fn check_cluster(recovered: &RecoveredLog, state: &mut StateStore) -> Result<(), OpenError> {

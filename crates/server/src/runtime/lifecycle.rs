@@ -88,7 +88,12 @@ pub(super) async fn start(config: ReplicaConfig) -> Result<Arc<Core>, StartError
     let links =
         Links::new(Arc::clone(&core) as Arc<dyn Host>, core.dialer, Arc::clone(&core.metrics), core.runtime.clone());
     *core.links.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(links));
-    match open(&core).await {
+    let opened = {
+        // An only voter may find damage before it counts as running: that waits for its turn, and is not lost.
+        let _turn = core.transition.lock().await;
+        open(&core).await
+    };
+    match opened {
         Ok(()) => {}
         Err(error @ OpenError::Damaged { .. }) => {
             tracing::error!("{error}");
@@ -212,7 +217,6 @@ fn restore(stores: Box<OpenedStores>, identity: Identity) -> Result<Opened, Open
     let applied = position.index;
     let from = LogIndex(applied.0 + 1);
     let tail = log.entries(from, usize::MAX)?;
-    let log_bytes = tail.iter().map(|entry| entry.size() as u64).sum();
     let restored = Restored {
         raft: quorate_raft::Restored {
             hard_state: recovered.hard_state,
@@ -231,7 +235,7 @@ fn restore(stores: Box<OpenedStores>, identity: Identity) -> Result<Opened, Open
             digest: view.digest().1,
             leases: view.lease_summary(),
         },
-        log_bytes,
+        log_bytes: recovered.entry_bytes,
         barred: barred(&recovered.mark),
         session: Incarnation(random_u128().map_err(system)?),
     };

@@ -3,12 +3,12 @@
 //! Never deletes anything. The caller holds the folder's lock and has no file of it open.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use quorate_raft::Incarnation;
-use quorate_store::{Disk, LOCK_FILE, LOG_FILE, LogOptions, LogStore};
+use quorate_store::{Disk, LOCK_FILE, LOG_FILE, LogStore};
 
 /// Sub-folders with data that was set aside begin with this.
 const SET_ASIDE: &str = "set-aside-";
@@ -19,9 +19,9 @@ pub(super) fn set_aside_retired(disk: &Arc<dyn Disk>, folder: &Path, retired: &B
     if retired.is_empty() || !disk.exists(LOG_FILE)? {
         return Ok(());
     }
-    // The log alone says it: an interrupted recovery has the new cluster's id in the state already.
-    let log = LogStore::open(Arc::clone(disk), Incarnation(0), LogOptions::default());
-    let identity = log.ok().and_then(|(_, recovered)| recovered.identity);
+    // The log alone says it: an interrupted recovery has the new cluster's id in the state already. One that cannot be read says
+    // nothing, and is dealt with when the node opens it.
+    let identity = LogStore::owner(&**disk).ok().and_then(|(_, identity)| identity);
     if let Some(identity) = identity.filter(|identity| retired.contains(&identity.cluster_id)) {
         let aside = set_aside(folder)?;
         tracing::warn!(
@@ -32,21 +32,31 @@ pub(super) fn set_aside_retired(disk: &Arc<dyn Disk>, folder: &Path, retired: &B
     Ok(())
 }
 
-/// Moves every file of the folder, except its lock, into a new sub-folder named after the moment.
+/// Moves every file of the folder, except its lock, into a new sub-folder named after the moment. The log goes last: it alone says
+/// whose the files are, and what a crash leaves behind is asked again.
 pub(super) fn set_aside(folder: &Path) -> std::io::Result<String> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let aside = (0..)
         .map(|number| folder.join(format!("{SET_ASIDE}{seconds}-{number}")))
         .find(|path| !path.exists())
         .expect("numbers do not end");
-    std::fs::create_dir(&aside)?;
-    for entry in std::fs::read_dir(folder)? {
+    fs::create_dir(&aside)?;
+    for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() && entry.file_name() != LOCK_FILE {
-            std::fs::rename(entry.path(), aside.join(entry.file_name()))?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_file() && name != LOCK_FILE && name != LOG_FILE {
+            fs::rename(entry.path(), aside.join(name))?;
         }
     }
-    std::fs::File::open(&aside)?.sync_all()?;
-    std::fs::File::open(folder)?.sync_all()?;
+    sync_both(&aside, folder)?;
+    if folder.join(LOG_FILE).exists() {
+        fs::rename(folder.join(LOG_FILE), aside.join(LOG_FILE))?;
+        sync_both(&aside, folder)?;
+    }
     Ok(aside.display().to_string())
+}
+
+fn sync_both(aside: &Path, folder: &Path) -> std::io::Result<()> {
+    fs::File::open(aside)?.sync_all()?;
+    fs::File::open(folder)?.sync_all()
 }

@@ -37,7 +37,7 @@ impl Process {
                 applied: applied.index,
             },
             applied,
-            log_bytes: 0,
+            log_bytes: recovered.entry_bytes,
             barred: storage::barred(&recovered.mark),
             session: storage::session(context),
         };

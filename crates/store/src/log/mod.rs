@@ -26,7 +26,7 @@ pub use reader::LogReader;
 pub(crate) use tables::ENTRIES;
 pub use tables::NodeMark;
 
-use crate::database::{Commit, Database};
+use crate::database::{Commit, Database, guarded};
 use crate::disk::{Disk, FileCounts, LOG_FILE, LOG_FILE_NEW};
 use crate::error::{OpenError, ReadError, WriteError};
 use crate::meta::{META, MetaRows, put_format};
@@ -90,6 +90,8 @@ pub struct RecoveredLog {
     pub memberships: Vec<(LogIndex, Arc<Membership>)>,
     /// The last index.
     pub last: LogIndex,
+    /// [`Entry::size`] of all its entries, as they were found in the file: what was appended since is not counted.
+    pub entry_bytes: u64,
 }
 
 /// Figures of the log file.
@@ -127,6 +129,8 @@ pub struct LogStore {
     node: NodeRow,
     hard_state: HardState,
     shape: LogShape,
+    /// See [`RecoveredLog::entry_bytes`].
+    entry_bytes: u64,
     durable_base: DurableBase,
 }
 
@@ -148,11 +152,12 @@ impl LogStore {
         } else {
             create(&*disk, new_incarnation, options.cache_bytes)?
         };
-        let scan::Scanned { node, hard_state, shape } = scan::scan(&database.read()?)?;
+        let scan::Scanned { node, hard_state, shape, entry_bytes } = scan::scan(&database.read()?)?;
         shape.check();
         let durable_base = DurableBase::default();
         durable_base.set(shape.base.0);
-        let log = Self { disk, database: Arc::new(database), options, node, hard_state, shape, durable_base };
+        let database = Arc::new(database);
+        let log = Self { disk, database, options, node, hard_state, shape, entry_bytes, durable_base };
         let recovered = log.recovered();
         Ok((log, recovered))
     }
@@ -162,10 +167,12 @@ impl LogStore {
     /// # Errors
     /// [`OpenError`] if that row cannot be read either.
     pub fn owner(disk: &dyn Disk) -> Result<(Incarnation, Option<Identity>), OpenError> {
-        let database = Database::open(disk, LOG_FILE, 0)?;
-        let rows = MetaRows::open(LOG_FILE, &database.read()?)?;
-        let node = rows.require(MetaKey::Node.name(), NodeRow::decode)?;
-        Ok((node.incarnation, node.identity))
+        guarded(LOG_FILE, || {
+            let database = Database::open(disk, LOG_FILE, 0)?;
+            let rows = MetaRows::open(LOG_FILE, &database.read()?)?;
+            let node = rows.require(MetaKey::Node.name(), NodeRow::decode)?;
+            Ok((node.incarnation, node.identity))
+        })
     }
 
     /// What the log holds now, in the form [`LogStore::open`] gives.
@@ -180,6 +187,7 @@ impl LogStore {
             terms: self.shape.terms(),
             memberships: self.shape.memberships(),
             last: self.shape.last,
+            entry_bytes: self.entry_bytes,
         }
     }
 
@@ -375,6 +383,7 @@ impl LogStore {
         self.node = node;
         self.hard_state = hard_state;
         self.shape = shape;
+        self.entry_bytes = 0;
         self.check();
         Ok(())
     }

@@ -17,6 +17,7 @@ pub(super) struct Scanned {
     pub(super) node: NodeRow,
     pub(super) hard_state: HardState,
     pub(super) shape: LogShape,
+    pub(super) entry_bytes: u64,
 }
 
 pub(super) fn scan(transaction: &ReadTransaction) -> Result<Scanned, OpenError> {
@@ -26,14 +27,16 @@ pub(super) fn scan(transaction: &ReadTransaction) -> Result<Scanned, OpenError> 
     let hard_state = tables::hard_state(&rows)?;
     let base = BaseRow::decode(&rows)?;
     let mut shape = LogShape::empty(base.base, base.membership);
-    push_entries(transaction, &mut shape)?;
+    let entry_bytes = push_entries(transaction, &mut shape)?;
     let commit = if mutant!(DamageCutOff) { hard_state.commit.min(shape.last) } else { hard_state.commit };
     let hard_state = HardState { commit, ..hard_state };
     check_bounds(&hard_state, &shape)?;
-    Ok(Scanned { node, hard_state, shape })
+    Ok(Scanned { node, hard_state, shape, entry_bytes })
 }
 
-fn push_entries(transaction: &ReadTransaction, shape: &mut LogShape) -> Result<(), OpenError> {
+/// Adds every entry to the shape; answers their sizes, summed.
+fn push_entries(transaction: &ReadTransaction, shape: &mut LogShape) -> Result<u64, OpenError> {
+    let mut bytes = 0;
     let failed = |error: redb::Error| OpenError::from_redb(LOG_FILE, error);
     let table = transaction.open_table(ENTRIES).map_err(|error| failed(error.into()))?;
     for row in table.range::<u64>(..).map_err(|error| failed(error.into()))? {
@@ -48,8 +51,9 @@ fn push_entries(transaction: &ReadTransaction, shape: &mut LogShape) -> Result<(
             EntryError::Unknown(source) => OpenError::UnknownEntry { index, source },
         })?;
         shape.push(&entry).map_err(|detail| OpenError::damaged(LOG_FILE, detail))?;
+        bytes += entry.size() as u64;
     }
-    Ok(())
+    Ok(bytes)
 }
 
 fn place(index: LogIndex, shape: &LogShape) -> String {

@@ -174,7 +174,11 @@ fn open(disk: &FaultyDisk, dice: &mut Dice) -> (LogStore, RecoveredLog) {
             disk.crash(dice);
             continue;
         }
-        return opened.expect("a log that lost power opens");
+        let (log, recovered) = opened.expect("a log that lost power opens");
+        let entries = log.entries(recovered.base.0.next(), usize::MAX).expect("sound");
+        let entry_bytes: usize = entries.iter().map(Entry::size).sum();
+        assert_eq!(recovered.entry_bytes, entry_bytes as u64, "what the entries take is known from the start");
+        return (log, recovered);
     }
 }
 
