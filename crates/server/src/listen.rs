@@ -28,8 +28,9 @@ use crate::counted_stream::CountedStream;
 use crate::metrics::Metrics;
 use crate::preface::begin;
 
-/// Streams that a client opened and reset before they were served; with one more the connection ends (rapid reset).
-const MAX_PENDING_RESETS: usize = 20;
+/// Streams that a client opened and reset before they were served; with one more the connection ends (rapid reset). Far above what
+/// hyper has by itself: after a pause of this process the calls that their callers gave up meanwhile come all at once.
+const MAX_PENDING_RESETS: usize = 1024;
 /// Streams that this end reset because of a client's errors; with one more the connection ends.
 const MAX_ERROR_RESETS: usize = 1024;
 /// Bytes of answers that one HTTP/2 stream may buffer while its client does not read.
