@@ -125,7 +125,7 @@ async fn start_nodes(args: &DevArgs, data: &Path) -> Result<Vec<Server>, Failure
         let open = |port: u16| listen(&format!("127.0.0.1:{port}"), "--client-port");
         bound.push([open(ports.client)?, open(ports.peer)?, open(ports.metrics)?]);
     }
-    let limits = args.flags.port_limits(bound.len());
+    let (limits, metrics_limits) = args.flags.port_limits(bound.len());
     let answers = args.flags.answer_limits(bound.len());
     let mut servers = Vec::new();
     for (number, [client_listener, peer_listener, metrics_listener]) in (1..).zip(bound) {
@@ -141,6 +141,7 @@ async fn start_nodes(args: &DevArgs, data: &Path) -> Result<Vec<Server>, Failure
             auth_token: args.flags.auth_token.clone(),
             auto_compaction: args.flags.auto_compaction()?,
             limits: limits.clone(),
+            metrics_limits: metrics_limits.clone(),
             answers: answers.clone(),
         };
         servers.push(Server::start(config).await.map_err(Failure::new)?);

@@ -136,13 +136,15 @@ impl NodeFlags {
         Some(if typed.is_zero() { DEFAULT_PROGRESS_INTERVAL } else { typed.max(LEAST_PROGRESS_INTERVAL) })
     }
 
-    /// Limits of the ports of one of `nodes` nodes in this process.
-    pub(crate) fn port_limits(&self, nodes: usize) -> PortLimits {
-        PortLimits {
-            max_connections: share_for_connections(self.max_connections, nodes),
+    /// Limits of the client port and of the metrics port of one of `nodes` nodes in this process.
+    pub(crate) fn port_limits(&self, nodes: usize) -> (PortLimits, PortLimits) {
+        let share = share_for_connections(self.max_connections, nodes);
+        let limits = |max_connections| PortLimits {
+            max_connections,
             max_streams: self.max_concurrent_streams,
             ..PortLimits::default()
-        }
+        };
+        (limits(share.clients), limits(share.metrics))
     }
 
     /// Limits of the answers of one of `nodes` nodes in this process.

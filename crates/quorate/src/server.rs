@@ -98,6 +98,7 @@ fn config(args: &ServerArgs) -> Result<ServerConfig, Failure> {
         replica.retired_clusters = retired_clusters(file)?;
     }
     args.flags.apply(&mut replica);
+    let (limits, metrics_limits) = args.flags.port_limits(1);
     Ok(ServerConfig {
         replica,
         client_listener,
@@ -105,7 +106,8 @@ fn config(args: &ServerArgs) -> Result<ServerConfig, Failure> {
         admin_token_file: args.flags.admin_token_file.clone(),
         auth_token: args.flags.auth_token.clone(),
         auto_compaction: args.flags.auto_compaction()?,
-        limits: args.flags.port_limits(1),
+        limits,
+        metrics_limits,
         answers: args.flags.answer_limits(1),
     })
 }

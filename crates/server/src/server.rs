@@ -41,8 +41,10 @@ pub struct ServerConfig {
     pub auth_token: TokenOption,
     /// What history is forgotten without being asked; `None` for nothing.
     pub auto_compaction: Option<AutoCompaction>,
-    /// Limits of the client port, and of the metrics port.
+    /// Limits of the client port.
     pub limits: PortLimits,
+    /// Limits of the metrics port, which asks nobody who they are: connections to it must not take those of clients and members.
+    pub metrics_limits: PortLimits,
     /// Limits of answers.
     pub answers: AnswerLimits,
 }
@@ -96,10 +98,10 @@ impl Server {
         let dispatch =
             Dispatch::new(kv, other_services, http, Arc::clone(&metrics), gate, passed_on, (&limits, &answers));
         let client_port = move |end| dispatch.on(end);
-        ports.spawn(serve(client_listener, client_port, limits.clone(), Arc::clone(&metrics), receiver.clone()));
+        ports.spawn(serve(client_listener, client_port, limits, Arc::clone(&metrics), receiver.clone()));
         if let Some(listener) = metrics_listener {
             let router = http::metrics_router(&api);
-            ports.spawn(serve(listener, move |_| router.clone(), limits, metrics, receiver));
+            ports.spawn(serve(listener, move |_| router.clone(), config.metrics_limits, metrics, receiver));
         }
         let mut helpers = JoinSet::new();
         if let Some(auto) = config.auto_compaction {

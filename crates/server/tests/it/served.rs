@@ -110,6 +110,7 @@ impl Served {
             auth_token: quorate_server::TokenOption::default(),
             auto_compaction: None,
             limits: PortLimits::default(),
+            metrics_limits: PortLimits::default(),
             answers: AnswerLimits::default(),
         };
         adjust(&mut config);
