@@ -70,7 +70,8 @@ pub(crate) enum Action<'a> {
     Maintain,
     /// Says who this node is: what an admitting node needs before it can know any token.
     Identify,
-    /// Changes the cluster itself: every other call of `quorate.v1.Admin`, and etcd's that do the same.
+    /// Changes the cluster itself: every other call of `quorate.v1.Admin`, and etcd's that do the same. Those that the
+    /// leader carries out are let in by [`ClientApi::admit_change`](crate::client_api::ClientApi::admit_change).
     Administer,
 }
 
@@ -104,14 +105,19 @@ pub(crate) enum Denied {
 #[must_use = "a write carries its actor, and a read shows this again when it has read"]
 pub(crate) struct Permit {
     actor: Actor,
-    /// The switch and the auth revision.
-    judged_by: (bool, u64),
+    /// The switch and the auth revision; `None` for the admin token, which is good whatever they are.
+    judged_by: Option<(bool, u64)>,
 }
 
 impl Permit {
     /// Who asks, for the log.
     pub(crate) fn actor(&self) -> Actor {
         self.actor.clone()
+    }
+
+    /// Whether the admin token decided, and not the rights of users.
+    pub(crate) fn is_by_admin_token(&self) -> bool {
+        self.judged_by.is_none()
     }
 }
 
@@ -144,32 +150,38 @@ impl Access {
     pub(crate) async fn check(&self, headers: &HeaderMap, action: Action<'_>) -> Result<Permit, Denied> {
         match self.check_now(headers, action).await {
             Err(Denied::Auth(_)) => {
-                let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
-                // Without a leader, what is known here is all there is to judge by.
-                let _caught_up = tokio::time::timeout(CATCH_UP, self.replica.read(options)).await;
+                self.catch_up().await;
                 self.check_now(headers, action).await
             }
             checked => checked,
         }
     }
 
+    /// Waits until this node has applied whatever was answered anywhere before this call, if that can be had soon: without a
+    /// leader, what is known here is all there is to judge by.
+    pub(crate) async fn catch_up(&self) {
+        let options = ReadOptions { consistency: Consistency::Consistent, ..ReadOptions::default() };
+        let _caught_up = tokio::time::timeout(CATCH_UP, self.replica.read(options)).await;
+    }
+
     /// Checks one request by the rights as they are applied here.
     async fn check_now(&self, headers: &HeaderMap, action: Action<'_>) -> Result<Permit, Denied> {
         let view = self.replica.view();
         let state = view.as_ref().map(|view| view.auth()).unwrap_or_default();
-        let judged_by = judged_by(&state);
+        let judged_by = Some(judged_by(&state));
         let free = Permit { actor: Actor::Anonymous, judged_by };
+        let by_admin_token = Permit { actor: Actor::Anonymous, judged_by: None };
         match action {
             Action::Login | Action::Identify => return Ok(free),
             Action::Administer => match self.admin_token.check(token(headers)) {
                 // Where users have rights, root needs no second secret, and where only the secret is set up it decides.
-                Ok(true) => return Ok(free),
+                Ok(true) => return Ok(by_admin_token),
                 Ok(false) if !state.is_enabled() => return Ok(free),
                 Err(denied) if !state.is_enabled() => return Err(denied),
                 Ok(false) | Err(_) => {}
             },
             Action::Maintain if state.is_enabled() && self.admin_token.check(token(headers)) == Ok(true) => {
-                return Ok(free);
+                return Ok(by_admin_token);
             }
             _ if !state.is_enabled() => return Ok(free),
             // Told to everybody, as in etcd; but who comes with a token that is nobody's is to log in again.
@@ -210,14 +222,16 @@ impl Access {
         }
     }
 
-    /// Checks that what a read saw may be shown: rights are what they were when it was let in. A change that was
-    /// acknowledged before a linearizable read began is applied by the time it has read, and shows here.
+    /// Checks that what a read saw may be shown: rights are what they were when it was let in, unless they did not let it
+    /// in. A change that was acknowledged before a linearizable read began is applied by the time it has read, and shows
+    /// here.
     ///
     /// # Errors
     /// [`AuthError::OldRevision`]: ask again.
     fn recheck(&self, permit: &Permit) -> Result<(), Denied> {
         let state = self.replica.view().map(|view| view.auth()).unwrap_or_default();
-        if judged_by(&state) == permit.judged_by { Ok(()) } else { Err(AuthError::OldRevision.into()) }
+        let stands = permit.judged_by.is_none_or(|rights| rights == judged_by(&state));
+        if stands { Ok(()) } else { Err(AuthError::OldRevision.into()) }
     }
 
     /// Who asks, by the token that came along.

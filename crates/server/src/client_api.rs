@@ -3,6 +3,7 @@
 //!
 //! Never sees bytes of a protocol, and never decides about consensus: how fresh a read is, is the replica's word.
 
+mod administration;
 mod hashes;
 mod leases;
 mod reads;
@@ -20,6 +21,7 @@ use quorate_node::NodeError;
 use quorate_store::{ReadError, StateView};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub(crate) use self::administration::Image;
 pub(crate) use self::leases::{LeaseIds, QueuedKeepAlives};
 pub(crate) use self::reads::{Served, ServedStream};
 pub(crate) use self::watches::Watches;

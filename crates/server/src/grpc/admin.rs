@@ -20,7 +20,7 @@ use tonic::{Code, Request, Response, Status};
 use super::ETCD_VERSION;
 use super::status::node_status;
 use crate::access::Action;
-use crate::client_api::{ApiError, ClientApi};
+use crate::client_api::{ApiError, ClientApi, Image};
 use crate::placed::{Placed, placed};
 use crate::runtime::{
     FollowerView, InitError, RaftView, ReplicaStatus, ResetError, SetVotersError, VoterPhase, VoterProgress, VoterSpec,
@@ -43,6 +43,13 @@ impl AdminService {
     /// The message, if the caller may.
     async fn admit<T: Send>(&self, request: Request<T>, action: Action<'_>) -> Result<T, Status> {
         let _admitted = self.api.access().check(request.metadata().as_ref(), action).await.map_err(ApiError::Denied)?;
+        Ok(request.into_inner())
+    }
+
+    /// The message, if the caller may have the leader change the cluster. The other calls are this node's own affair, and
+    /// are answered without a cluster, too.
+    async fn admit_change<T: Send>(&self, request: Request<T>) -> Result<T, Status> {
+        self.api.admit_change(request.metadata().as_ref()).await?;
         Ok(request.into_inner())
     }
 }
@@ -92,7 +99,7 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::SetVotersRequest>,
     ) -> Result<Response<Self::SetVotersStream>, Status> {
-        let request = self.admit(request, Action::Administer).await?;
+        let request = self.admit_change(request).await?;
         let targets: Vec<VoterSpec> = request.targets.into_iter().map(parse_target).collect::<Result<_, _>>()?;
         if targets.is_empty() {
             return Err(Status::invalid_argument("no voter is listed"));
@@ -118,7 +125,7 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        let request = self.admit(request, Action::Administer).await?;
+        let request = self.admit_change(request).await?;
         let to = (request.node_id != 0).then_some(NodeId(request.node_id));
         let expected = (request.expected_config_index > 0).then_some(LogIndex(request.expected_config_index));
         let transferred = self.api.replica().transfer_leader(to, expected).await;
@@ -130,9 +137,7 @@ impl Admin for AdminService {
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         let connection = request.extensions().get().cloned().unwrap_or_default();
-        self.admit(request, Action::Administer).await?;
-        let place = self.api.download_place()?;
-        let (info, chunks) = self.api.replica().snapshot().await.map_err(|refused| node_status(&refused))?;
+        let Image { info, chunks, place } = self.api.image(request.metadata().as_ref(), Action::Administer).await?;
         let mut info = Some(pb::SnapshotInfo {
             cluster_id: id_bytes(info.cluster_id),
             index: info.index.0,

@@ -40,9 +40,15 @@ impl ClusterService {
     }
 
     /// The committed configuration, no older than this call.
-    async fn current(&self) -> Result<Arc<Membership>, Status> {
+    async fn current(&self) -> Result<Arc<Membership>, ApiError> {
         self.api.confirm().await?;
         Ok(self.known())
+    }
+
+    /// The committed configuration, no older than this call, for a caller who may change it.
+    async fn admit_change(&self, headers: &HeaderMap) -> Result<Arc<Membership>, Status> {
+        let access = self.api.access();
+        Ok(access.permitted(headers, Action::Administer, || self.current()).await?)
     }
 
     /// The committed configuration, as far as this node knows.
@@ -73,9 +79,8 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
+        let before = self.admit_change(metadata.as_ref()).await?;
         let address = peer_address(&request.peer_ur_ls)?;
-        let before = self.current().await?;
         if before.members.values().any(|member| bare(&member.peer_address) == address) {
             return Err(etcd_status(EtcdError::PeerUrlExists));
         }
@@ -95,9 +100,8 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
+        let before = self.admit_change(metadata.as_ref()).await?;
         let id = NodeId(request.id);
-        let before = self.current().await?;
         if !before.members.contains_key(&id) {
             return Err(etcd_status(EtcdError::MemberNotFound));
         }
@@ -116,9 +120,8 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
+        let before = self.admit_change(metadata.as_ref()).await?;
         let id = NodeId(request.id);
-        let before = self.current().await?;
         if !before.members.contains_key(&id) {
             return Err(etcd_status(EtcdError::MemberNotFound));
         }
@@ -135,9 +138,8 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let _admitted = self.check(metadata.as_ref(), Action::Administer).await?;
+        let before = self.admit_change(metadata.as_ref()).await?;
         let id = NodeId(request.id);
-        let before = self.current().await?;
         if !before.members.contains_key(&id) {
             return Err(etcd_status(EtcdError::MemberNotFound));
         }

@@ -21,7 +21,7 @@ use super::header::header;
 use super::status::{etcd_status, node_status};
 use super::{ETCD_STORAGE_VERSION, ETCD_VERSION};
 use crate::access::{Action, Permit};
-use crate::client_api::{ApiError, ClientApi};
+use crate::client_api::{ApiError, ClientApi, Image};
 use crate::etcd_image::EtcdImage;
 use crate::node_state::{shown_alarms, why_not_serving};
 use crate::placed::{Placed, PlacedSender, placed};
@@ -172,9 +172,7 @@ impl Maintenance for MaintenanceService {
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         let connection = request.extensions().get().cloned().unwrap_or_default();
-        let _admitted = self.check(request.metadata().as_ref(), Action::Maintain).await?;
-        let place = self.api.download_place()?;
-        let (info, chunks) = self.api.replica().snapshot().await.map_err(|refused| node_status(&refused))?;
+        let Image { info, chunks, place } = self.api.image(request.metadata().as_ref(), Action::Maintain).await?;
         let (sender, receiver) = placed(place, self.api.answer_limits().send_time, connection);
         tokio::spawn(send_snapshot(self.header(info.revision), info.expected_bytes, chunks, sender));
         Ok(Response::new(receiver))
@@ -194,6 +192,8 @@ impl Maintenance for MaintenanceService {
         if !raft.membership.1.voters.contains(&target) {
             return Err(bad_transferee());
         }
+        // Only now: a node that does not lead says so without a leader, too.
+        self.api.admit_change(metadata.as_ref()).await?;
         match self.api.replica().transfer_leader(Some(target), None).await {
             Ok(_) => Ok(Response::new(pb::MoveLeaderResponse { header: None })),
             Err(NodeError::UnknownMember(_) | NodeError::NotVoter(_) | NodeError::RemovedMember(_)) => {

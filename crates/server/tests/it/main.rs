@@ -31,6 +31,7 @@ mod metrics;
 mod ports;
 mod probes;
 mod replication;
+mod rights_behind;
 mod scale;
 mod served;
 mod signed;

@@ -34,6 +34,11 @@ impl Served {
         Served::start(None, |_| {}).await
     }
 
+    /// A node that waits to be initialised, with other settings than the usual ones.
+    pub(crate) async fn empty_adjusted(adjust: impl FnOnce(&mut ServerConfig)) -> Served {
+        Served::start(None, adjust).await
+    }
+
     /// The only node of a cluster, with other settings than the usual ones.
     pub(crate) async fn adjusted(adjust: impl FnOnce(&mut ServerConfig)) -> Served {
         let served = Served::start(None, adjust).await;
