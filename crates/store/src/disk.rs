@@ -64,6 +64,11 @@ pub(crate) fn remove_if_present(disk: &dyn Disk, name: &str) -> io::Result<bool>
     Ok(present)
 }
 
+/// Removes what was left half done, before anything is opened: an image that was on its way in may hold the room that the rest wants.
+pub(crate) fn remove_leftovers(disk: &dyn Disk) -> io::Result<()> {
+    [LOG_FILE_NEW, STATE_FILE_NEW, INDEX_FILE_NEW].iter().try_for_each(|name| remove_if_present(disk, name).map(drop))
+}
+
 /// What was done to one file since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FileCounts {

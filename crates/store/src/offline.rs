@@ -14,7 +14,7 @@ use crate::disk::{Disk, LOG_FILE, STATE_FILE};
 use crate::error::{ApplyError, OpenError, ReadError, SnapshotError, WriteError};
 use crate::log::{LogStore, NodeMark};
 use crate::overlay_disk::OverlayDisk;
-use crate::snapshot::SnapshotSink;
+use crate::snapshot::{ImageName, SnapshotSink};
 use crate::state::{StatePlace, StateStore, forget_index_image};
 use crate::stores::{OpenedStores, StoreOptions};
 
@@ -268,7 +268,7 @@ pub fn restore(
     }
     let options = StoreOptions::default();
     let identity = new.identity(incarnation);
-    let mut sink = SnapshotSink::new(disk.clone(), None, options.state.cache_bytes)?;
+    let mut sink = SnapshotSink::new(&ImageName::new(disk.clone()), None, &options.state)?;
     for chunk in image {
         sink.push(&chunk?)?;
     }
@@ -280,7 +280,7 @@ pub fn restore(
     let meta = received.meta();
     let revision = received.rows.position.key_space.revision;
     forget_index_image(&*disk)?;
-    received.publish(&*disk)?;
+    received.publish()?;
     let (mut log, _) = LogStore::open(disk, incarnation, options.log)?;
     log.take_over(identity, &meta)?;
     Ok(Recovered { identity, meta, revision })

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use quorate_raft::Incarnation;
 
 use crate::database::guarded;
-use crate::disk::{Disk, LOG_FILE, LOG_FILE_NEW, STATE_FILE, remove_if_present};
+use crate::disk::{Disk, LOG_FILE, STATE_FILE, remove_leftovers};
 use crate::error::OpenError;
 use crate::log::{LogOptions, LogStore, RecoveredLog};
 use crate::state::{StateOptions, StateStore};
@@ -45,7 +45,7 @@ impl StoreOptions {
         if present(STATE_FILE)? && !present(LOG_FILE)? {
             return Err(OpenError::damaged(LOG_FILE, format!("it is missing, but there is a {STATE_FILE}")));
         }
-        remove_if_present(&**disk, LOG_FILE_NEW).map_err(|error| OpenError::io(LOG_FILE, error))?;
+        remove_leftovers(&**disk).map_err(|error| OpenError::io(LOG_FILE, error))?;
         let state_was_there = present(STATE_FILE)?;
         let (mut log, recovered) = guarded(LOG_FILE, || LogStore::open(disk.clone(), new_incarnation, self.log))?;
         if !state_was_there && recovered.base.0.0 > 0 {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use quorate_node::Input;
 use quorate_raft::{LogIndex, NodeId, Term};
 use quorate_store::{SnapshotError, SnapshotSink, SnapshotSource};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::Core;
@@ -127,6 +128,17 @@ pub(crate) async fn receive(engine: Arc<Engine>, from: NodeId, term: Term) -> Re
         .map_err(|_| "the node stops")?;
     let sink = sink.await.map_err(|_| "the node stops")??;
     Ok(Receiving { engine, from, term, sink: Some(sink), place })
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        // Given up: to remove its file may take a while.
+        let Some(sink) = self.sink.take() else { return };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(sink))),
+            Err(_) => drop(sink),
+        }
+    }
 }
 
 #[tonic::async_trait]

@@ -31,7 +31,8 @@ fn options(seed: u64) -> StoreOptions {
     let cache_bytes = if seed.is_multiple_of(4) { 0 } else { CACHE_BYTES };
     StoreOptions {
         log: LogOptions { cache_bytes, ..LogOptions::default() },
-        state: StateOptions { cache_bytes, ..StateOptions::default() },
+        // A disk that is filled has little left, and images are to meet its end half-way.
+        state: StateOptions { cache_bytes, image_reserve_bytes: 2 << 20, ..StateOptions::default() },
     }
 }
 

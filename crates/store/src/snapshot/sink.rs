@@ -8,29 +8,29 @@ use quorate_raft::SnapshotMeta;
 use quorate_wire::DecodeError;
 use quorate_wire::snapshot::{Header, ImageDecoder, Part};
 
+use super::image_file::{ImageFile, ImageName};
 use crate::database::{Commit, Database};
-use crate::disk::{Disk, STATE_FILE, STATE_FILE_NEW};
 use crate::error::{OpenError, SnapshotError, WriteError};
 use crate::state::{
-    Origin, Position, RECORDS, REVISIONS, ROWS, RawKey, RecordAppender, RecordTotals, StateReader, StateRows,
-    store_image_rows,
+    Origin, Position, RECORDS, REVISIONS, ROWS, RawKey, RecordAppender, RecordTotals, StateOptions, StateReader,
+    StateRows, store_image_rows,
 };
 
 /// Bytes written between two syncs: bounds the dirty pages, and with them the time the last sync takes.
 const SYNC_EVERY_BYTES: u64 = 64 << 20;
 
-/// What must stay free beside what a chunk writes.
-const RESERVE_BYTES: u64 = 2 << 20;
-
-/// An image on its way in. Dropped half-way, it leaves the state as it was.
+/// An image on its way in. Dropped half-way, it leaves the state as it was, and nothing of itself.
 pub struct SnapshotSink {
-    disk: Arc<dyn Disk>,
+    // Before the database: what closing that still writes is not to be kept.
+    file: ImageFile,
     database: Database,
+    reserve_bytes: u64,
     expected: Option<u128>,
     decoder: ImageDecoder,
     header: Option<Box<Header>>,
     totals: RecordTotals,
-    synced_bytes: u64,
+    /// Bytes of rows and records that the disk may not have given room for yet.
+    unsynced_bytes: u64,
 }
 
 impl std::fmt::Debug for SnapshotSink {
@@ -42,9 +42,10 @@ impl std::fmt::Debug for SnapshotSink {
     }
 }
 
-/// A whole, verified, durable image that waits to be installed.
+/// A whole, verified, durable image that waits to be installed. Dropped instead, it leaves nothing of itself.
 #[derive(Debug)]
 pub struct ReceivedSnapshot {
+    file: ImageFile,
     pub(crate) database: Database,
     pub(crate) key_space: KeySpace,
     pub(crate) rows: StateRows,
@@ -57,15 +58,19 @@ impl ReceivedSnapshot {
     }
 
     /// Gives the image the state file's name, durably.
-    pub(crate) fn publish(&self, disk: &dyn Disk) -> Result<(), WriteError> {
-        self.database.publish(disk, STATE_FILE_NEW)
+    pub(crate) fn publish(&self) -> Result<(), WriteError> {
+        self.file.publish(&self.database)
     }
 }
 
 impl SnapshotSink {
     /// Begins to take an image in; one at a time in a directory. `expected` is the cluster it must be of.
-    pub(crate) fn new(disk: Arc<dyn Disk>, expected: Option<u128>, cache_bytes: usize) -> Result<Self, SnapshotError> {
-        let database = Database::create(&*disk, STATE_FILE_NEW, STATE_FILE, cache_bytes).map_err(refused)?;
+    pub(crate) fn new(
+        name: &Arc<ImageName>,
+        expected: Option<u128>,
+        options: &StateOptions,
+    ) -> Result<Self, SnapshotError> {
+        let (database, file) = name.take(options.cache_bytes).map_err(refused)?;
         database.write(Commit::Deferred, |transaction| {
             transaction.open_table(RECORDS)?;
             transaction.open_table(ROWS)?;
@@ -73,13 +78,14 @@ impl SnapshotSink {
             Ok(())
         })?;
         Ok(Self {
-            disk,
+            file,
             database,
+            reserve_bytes: options.image_reserve_bytes,
             expected,
             decoder: ImageDecoder::new(),
             header: None,
             totals: RecordTotals::default(),
-            synced_bytes: 0,
+            unsynced_bytes: 0,
         })
     }
 
@@ -105,23 +111,24 @@ impl SnapshotSink {
     /// Ends the image: verifies it as a whole, makes it durable and builds its index.
     ///
     /// # Errors
-    /// [`SnapshotError::Refused`] if the image is not whole.
+    /// [`SnapshotError::Refused`] if the image is not whole; [`WriteError::DiskFull`] if it does not fit.
     pub fn finish(self) -> Result<ReceivedSnapshot, SnapshotError> {
         self.finish_with(|_| {})
     }
 
     /// As [`SnapshotSink::finish`], with changes to where the image says it is from: for offline restore.
     pub(crate) fn finish_with(self, change: impl FnOnce(&mut StateRows)) -> Result<ReceivedSnapshot, SnapshotError> {
-        let header = match self.header {
+        let header = match &self.header {
             Some(header) if self.decoder.ended() => header,
             _ => return Err(SnapshotError::Refused("it ends early".to_owned())),
         };
-        let mut rows = rows(&header, self.totals)?;
+        let mut rows = rows(header, self.totals)?;
         change(&mut rows);
+        self.check_space()?;
         let commit = if mutant!(ImageNotSynced) { Commit::Deferred } else { Commit::DurableQuickStart };
         self.database.write(commit, |transaction| rows.store(transaction))?;
         let key_space = StateReader::new(&self.database.read()?)?.key_space(&rows)?;
-        Ok(ReceivedSnapshot { database: self.database, key_space, rows })
+        Ok(ReceivedSnapshot { file: self.file, database: self.database, key_space, rows })
     }
 
     fn begin(&mut self, header: Box<Header>) -> Result<(), SnapshotError> {
@@ -138,7 +145,8 @@ impl SnapshotSink {
 
     fn store_rows(&mut self, rows: &[Row]) -> Result<(), SnapshotError> {
         let bytes: usize = rows.iter().map(|row| row.key.len() + row.value.len()).sum();
-        self.database.check_space(&*self.disk, RESERVE_BYTES + 2 * bytes as u64)?;
+        self.unsynced_bytes += bytes as u64;
+        self.check_space()?;
         Ok(self.database.write(Commit::Deferred, |transaction| store_image_rows(transaction, rows))?)
     }
 
@@ -148,8 +156,9 @@ impl SnapshotSink {
             return Err(SnapshotError::Refused(format!("it is of revision {last} and has a record {key}")));
         }
         let bytes: u64 = records.iter().map(|(_, record)| record.encoded_len() as u64).sum();
-        self.database.check_space(&*self.disk, RESERVE_BYTES + 2 * bytes)?;
-        let sync = self.totals.bytes + bytes > self.synced_bytes + SYNC_EVERY_BYTES;
+        self.unsynced_bytes += bytes;
+        self.check_space()?;
+        let sync = self.unsynced_bytes > SYNC_EVERY_BYTES;
         let commit = if sync { Commit::Durable } else { Commit::Deferred };
         let mut totals = self.totals;
         self.database.write(commit, |transaction| {
@@ -164,9 +173,15 @@ impl SnapshotSink {
         })?;
         self.totals = totals;
         if sync {
-            self.synced_bytes = totals.bytes;
+            self.unsynced_bytes = 0;
         }
         Ok(())
+    }
+
+    /// Refuses what would take the room that the node itself needs. Of what is not synced no page may be on the disk yet: each is
+    /// written whole, and twice the bytes covers the half-full ones.
+    fn check_space(&self) -> Result<(), WriteError> {
+        self.database.check_space(self.file.disk(), self.reserve_bytes + 2 * self.unsynced_bytes)
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) use rows::{Origin, Position, StateRows};
 pub(crate) use tables::{ROWS, RowReader, StateReader, store_image_rows};
 
 use crate::database::{Commit, Database};
-use crate::disk::{Disk, FileCounts, INDEX_FILE, INDEX_FILE_NEW, STATE_FILE, STATE_FILE_NEW, remove_if_present};
+use crate::disk::{Disk, FileCounts, INDEX_FILE, STATE_FILE, STATE_FILE_NEW, remove_leftovers};
 use crate::error::{ApplyError, OpenError, SnapshotError, WriteError};
 use crate::log::DurableBase;
 use crate::snapshot::{ReceivedSnapshot, SnapshotSink, SnapshotSource};
@@ -60,11 +60,14 @@ pub struct StateOptions {
     pub cache_bytes: usize,
     /// A checkpoint is refused with [`WriteError::DiskFull`] unless this much stays free beside what it writes.
     pub reserve_bytes: u64,
+    /// An image on its way in is given up unless this much stays free beside what it writes: the node goes on meanwhile, and its
+    /// votes and entries must find room.
+    pub image_reserve_bytes: u64,
 }
 
 impl Default for StateOptions {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, reserve_bytes: 2 << 20 }
+        Self { cache_bytes: 64 << 20, reserve_bytes: 2 << 20, image_reserve_bytes: 64 << 20 }
     }
 }
 
@@ -110,7 +113,6 @@ pub struct StateStats {
 pub struct StateStore {
     disk: Arc<dyn Disk>,
     shared: Arc<Shared>,
-    options: StateOptions,
     durable_applied: LogIndex,
     dirty_bytes: u64,
     /// Bytes of the pages that a compaction has changed since the last checkpoint.
@@ -127,15 +129,13 @@ impl StateStore {
     /// # Errors
     /// [`OpenError::Damaged`] if a record fails its checksum, [`OpenError::NewerFormat`] if a later release wrote it.
     pub fn open(disk: Arc<dyn Disk>, options: StateOptions) -> Result<Self, OpenError> {
+        remove_leftovers(&*disk).map_err(|error| OpenError::io(STATE_FILE, error))?;
         let present = disk.exists(STATE_FILE).map_err(|error| OpenError::io(STATE_FILE, error))?;
         let database = if present {
             Database::open(&*disk, STATE_FILE, options.cache_bytes)?
         } else {
             create(&*disk, options.cache_bytes)?
         };
-        for leftover in [STATE_FILE_NEW, INDEX_FILE_NEW] {
-            remove_if_present(&*disk, leftover).map_err(|error| OpenError::io(STATE_FILE, error))?;
-        }
         let transaction = database.read()?;
         let mut rows = StateRows::read(&transaction)?;
         let key_space = index_image::load(&*disk, &rows, &StateReader::new(&transaction)?)?;
@@ -144,16 +144,8 @@ impl StateStore {
         drop(transaction);
         let durable_applied = rows.position.applied;
         let inner = Inner { database: Arc::new(database), key_space, rows, generation: 0 };
-        let shared = Arc::new(Shared::new(disk.clone(), options.cache_bytes, inner));
-        Ok(Self {
-            disk,
-            shared,
-            options,
-            durable_applied,
-            dirty_bytes: 0,
-            pruned_bytes: 0,
-            log_base: DurableBase::default(),
-        })
+        let shared = Arc::new(Shared::new(disk.clone(), options, inner));
+        Ok(Self { disk, shared, durable_applied, dirty_bytes: 0, pruned_bytes: 0, log_base: DurableBase::default() })
     }
 
     /// A handle for readers.
@@ -312,8 +304,8 @@ impl StateStore {
         current.check()?;
         let (old, new) = (rows.position.applied, received.rows.position.applied);
         assert!(new >= old, "a snapshot of entry {new} would take back what was applied up to {old}");
-        received.publish(&*self.disk).inspect_err(|error| current.poison(error.to_string()))?;
-        let ReceivedSnapshot { database, key_space, rows: received_rows } = received;
+        received.publish().inspect_err(|error| current.poison(error.to_string()))?;
+        let ReceivedSnapshot { database, key_space, rows: received_rows, .. } = received;
         let meta = received_rows.snapshot_meta();
         self.durable_as_of(received_rows.position.applied);
         // The old file has no name any more; it goes with its last reader.
@@ -400,7 +392,7 @@ impl StateStore {
     /// What must be free for a checkpoint.
     fn checkpoint_bytes(&self) -> u64 {
         // Each dirty page is written whole; twice the record bytes covers the half-full ones.
-        self.options.reserve_bytes + 2 * self.dirty_bytes + self.pruned_bytes
+        self.shared.options.reserve_bytes + 2 * self.dirty_bytes + self.pruned_bytes
     }
 
     /// Makes durable what was committed, as of `position`. What it takes on the disk was looked at before.
@@ -420,6 +412,13 @@ impl StateStore {
     fn current(&self) -> (Arc<Database>, StateRows) {
         let inner = self.shared.read();
         (inner.database.clone(), inner.rows.clone())
+    }
+}
+
+impl Drop for StateStore {
+    fn drop(&mut self) {
+        // Whoever opens the directory next may use the name, and an image on its way in may outlive this.
+        self.shared.image_name.give_away();
     }
 }
 

@@ -21,11 +21,11 @@ use quorate_raft::{LogIndex, Membership};
 use super::records::{RecordReader, RecordTotals};
 use super::revision_hash::RevisionHasher;
 use super::rows::StateRows;
-use super::{index_image, revisions};
+use super::{StateOptions, index_image, revisions};
 use crate::database::Database;
 use crate::disk::Disk;
 use crate::error::{RationedReadError, ReadError, SnapshotError};
-use crate::snapshot::{SnapshotSink, SnapshotSource};
+use crate::snapshot::{ImageName, SnapshotSink, SnapshotSource};
 
 /// Keys of the index walked under one hold of its lock.
 const STEP_KEYS: usize = 4096;
@@ -65,7 +65,9 @@ impl Inner {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) cache_bytes: usize,
+    pub(crate) options: StateOptions,
+    /// For the image that is on its way in.
+    pub(crate) image_name: Arc<ImageName>,
     inner: RwLock<Inner>,
     /// Held by the writer from the moment the index is ahead of the file until it is not.
     batch: Mutex<()>,
@@ -73,9 +75,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(disk: Arc<dyn Disk>, cache_bytes: usize, inner: Inner) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, options: StateOptions, inner: Inner) -> Self {
+        let image_name = ImageName::new(disk.clone());
         let applied = AtomicU64::new(inner.rows.position.applied.0);
-        Self { disk, cache_bytes, inner: RwLock::new(inner), batch: Mutex::new(()), applied }
+        Self { disk, options, image_name, inner: RwLock::new(inner), batch: Mutex::new(()), applied }
     }
 
     // A panic under one of these locks is a broken invariant, and the process goes down with it; a test that catches it
@@ -374,7 +377,7 @@ impl StateView {
     /// # Errors
     /// If the new file cannot be made.
     pub fn receive_snapshot(&self, expected: u128) -> Result<SnapshotSink, SnapshotError> {
-        SnapshotSink::new(self.shared.disk.clone(), Some(expected), self.shared.cache_bytes)
+        SnapshotSink::new(&self.shared.image_name, Some(expected), &self.shared.options)
     }
 
     /// The record of one change, if it is still there: for watchers that fall behind.
