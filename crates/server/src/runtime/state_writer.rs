@@ -7,7 +7,8 @@
 //! 1. entries are applied in the order they came, each batch as it was cut: nodes compare their state hashes at the ends of
 //!    batches;
 //! 2. after a failed write nothing is applied or reported;
-//! 3. the state not yet durable is bounded by [`MAX_DIRTY_BYTES`] and [`CHECKPOINT_INTERVAL`];
+//! 3. the state not yet durable is bounded by [`MAX_DIRTY_BYTES`] and [`CHECKPOINT_INTERVAL`], and by half of the free space: more
+//!    might find no room ever after;
 //! 4. a received image keeps its place on the disk until consensus has decided on it: it may be about to become the state.
 
 use std::sync::Arc;
@@ -127,7 +128,9 @@ impl<R: StateReports> Writer<'_, R> {
             StateJob::Apply { entries } => {
                 #[cfg(feature = "test-faults")]
                 let entries = super::faults::misapply(entries);
-                self.apply(&entries)
+                self.apply(&entries)?;
+                // Here too: a backlog brings many batches at once.
+                self.checkpoint_if_due()
             }
             StateJob::Install { meta, installed } => self.install(&meta, &installed),
             StateJob::Keep { image } => {
@@ -230,10 +233,7 @@ impl<R: StateReports> Writer<'_, R> {
     }
 
     fn housekeeping(&mut self, idle: bool, wakes: u32) -> Result<(), Failure> {
-        let due = self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL || self.dirty_bytes >= MAX_DIRTY_BYTES;
-        if self.dirty && due {
-            self.checkpoint()?;
-        }
+        self.checkpoint_if_due()?;
         if self.looked_at.elapsed() >= CHECKPOINT_INTERVAL {
             self.looked_at = Instant::now();
             self.reports.look_at_space(&self.store);
@@ -245,6 +245,14 @@ impl<R: StateReports> Writer<'_, R> {
             self.compacting = self.store.compact_step(COMPACT_STEP_KEYS)?;
             // Held up, it has changed nothing.
             self.dirty |= self.compacting || self.view.pruned() != pruned;
+        }
+        Ok(())
+    }
+
+    fn checkpoint_if_due(&mut self) -> Result<(), Failure> {
+        let due = self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL || self.dirty_bytes >= MAX_DIRTY_BYTES;
+        if self.dirty && (due || self.store.is_checkpoint_pressing()?) {
+            self.checkpoint()?;
         }
         Ok(())
     }
@@ -273,8 +281,11 @@ impl<R: StateReports> Writer<'_, R> {
 
 #[cfg(test)]
 mod tests {
-    use quorate_raft::Incarnation;
-    use quorate_store::{Disk, RealDisk, StoreOptions};
+    use quorate_kv::{Actor, Command, PutRequest};
+    use quorate_raft::{Incarnation, NodeId, Payload, Term};
+    use quorate_store::testing::FaultyDisk;
+    use quorate_store::{Disk, RealDisk, StateOptions, StoreOptions};
+    use quorate_wire::{Envelope, encode_envelope};
     use tempfile::TempDir;
 
     use super::*;
@@ -333,6 +344,37 @@ mod tests {
             jobs.close();
             assert!(writer.join().expect("no panic").is_some());
         });
+    }
+
+    fn put(index: u64, bytes: usize) -> Entry {
+        let put = PutRequest { key: "key".into(), value: vec![7; bytes].into(), ..PutRequest::default() };
+        let payload = Payload::Command(encode_envelope(&Envelope {
+            origin: NodeId(1),
+            incarnation: Incarnation(3),
+            sequence: index,
+            actor: Actor::Node,
+            command: Command::Put(put),
+        }));
+        Entry { term: Term(1), index: LogIndex(index), payload }
+    }
+
+    #[test]
+    fn a_backlog_is_made_durable_before_its_checkpoint_stops_fitting() {
+        let disk = FaultyDisk::new();
+        let store = StateStore::open(Arc::new(disk.clone()), StateOptions::default()).expect("empty");
+        // For all of it at once a checkpoint wants nearly 14 MiB.
+        disk.set_limit_bytes(Some(disk.used_bytes() + (12 << 20)));
+        let jobs = Mailbox::new();
+        for index in 1..=6 {
+            jobs.send(StateJob::Apply { entries: vec![put(index, 1000 << 10)] }).expect("open");
+        }
+        let store = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| run(store, &jobs, &Unheard, &Arc::default()));
+            jobs.close();
+            writer.join().expect("no panic").expect("no failure")
+        });
+        assert_eq!(store.position().index, LogIndex(6));
+        store.close().expect("the rest fits");
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub struct StateStats {
     pub dirty_bytes: u64,
     /// The applied index that survives a crash.
     pub durable_applied: LogIndex,
+    /// What must be free for the next checkpoint.
+    pub checkpoint_bytes: u64,
     /// What was done to the file since it was opened.
     pub file: FileCounts,
 }
@@ -287,6 +289,17 @@ impl StateStore {
         Ok(self.durable_applied)
     }
 
+    /// Whether the next checkpoint is better made at once: it still fits, and takes half of the room that there is for it. One that
+    /// found no room once would want more each time, and find none before space is freed.
+    ///
+    /// # Errors
+    /// Any error: the node must stop.
+    pub fn is_checkpoint_pressing(&self) -> Result<bool, WriteError> {
+        let free_bytes = self.shared.read().database.free_bytes(&*self.disk)?;
+        let (needed, reserve) = (self.checkpoint_bytes(), self.shared.options.reserve_bytes);
+        Ok(needed <= free_bytes && needed - reserve >= (free_bytes - reserve) / 2)
+    }
+
     /// Switches to a received snapshot, durably. Until the switch the old state is as it was.
     ///
     /// The caller then resets the log to the snapshot's position; if it dies before that, [`crate::StoreOptions::open`]
@@ -340,6 +353,7 @@ impl StateStore {
             totals: inner.rows.position.totals,
             dirty_bytes: self.dirty_bytes,
             durable_applied: self.durable_applied,
+            checkpoint_bytes: self.checkpoint_bytes(),
             file: inner.database.counts(),
         }
     }

@@ -356,6 +356,27 @@ fn a_full_disk_puts_a_checkpoint_off() {
     assert_eq!(node.state.checkpoint().expect("there is room"), LogIndex(7));
 }
 
+/// One that is put off wants more each time it is tried again.
+#[test]
+fn a_checkpoint_presses_while_it_still_fits_and_not_before() {
+    let disk = FaultyDisk::new();
+    let mut node = member(&disk);
+    node.state.apply(&entries(3, 1..=20)).expect("no fault");
+    let needed = node.state.stats().checkpoint_bytes;
+    let dirty = needed - options().state.reserve_bytes;
+    for (free, presses) in [(needed - 1, false), (needed, true), (needed + dirty, true), (needed + dirty + 2, false)] {
+        leave_free(&disk, free);
+        assert_eq!(
+            node.state.is_checkpoint_pressing().expect("no fault"),
+            presses,
+            "{free} bytes free, {needed} needed"
+        );
+    }
+    leave_free(&disk, needed);
+    node.state.checkpoint().expect("it fits");
+    assert!(!node.state.is_checkpoint_pressing().expect("no fault"), "nothing waits");
+}
+
 /// A state of `count` records, every other of them hidden by a compaction, so that all its pages change when they go. The keys that
 /// have all of those are few, and the last ones: one step of any number of keys removes nearly everything.
 fn half_hidden(disk: &FaultyDisk, count: u64) -> OpenedStores {
