@@ -248,7 +248,7 @@ mod tests {
             "spec": {},
         }))
         .expect("the spec is well-formed");
-        let defaults = Defaults { image: "quorate".to_string() };
+        let defaults = Defaults::new("quorate", None);
         let mut built = build::companions(&cluster, 3, 1);
         built.push(build::stateful_set(&cluster, &defaults, 3, "8Gi"));
         let live = |object: build::Built| object.body.map(|body| ((object.resource.kind, object.name), body));

@@ -311,7 +311,7 @@ mod tests {
         let frozen = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
         let client = Client::new(frozen, "default");
         let recorder = Recorder::new(client.clone(), Reporter::from("test"));
-        let defaults = Defaults { image: "quorate".to_string() };
+        let defaults = Defaults::new("quorate", None);
         let context = Arc::new(Context::new(client, Grpc::default(), defaults, recorder, Arc::new(Metrics::new())));
         let cluster = Arc::new(QuorateCluster::new("db", serde_json::from_value(json!({})).expect("a spec")));
         let look = tokio::time::timeout(2 * LONGEST_LOOK, reconcile(Arc::clone(&cluster), Arc::clone(&context)));

@@ -29,6 +29,7 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Changes come in bursts: a pod's start is five of them.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 const CONCURRENT_RECONCILES: u16 = 16;
+const PROBES_PORT: u16 = 8080;
 /// The longest that the API server may be silent while an answer is read; a watch without news is ended by it after 290 s. Looks and
 /// the Lease have shorter limits of their own; what begins a watch has none but this.
 const LONGEST_SILENCE: Duration = Duration::from_secs(300);
@@ -42,9 +43,12 @@ pub struct RunArgs {
     /// Image of the nodes, without its tag: that is spec.version
     #[arg(long, env = "QUORATE_IMAGE", default_value = "quorate")]
     image: String,
-    /// Where metrics and probes are served
-    #[arg(long, default_value = "0.0.0.0:8080")]
-    listen: SocketAddr,
+    /// Where metrics and probes are served; port 8080 of all addresses if absent
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Address of the API server within the cluster: its family says at which addresses to listen
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
+    service_host: Option<String>,
     /// Namespace of the Lease by which replicas of the operator agree who acts
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     lease_namespace: String,
@@ -81,8 +85,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let client = connect().await?;
     let metrics = Arc::new(Metrics::new());
     let ready = Arc::new(AtomicBool::new(false));
-    let probes = probes::serve(args.listen, Arc::clone(&metrics), Arc::clone(&ready));
-    let work = lead(&args, &client, &metrics, &ready);
+    let defaults = Defaults::new(&args.image, args.service_host.as_deref());
+    let listen = args.listen.unwrap_or_else(|| SocketAddr::from((defaults.all_addresses, PROBES_PORT)));
+    let probes = probes::serve(listen, Arc::clone(&metrics), Arc::clone(&ready));
+    let work = lead(&args, &defaults, &client, &metrics, &ready);
     tokio::select! {
         served = probes => served.map_err(RunError::Listen),
         worked = work => worked,
@@ -96,7 +102,13 @@ async fn connect() -> Result<Client, kube::Error> {
     Client::try_from(config)
 }
 
-async fn lead(args: &RunArgs, client: &Client, metrics: &Arc<Metrics>, ready: &AtomicBool) -> Result<(), RunError> {
+async fn lead(
+    args: &RunArgs,
+    defaults: &Defaults,
+    client: &Client,
+    metrics: &Arc<Metrics>,
+    ready: &AtomicBool,
+) -> Result<(), RunError> {
     let mut stop = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
     let election = Election::new(client.clone(), &args.lease_namespace, &args.lease_name, args.identity.clone());
     let to_act = async {
@@ -113,7 +125,7 @@ async fn lead(args: &RunArgs, client: &Client, metrics: &Arc<Metrics>, ready: &A
     tracing::info!("reconciling");
     metrics.leads(true);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let mut controller = Box::pin(control(args, client, metrics, ended));
+    let mut controller = Box::pin(control(args, defaults.clone(), client, metrics, ended));
     tokio::select! {
         () = &mut controller => return Ok(()),
         () = election.hold() => return Err(RunError::LeaseLost),
@@ -135,10 +147,15 @@ async fn await_resource(args: &RunArgs, client: &Client) {
     }
 }
 
-async fn control(args: &RunArgs, client: &Client, metrics: &Arc<Metrics>, ended: tokio::sync::oneshot::Receiver<()>) {
+async fn control(
+    args: &RunArgs,
+    defaults: Defaults,
+    client: &Client,
+    metrics: &Arc<Metrics>,
+    ended: tokio::sync::oneshot::Receiver<()>,
+) {
     let reporter = Reporter { controller: MANAGER.to_string(), instance: Some(args.identity.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
-    let defaults = Defaults { image: args.image.clone() };
     let context = Arc::new(Context::new(client.clone(), Grpc::default(), defaults, recorder, Arc::clone(metrics)));
     let ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=quorate-operator");
     // Claims get their labels from the StatefulSet's selector, so the label of the operator is not on them.

@@ -161,7 +161,7 @@ async fn take(
 ) -> (Result<(), ActError>, Vec<Call>) {
     let calls = Calls::default();
     let client = server(&calls, refusal);
-    let defaults = Defaults { image: "quorate".to_string() };
+    let defaults = Defaults::new("quorate", None);
     let result = Hands { client: &client, admin: nodes, defaults: &defaults }.act(sighting, &step).await;
     let calls = calls.lock().expect("no test panicked").clone();
     (result, calls)
@@ -359,7 +359,7 @@ async fn a_set_is_made_only_if_there_is_none_yet() {
         });
         let mut seen = sighting(3);
         seen.kubernetes.set = None;
-        let defaults = Defaults { image: "quorate".to_string() };
+        let defaults = Defaults::new("quorate", None);
         let hands = Hands { client: &client, admin: &Nodes::default(), defaults: &defaults };
         let result = hands.act(&seen, &Step::ApplyObjects { replicas: 3 }).await;
         let calls = calls.lock().expect("no test panicked").clone();
@@ -404,7 +404,7 @@ async fn make_token(there: Value) -> Vec<(String, Value)> {
             _ => (200, sent),
         }
     });
-    let defaults = Defaults { image: "quorate".to_string() };
+    let defaults = Defaults::new("quorate", None);
     let hands = Hands { client: &client, admin: &Nodes::default(), defaults: &defaults };
     hands.act(&seen, &Step::ApplyObjects { replicas: 3 }).await.expect("applied");
     let calls = calls.lock().expect("no test panicked").clone();

@@ -10,6 +10,8 @@ mod recovery_job;
 mod services;
 mod stateful_set;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use kube::api::ObjectMeta;
@@ -35,6 +37,21 @@ const MARKS: [&str; 2] = ["app.kubernetes.io/managed-by", "quorate.io/cluster"];
 pub struct Defaults {
     /// Image without its tag; the tag is the version of the resource.
     pub image: String,
+    /// What stands for all addresses of a pod: where its nodes listen.
+    pub all_addresses: IpAddr,
+}
+
+impl Defaults {
+    /// `service_host` is the address at which pods reach the API server. Its family is the first one of the cluster's network, in
+    /// which the kubelet asks pods whether they are alive.
+    pub fn new(image: &str, service_host: Option<&str>) -> Defaults {
+        let all_addresses = match service_host.and_then(|host| host.parse().ok()) {
+            // Takes IPv4 in, too.
+            Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        Defaults { image: image.to_string(), all_addresses }
+    }
 }
 
 /// One object as it should be.
@@ -156,7 +173,7 @@ mod tests {
     }
 
     fn set(spec: Value, replicas: u32) -> Built {
-        stateful_set(&cluster(spec), &Defaults { image: "quorate".to_string() }, replicas, "8Gi")
+        stateful_set(&cluster(spec), &Defaults::new("quorate", None), replicas, "8Gi")
     }
 
     #[test]

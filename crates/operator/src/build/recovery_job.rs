@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn the_job_names_both_clusters_and_works_on_the_survivor_alone() {
         let cluster = cluster(json!({ "version": "1.2.3" }));
-        let defaults = Defaults { image: "quorate".to_string() };
+        let defaults = Defaults::new("quorate", None);
         let recovery = Recovery { survivor: Ordinal(2), cluster_id: ClusterId(0xbb), begun: false };
         let job = serde_json::to_value(recovery_job(&cluster, &defaults, ClusterId(0xaa), recovery)).expect("JSON");
         assert_eq!(job["metadata"]["name"], "example-recover-00000000");
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn nothing_takes_its_pod_for_a_member() {
         let cluster = cluster(json!({}));
-        let defaults = Defaults { image: "quorate".to_string() };
+        let defaults = Defaults::new("quorate", None);
         let recovery = Recovery { survivor: Ordinal(0), cluster_id: ClusterId(1), begun: false };
         let job = recovery_job(&cluster, &defaults, ClusterId(2), recovery);
         let labels = job.spec.and_then(|spec| spec.template.metadata?.labels).expect("labels");

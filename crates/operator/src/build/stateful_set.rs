@@ -4,6 +4,7 @@
 //! operator alone (OnDelete), all of them may start at once (Parallel), and Kubernetes never deletes a volume by itself.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
@@ -129,7 +130,7 @@ fn container(cluster: &QuorateCluster, names: &Names, defaults: &Defaults) -> Co
         image: Some(image(cluster, defaults)),
         image_pull_policy: Some(pull_policy(cluster)),
         command: Some(vec!["/quorate".to_string()]),
-        args: Some(arguments(cluster, names)),
+        args: Some(arguments(cluster, names, defaults.all_addresses)),
         env: Some(vec![EnvVar { name: "POD_NAME".to_string(), value: None, value_from: Some(pod_name) }]),
         ports: Some([("client", CLIENT_PORT), ("peer", PEER_PORT), ("metrics", METRICS_PORT)].map(port).to_vec()),
         startup_probe: Some(probe("/livez", 2, 300)),
@@ -182,16 +183,17 @@ pub(super) fn container_security() -> SecurityContext {
     }
 }
 
-fn arguments(cluster: &QuorateCluster, names: &Names) -> Vec<String> {
+fn arguments(cluster: &QuorateCluster, names: &Names, all_addresses: IpAddr) -> Vec<String> {
     let spec = &cluster.spec;
     let host = names.host("$(POD_NAME)");
     let (mode, retention) = compaction(&spec.auto_compaction);
+    let listen = |port| SocketAddr::from((all_addresses, port)).to_string();
     let flags = [
         ("--name", "$(POD_NAME)".to_string()),
         ("--data-dir", DATA_DIR.to_string()),
-        ("--listen-client", format!("0.0.0.0:{CLIENT_PORT}")),
-        ("--listen-peer", format!("0.0.0.0:{PEER_PORT}")),
-        ("--listen-metrics", format!("0.0.0.0:{METRICS_PORT}")),
+        ("--listen-client", listen(CLIENT_PORT)),
+        ("--listen-peer", listen(PEER_PORT)),
+        ("--listen-metrics", listen(METRICS_PORT)),
         ("--advertise-client", format!("{host}:{CLIENT_PORT}")),
         ("--advertise-peer", format!("{host}:{PEER_PORT}")),
         ("--shutdown-delay", SHUTDOWN_DELAY.to_string()),
@@ -295,7 +297,7 @@ mod tests {
     use super::{Defaults, stateful_set, volume_size};
 
     fn pod(spec: serde_json::Value) -> serde_json::Value {
-        let set = stateful_set(&cluster(spec), &Defaults { image: "quorate".to_string() }, 3, "8Gi");
+        let set = stateful_set(&cluster(spec), &Defaults::new("quorate", None), 3, "8Gi");
         serde_json::to_value(set).expect("JSON")["spec"]["template"]["spec"].clone()
     }
 
@@ -334,6 +336,22 @@ mod tests {
     }
 
     #[test]
+    fn nodes_listen_where_the_kubelet_asks_also_in_a_cluster_of_ipv6() {
+        let listen = |service_host| {
+            let set = stateful_set(&cluster(json!({})), &Defaults::new("quorate", service_host), 3, "8Gi");
+            let pod = set.spec.and_then(|spec| spec.template.spec).expect("a pod");
+            let args = pod.containers.into_iter().flat_map(|container| container.args.unwrap_or_default());
+            args.filter(|arg| arg.starts_with("--listen-")).collect::<Vec<_>>()
+        };
+        let ports = ["--listen-client=[::]:2379", "--listen-peer=[::]:2380", "--listen-metrics=[::]:2381"];
+        assert_eq!(listen(Some("fd00:10:96::1")), ports);
+        let before = ports.map(|flag| flag.replace("[::]", "0.0.0.0"));
+        assert_eq!(listen(Some("10.96.0.1")), before);
+        assert_eq!(listen(None), before);
+        assert_eq!(listen(Some("kubernetes.default")), before, "a name says nothing of a family");
+    }
+
+    #[test]
     fn no_compaction_is_a_retention_of_nothing() {
         let args =
             pod(json!({ "autoCompaction": { "mode": "Off", "retention": "1h" } }))["containers"][0]["args"].clone();
@@ -343,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_size_of_the_claim_template_is_read_back() {
-        let set = stateful_set(&cluster(json!({})), &Defaults { image: "quorate".to_string() }, 3, "12Gi");
+        let set = stateful_set(&cluster(json!({})), &Defaults::new("quorate", None), 3, "12Gi");
         assert_eq!(volume_size(&set), Some("12Gi"));
     }
 }

@@ -13,7 +13,7 @@ async fn start_recovery(begun: &Value) -> (Result<(), ActError>, Vec<Call>) {
     now["status"]["recovery"] = begun.clone();
     let calls = Calls::default();
     let client = server_that_has(&calls, None, Some(now));
-    let defaults = Defaults { image: "quorate".to_string() };
+    let defaults = Defaults::new("quorate", None);
     let nodes = Nodes::default();
     let result = Hands { client: &client, admin: &nodes, defaults: &defaults }.act(&seen, &Step::StartRecovery).await;
     let calls = calls.lock().expect("no test panicked").clone();
@@ -56,7 +56,7 @@ async fn a_job_that_has_not_begun_is_deleted_and_one_that_has_is_not() {
         seen.observed.latched.recovery = Some(recovery);
         seen.kubernetes.recovery_job.uid = Some("job".to_string());
         seen.kubernetes.recovery_job.state = JobState::NotBegun;
-        let defaults = Defaults { image: "quorate".to_string() };
+        let defaults = Defaults::new("quorate", None);
         let hands = Hands { client: &client, admin: &Nodes::default(), defaults: &defaults };
         let result = hands.act(&seen, &Step::DeleteRecoveryJob).await;
         let calls = calls.lock().expect("no test panicked").clone();
