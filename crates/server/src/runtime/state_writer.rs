@@ -361,12 +361,13 @@ mod tests {
     #[test]
     fn a_backlog_is_made_durable_before_its_checkpoint_stops_fitting() {
         let disk = FaultyDisk::new();
-        let store = StateStore::open(Arc::new(disk.clone()), StateOptions::default()).expect("empty");
-        // For all of it at once a checkpoint wants nearly 14 MiB.
-        disk.set_limit_bytes(Some(disk.used_bytes() + (12 << 20)));
+        let options = StateOptions { reserve_bytes: 512 << 10, ..StateOptions::default() };
+        let store = StateStore::open(Arc::new(disk.clone()), options).expect("empty");
+        // For all of it at once a checkpoint wants 3.4 MiB. Little, so that it is applied before one is due by the clock.
+        disk.set_limit_bytes(Some(disk.used_bytes() + (3 << 20)));
         let jobs = Mailbox::new();
         for index in 1..=6 {
-            jobs.send(StateJob::Apply { entries: vec![put(index, 1000 << 10)] }).expect("open");
+            jobs.send(StateJob::Apply { entries: vec![put(index, 250 << 10)] }).expect("open");
         }
         let store = std::thread::scope(|scope| {
             let writer = scope.spawn(|| run(store, &jobs, &Unheard, &Arc::default()));
