@@ -110,6 +110,7 @@ mutants! {
     LeaseIgnoresDrift: 59, Consensus, "The lease leaves no room for clocks that differ.";
     PromiseForgotten: 60, Consensus, "A node that restarts votes at once, whatever it promised a leader.";
     LeaseByOwnTimeout: 60, Consensus, "A lease counts by the leader's own election timeout, whatever its voters promise.";
+    OwnVoteUnpromised: 60, Consensus, "A node that starts anew with a shorter timeout campaigns, whatever it promised a leader.";
     VoteInsideLease: 60, Consensus, "A node votes though it has just heard a leader.";
     StalledDiskLeads: 61, Consensus, "A leader whose disk stands still leads on.";
     AppliedIndexApart: 62, Replica, "The applied index is written apart from what was applied.";

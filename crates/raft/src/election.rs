@@ -248,14 +248,16 @@ impl Raft {
     pub(crate) fn follow(&mut self, from: NodeId) {
         assert!(self.leader().is_none_or(|leader| leader == from), "two leaders in term {}", self.term);
         self.become_follower(self.term, Some(from));
-        self.reset_election_timer();
         // What was promised before the start may have been longer.
         self.promise_until = self.promise_until.max(self.now + self.config.election_timeout);
+        self.reset_election_timer();
     }
 
-    /// The next campaign is due when a whole timeout plus the last jitter has passed.
+    /// The next campaign is due when a whole timeout plus the last jitter has passed, and the promise has run out: a node that
+    /// campaigns votes for itself.
     pub(crate) fn reset_election_timer(&mut self) {
-        self.election_deadline = self.now + self.config.election_timeout + self.jitter;
+        let promised = if mutant!(OwnVoteUnpromised) { self.now } else { self.promise_until };
+        self.election_deadline = promised.max(self.now + self.config.election_timeout) + self.jitter;
     }
 
     /// Tells a sender of an older term about the newer one, where it waits for a word from this node.

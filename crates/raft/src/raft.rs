@@ -75,7 +75,9 @@ impl Raft {
         let only_voter = log.membership().1.is_only_voter(id);
         let longest = promised.max(config.election_timeout);
         let promise = if only_voter || mutant!(PromiseForgotten) { Duration::ZERO } else { longest };
-        let silence = if only_voter { Duration::ZERO } else { config.election_timeout + jitter };
+        // Its own vote is promised as well, and the promise may be longer than the timeout of this run.
+        let own = if mutant!(OwnVoteUnpromised) { config.election_timeout } else { longest };
+        let silence = if only_voter { Duration::ZERO } else { own + jitter };
         let mut raft = Raft {
             id,
             now,
