@@ -2,7 +2,7 @@
 //!
 //! Owns no node. A tier reaches the rest of the world through it alone.
 
-use quorate_raft::{NodeId, Status, Time};
+use quorate_raft::{Message, NodeId, Status, Time};
 
 use crate::check::{Cluster, Oracle, Promise, View};
 use crate::clock::{Clock, Instant};
@@ -239,9 +239,12 @@ impl<T: Tier> Context<T> {
         self.oracle.stepped(&self.cluster, &self.network, &view);
     }
 
-    /// Shows the checkers a promise about the disk that is about to leave.
-    pub(crate) fn promised(&mut self, promise: &Promise) {
-        self.oracle.promised(self.node, promise, &self.cluster);
+    /// Shows the checkers a message of the core that is about to leave, and what it promises about the disk.
+    pub(crate) fn sent(&mut self, message: &Message) {
+        if let Some(promise) = Promise::of(message) {
+            self.oracle.promised(self.node, &promise, &self.cluster);
+        }
+        self.oracle.sent(self.queue.now(), &self.clock, message);
     }
 
     /// Whether the process survives up to its next effect.

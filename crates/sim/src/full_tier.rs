@@ -18,6 +18,7 @@ mod power;
 mod reading;
 mod requests;
 mod rights;
+mod side_reads;
 mod state_jobs;
 mod storage;
 mod stray;
@@ -51,6 +52,7 @@ use crate::run::{REDB, endure, last_panic_was_in};
 use crate::tier::{Ask, Harm, Killed, NodeEvent, Tier};
 
 use clients::{Clients, FinishedRead, Pending};
+use side_reads::Streamed;
 use watching::Watching;
 
 /// The one cluster of a run.
@@ -123,6 +125,8 @@ pub(crate) struct Process {
     peers: BTreeMap<NodeId, Incarnation>,
     requests: u64,
     pending: BTreeMap<RequestId, Pending>,
+    /// A range on its way to a client.
+    streamed: Option<Streamed>,
     /// What its watch thread knows.
     watching: Watching,
 }

@@ -18,11 +18,12 @@ mod one_vote;
 mod progress;
 mod promise;
 mod reads;
+mod silence;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_raft::{LogIndex, Membership, NodeId, SnapshotMeta, Status, Term};
+use quorate_raft::{LogIndex, Membership, Message, NodeId, SnapshotMeta, Status, Term};
 
 use crate::clock::{Clock, Instant};
 use crate::log_model::{Chain, LogModel, LogWrite};
@@ -81,6 +82,7 @@ pub(crate) struct Oracle {
     leadership: leadership::Leadership,
     membership: membership::MembershipChanges,
     lease: Option<lease::Lease>,
+    silence: Option<silence::Silence>,
     staleness_promised: bool,
     catch_up_entries: u64,
     election_timeout_us: u64,
@@ -101,6 +103,7 @@ impl Oracle {
             leadership: leadership::Leadership::new(plan.raft.election_timeout, plan.network.replay > 0),
             membership: membership::MembershipChanges::default(),
             lease: plan.clocks_bounded.then(lease::Lease::default),
+            silence: plan.clocks_bounded.then(|| silence::Silence::new(plan.clock_ppm)),
             staleness_promised: plan.clocks_bounded,
             catch_up_entries: plan.raft.catch_up_entries,
             election_timeout_us: plan.timeout_us(),
@@ -153,6 +156,18 @@ impl Oracle {
         if let Promise::Vote { term, candidate } = promise {
             self.one_vote.replied(node, *term, *candidate);
         }
+    }
+
+    /// A node sends a message.
+    pub(crate) fn sent(&mut self, now: Instant, clock: &Clock, message: &Message) {
+        if let Some(silence) = &mut self.silence {
+            silence.sent(now, clock, message);
+        }
+    }
+
+    /// Whether `node`, or anybody if none is named, has led since `term`: that very term too if a node is named, else a later one.
+    pub(crate) fn has_led_since(&self, node: Option<NodeId>, term: Term) -> bool {
+        self.one_leader.has_led_since(node, term)
     }
 
     /// A node's process ended.

@@ -60,6 +60,13 @@ impl OneLeader {
         self.leaders.last_key_value().map_or(Term(0), |(term, _)| *term)
     }
 
+    pub(super) fn has_led_since(&self, node: Option<NodeId>, term: Term) -> bool {
+        match node {
+            Some(node) => self.leaders.range(term..).any(|(_, leader)| *leader == node),
+            None => self.newest_term() > term,
+        }
+    }
+
     pub(super) fn leader_of(&self, term: Term) -> Option<NodeId> {
         self.leaders.get(&term).copied()
     }

@@ -6,7 +6,6 @@ use quorate_raft::{Effect, Entry, Input, LogIndex, Message, Payload, ReadId, Sna
 
 use super::transfer::Packet;
 use super::{CoreTier, Disk, Event, Process, tracing};
-use crate::check::Promise;
 use crate::context::Context;
 use crate::coverage::{Handler, Reached, Struck};
 use crate::log_model::LogWrite;
@@ -349,8 +348,6 @@ fn read_back(context: &mut Context<CoreTier>, from: LogIndex, max_bytes: usize) 
 
 /// Sends a message of the core, after a look at what it promises.
 fn send(context: &mut Context<CoreTier>, message: Message) {
-    if let Some(promise) = Promise::of(&message) {
-        context.promised(&promise);
-    }
+    context.sent(&message);
     context.send(message.to, &Packet::Raft(message));
 }

@@ -260,6 +260,8 @@ reached! {
     WatchOfTheFuture => "watch of the future",
     /// It was no watch.
     WatchRefused => "watch refused",
+    /// A watch was refused the id it asked for, which another has.
+    WatchIdTaken => "watch refused a taken id",
     /// Its client ended it.
     WatchCanceled => "watch canceled",
     /// What it waited for was forgotten.
@@ -318,6 +320,12 @@ reached! {
     PastDepthLimit => "nesting: limit and one",
     /// A read at an old revision was compared with what was then.
     OldRevisionRead => "read at an old revision",
+    /// A range that was streamed was compared with what was at its revision.
+    RangeStreamed => "range streamed whole",
+    /// History was taken away under a stream, or the whole state, and it was told so.
+    StreamOvertaken => "stream overtaken by compaction or an image",
+    /// The hashes of two states at one revision were compared.
+    HashesCompared => "hashes at a revision compared",
     /// A read at a compacted revision was refused.
     CompactedRead => "read at a compacted revision refused",
     /// A read at a revision of the future was refused.
@@ -452,6 +460,7 @@ impl Reached {
             | Reached::WatchOfThePast
             | Reached::WatchOfTheFuture
             | Reached::WatchRefused
+            | Reached::WatchIdTaken
             | Reached::WatchCanceled
             | Reached::WatchCompacted
             | Reached::WatchResumed
@@ -480,6 +489,9 @@ impl Reached {
             | Reached::AtDepthLimit
             | Reached::PastDepthLimit
             | Reached::OldRevisionRead
+            | Reached::RangeStreamed
+            | Reached::StreamOvertaken
+            | Reached::HashesCompared
             | Reached::CompactedRead
             | Reached::FutureRead
             | Reached::RightsChanged

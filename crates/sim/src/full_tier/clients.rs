@@ -9,10 +9,11 @@ use bytes::Bytes;
 use quorate_kv::{Digest, KeyValue, Outcome, RangeRequest, Response, Revision};
 use quorate_node::{Effect, NodeError, ReadGrant, ReadOptions};
 use quorate_raft::{Entry, LogIndex, NodeId, Term, Time};
-use quorate_store::{StateStore, StateView};
+use quorate_store::{RevisionHash, StateStore, StateView};
 
 use super::FullTier;
 use super::model::{Model, ranges, value_id};
+use super::side_reads::revisions_of;
 use super::watchers::Watchers;
 use super::workload::{self, Committed, Workload};
 use crate::check::black_box::{CallId, ClientHistory, Operation};
@@ -37,6 +38,11 @@ pub(super) enum Asked {
     Write(PendingWrite),
     Read(PendingRead),
     Admin,
+    /// Leadership was to move, to this node or to anybody; asked for in this term.
+    Transfer {
+        to: Option<NodeId>,
+        term: Term,
+    },
     /// Whoever asked will not hear the answer.
     Gone,
     /// Of the workload of this number, which knows it by that.
@@ -89,6 +95,8 @@ pub(crate) struct Clients {
     pub(super) last_seen: BTreeMap<u64, u64>,
     pub(super) last_revision: i64,
     states: BTreeMap<LogIndex, (Term, Revision, Digest)>,
+    /// Hashes of records, by the revision they are of and the compact revision.
+    hashes: BTreeMap<(i64, i64), u32>,
     /// When everything is healed, what came before this revision is forgotten.
     pub(super) prune_to: Option<i64>,
 }
@@ -115,6 +123,7 @@ impl Clients {
             last_seen: BTreeMap::new(),
             last_revision: 0,
             states: BTreeMap::new(),
+            hashes: BTreeMap::new(),
             prune_to: None,
         }
     }
@@ -211,6 +220,19 @@ impl Clients {
         );
     }
 
+    /// I-14: all nodes have one hash of their records at a revision, however much of what is compacted each still keeps.
+    pub(super) fn check_hash(&mut self, node: NodeId, hash: RevisionHash, coverage: &mut Coverage) {
+        let at = revisions_of(&hash);
+        if let Some(first) = self.hashes.insert(at, hash.hash) {
+            coverage.hit(Reached::HashesCompared);
+            assert!(
+                first == hash.hash,
+                "I-14: node {node} has the hash {:x} at {at:?}, another had {first:x}",
+                hash.hash
+            );
+        }
+    }
+
     /// What the others had as their state here, if any was seen.
     pub(super) fn state_at(&self, index: LogIndex) -> Option<(Term, Revision, Digest)> {
         self.states.get(&index).copied()
@@ -221,7 +243,7 @@ impl Clients {
         match pending.what {
             Asked::Write(_) => coverage.hit(Reached::WriteUnknown),
             Asked::Workload { number, call } => self.workloads[number].lost(call, now),
-            Asked::Read(_) | Asked::Admin | Asked::Gone => {}
+            Asked::Read(_) | Asked::Admin | Asked::Transfer { .. } | Asked::Gone => {}
         }
     }
 

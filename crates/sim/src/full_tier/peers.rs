@@ -8,7 +8,6 @@ use quorate_wire::peer::Hello;
 use quorate_wire::{PeerMessage, WRITTEN_VERSION, decode_peer, encode_peer};
 
 use super::{CLUSTER, Disk, FullTier, Packet, Process, config, jitter, storage};
-use crate::check::Promise;
 use crate::context::Context;
 use crate::core_tier::describe_message;
 use crate::coverage::{Handler, Reached};
@@ -112,10 +111,8 @@ impl Process {
 
     /// Encodes a message and sends it.
     pub(super) fn send(&mut self, context: &mut Context<FullTier>, to: NodeId, message: &PeerMessage) {
-        if let PeerMessage::Raft(message) = message
-            && let Some(promise) = Promise::of(message)
-        {
-            context.promised(&promise);
+        if let PeerMessage::Raft(message) = message {
+            context.sent(message);
         }
         if matches!(message, PeerMessage::ForwardReply(_)) {
             context.coverage.hit(Reached::ForwardRefused);

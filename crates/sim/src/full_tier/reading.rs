@@ -10,6 +10,7 @@ use quorate_store::StateView;
 
 use super::clients::{Asked, FinishedRead, Pending, PendingRead, all_keys, key_name};
 use super::model::{Model, value_id};
+use super::side_reads::read_range;
 use super::{Event, FullTier, Process};
 use crate::check::black_box::Operation;
 use crate::context::Context;
@@ -32,7 +33,7 @@ impl Process {
         let (key, range_end) = request.key.map_or_else(all_keys, |key| (key_name(key), Bytes::new()));
         let limit = if context.random.coin() { 0 } else { context.random.below(5) as i64 };
         let range = RangeRequest { key: key.clone(), range_end: range_end.clone(), limit, ..RangeRequest::default() };
-        let answer = self.healthy(context, Handler::ReadBack, view.range(&range))?;
+        let answer = self.healthy(context, Handler::ReadBack, read_range(&view, &range))?;
         let (node, applied) = (context.node, view.applied());
         assert!(applied >= grant.index, "node {node} grants a read at {} and has applied {applied}", grant.index);
         let revisions = (view.revision().0, view.compact_revision().0);
@@ -41,6 +42,7 @@ impl Process {
         if context.random.chance(OLD_READS_PER_MILLION) {
             self.read_old(context, revisions)?;
         }
+        self.read_aside(context, revisions)?;
         if let Some(least) = request.options.min_revision {
             assert!(response.revision.0 >= least, "node {node} reads at {}, asked for {least}", response.revision);
         }
@@ -124,6 +126,8 @@ pub(super) fn look_between(view: &StateView, model: &Model, node: NodeId, number
     let all = RangeRequest { key, range_end, sort_target: SortTarget::Version, ..RangeRequest::default() };
     let Ok(answer) = view.range(&all) else { return };
     model.check_range(node, (current.0, i64::MIN), &all, &answer);
+    let Ok(at_once) = read_range(view, &all) else { return };
+    model.check_range(node, (current.0, i64::MIN), &all, &at_once);
     let kvs = answer.expect("a current range").kvs;
     if kvs.is_empty() {
         return;

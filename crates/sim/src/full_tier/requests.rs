@@ -2,7 +2,7 @@
 
 use quorate_kv::{Actor, Command, CompactRequest};
 use quorate_node::{AdminOperation, Answer, ClientOp, Consistency, Input, NodeError, ReadOptions};
-use quorate_raft::{RequestId, RoleKind};
+use quorate_raft::{RequestId, RoleKind, Term};
 
 use super::clients::{Asked, Pending, PendingRead, PendingWrite, refused, written};
 use super::config::{ANSWER_SLACK_TIMEOUTS, request_timeout};
@@ -28,7 +28,10 @@ impl Process {
             Ask::SetVoters { target, expected } => {
                 (Asked::Admin, ClientOp::Admin(AdminOperation::SetVoters { target, expected }))
             }
-            Ask::Transfer { to } => (Asked::Admin, ClientOp::Admin(AdminOperation::TransferLeader { to })),
+            Ask::Transfer { to } => {
+                let term = self.node.as_ref().map_or(Term(0), |node| node.status(since).raft.term);
+                (Asked::Transfer { to, term }, ClientOp::Admin(AdminOperation::TransferLeader { to }))
+            }
             Ask::UpdateMember { id, member } => {
                 (Asked::Admin, ClientOp::Admin(AdminOperation::UpdateMember { id, member }))
             }
@@ -192,15 +195,22 @@ impl Process {
                 }
                 Ok(())
             }
-            (Asked::Admin, Answer::Transferred) => {
+            (Asked::Transfer { to, term }, Answer::Transferred) => {
+                assert!(
+                    context.oracle.has_led_since(to, term),
+                    "L-6: node {} says that leadership went to {to:?}, which was asked for in term {term}",
+                    context.node
+                );
                 context.coverage.hit(Reached::Transferred);
                 Ok(())
             }
-            (Asked::Admin, Answer::Refused(NodeError::TransferFailed(_))) => {
+            (Asked::Transfer { .. }, Answer::Refused(NodeError::TransferFailed(_))) => {
                 context.coverage.hit(Reached::TransferFailed);
                 Ok(())
             }
-            (Asked::Admin, Answer::Accepted { .. } | Answer::Refused(_)) | (Asked::Gone, _) => Ok(()),
+            (Asked::Admin, Answer::Accepted { .. } | Answer::Refused(_))
+            | (Asked::Transfer { .. }, Answer::Refused(_))
+            | (Asked::Gone, _) => Ok(()),
             (Asked::Workload { number, call }, answer) => {
                 let now = context.now();
                 let view = self.state.view();

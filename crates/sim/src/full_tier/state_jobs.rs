@@ -41,6 +41,9 @@ impl Process {
                 let installed = self.healthy(context, Handler::InstallStep, installed)?;
                 assert_eq!(installed, meta, "I-15: another image is installed than was announced");
                 self.state.check();
+                if let Some(streamed) = &mut self.streamed {
+                    streamed.replaced = true;
+                }
                 self.dirty = false;
                 self.course = Course::True;
                 context.clients.check_state(context.node, meta.index, meta.term, &self.state.view());

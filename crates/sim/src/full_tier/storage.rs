@@ -151,6 +151,7 @@ pub(super) fn open(context: &mut Context<FullTier>, disk: &mut Disk) -> Option<P
         peers: BTreeMap::new(),
         requests: 0,
         pending: BTreeMap::new(),
+        streamed: None,
         watching: Watching::new(&context.plan),
     })
 }

@@ -55,7 +55,8 @@ struct Stream {
 
 #[derive(Debug)]
 enum Asked {
-    Watch(Watch),
+    /// A watch under this id; 0 = any.
+    Watch(Watch, i64),
     /// What cannot be.
     Nonsense(Refusal),
 }
@@ -65,6 +66,8 @@ enum Asked {
 pub(super) struct Watchers {
     streams: BTreeMap<StreamId, Stream>,
     next_stream: u64,
+    /// Watches begun or resumed.
+    begun: i64,
     /// Watches without a stream.
     adrift: Vec<Watch>,
 }
@@ -218,10 +221,11 @@ impl Stream {
         let newest = view.revision().0;
         match answer {
             Answer::Created { id, revision } => {
-                let Some((Asked::Watch(mut watch), seen)) = self.asked.pop_front() else {
+                let Some((Asked::Watch(mut watch, asked), seen)) = self.asked.pop_front() else {
                     panic!("I-29: a watch is created that nobody asked for")
                 };
                 coverage.hit(Reached::WatchCreated);
+                assert!(asked == 0 || asked == id, "I-29: watch {id} is created where {asked} was asked for");
                 assert!((seen..=newest).contains(&revision.0), "a watch of {seen} begins at {revision} of {newest}");
                 match watch.told {
                     None => watch.stand_at(revision.0, model.events()),
@@ -233,6 +237,12 @@ impl Stream {
             }
             Answer::Refused { reason, .. } => {
                 let asked = self.asked.pop_front();
+                if let (Some((Asked::Watch(watch, id), _)), Refusal::DuplicateId) = (&asked, &reason) {
+                    assert!(self.watches.contains_key(id), "I-29: the id {id} of no watch is refused to {watch:?}");
+                    coverage.hit(Reached::WatchIdTaken);
+                    out.push(watch.clone());
+                    return;
+                }
                 let fits = matches!(&asked, Some((Asked::Nonsense(expected), _)) if *expected == reason);
                 assert!(fits, "{asked:?} is refused: {reason}");
                 coverage.hit(Reached::WatchRefused);
@@ -268,7 +278,7 @@ impl Stream {
     /// Its watches, for another stream.
     fn into_watches(self) -> impl Iterator<Item = Watch> {
         let asked = self.asked.into_iter().filter_map(|(asked, _)| match asked {
-            Asked::Watch(watch) => Some(watch),
+            Asked::Watch(watch, _) => Some(watch),
             Asked::Nonsense(_) => None,
         });
         self.watches.into_values().chain(asked).filter(|watch| !watch.canceled)
@@ -395,8 +405,11 @@ impl Watchers {
     /// Begins or resumes a watch at a node whose readers see `seen`.
     fn begin(&mut self, id: StreamId, watch: Watch, seen: i64, moves: &mut Vec<Move>) {
         let start_revision = watch.told.map_or(0, |told| told + 1);
-        let subject = WatchCreate { start_revision, ..watch.subject.clone() };
-        self.create(id, Asked::Watch(watch), subject, seen, moves);
+        // Some clients choose ids, and few of them, so that many are taken; also such as the node gives out by itself.
+        self.begun += 1;
+        let watch_id = if self.begun % 3 == 0 { self.begun % 4 } else { 0 };
+        let subject = WatchCreate { start_revision, watch_id, ..watch.subject.clone() };
+        self.create(id, Asked::Watch(watch, watch_id), subject, seen, moves);
     }
 
     /// Some client of a node makes a move; the node's readers see the revision `seen`.

@@ -257,7 +257,9 @@ impl Officials {
                     result: CompareResult::Equal,
                 };
                 let range = RequestOp::Range(RangeRequest { key, range_end, ..RangeRequest::default() });
-                let nested = RequestOp::Txn(TxnRequest { failure: vec![range.clone()], ..TxnRequest::default() });
+                let other = Compare { key: put.key.clone(), ..absent.clone() };
+                let nested = TxnRequest { compare: vec![other], failure: vec![range.clone()], success: Vec::new() };
+                let nested = RequestOp::Txn(nested);
                 let failure = vec![if random.coin() { range } else { nested }];
                 Command::Txn(TxnRequest { compare: vec![absent], success: vec![RequestOp::Put(put)], failure })
             }
