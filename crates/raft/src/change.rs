@@ -9,6 +9,7 @@
 //! committed under both halves, and a leader without a place among the incoming voters hands over first.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::effect::{Effect, Refused};
 use crate::entry::Payload;
@@ -181,6 +182,10 @@ impl Raft {
             && !same_voters
         {
             leader.voters_since = self.now;
+            // A quorum of these voters may have promised less, or nothing yet: the lease begins anew with their next answers.
+            if let Some(confirmed) = &mut leader.rounds.confirmed {
+                confirmed.promise = Duration::ZERO;
+            }
         }
         index
     }

@@ -143,6 +143,9 @@ impl Oracle {
         if let Some(lease) = &mut self.lease {
             lease.check(view, self.one_leader.newest_term());
         }
+        if let Some(silence) = &self.silence {
+            silence.check_lease(view);
+        }
     }
 
     /// A write became durable.

@@ -1,13 +1,15 @@
 //! I-13: who told a leader to vote for nobody for so long keeps to it, after a restart too, and for itself as well as for others.
 //!
 //! A lease rests on these promises. One that is broken seldom meets a lease that needs just this one, so each is held to its
-//! word by itself.
+//! word by itself, and each lease to the promises that it rests on.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_raft::{Body, Message, NodeId, Term};
 
+use super::View;
+use super::commit::has_majorities;
 use crate::clock::{Clock, Instant};
 
 /// Microseconds that are lost where times are rounded.
@@ -48,6 +50,27 @@ impl Silence {
             }
             _ => {}
         }
+    }
+
+    /// A lease ends no later than the silence of a quorum of each half, as promised in its term. What was appended since, and is
+    /// not committed, may have voters that the lease does not rest on.
+    pub(super) fn check_lease(&self, view: &View<'_>) {
+        let status = view.status;
+        let Some(until) = status.lease_until.map(|until| view.clock.when(until)).filter(|until| *until > view.now)
+        else {
+            return;
+        };
+        let promised = |node: NodeId| self.until.get(&node).and_then(|promised| promised.get(&status.term));
+        let is_silent = |node: NodeId| node == view.node || promised(node).is_some_and(|promised| *promised >= until);
+        let memberships = [&status.membership, &status.committed_membership];
+        assert!(
+            memberships.into_iter().any(|membership| has_majorities(membership, is_silent)),
+            "I-13: node {} holds a lease of term {} until {until}; voters promised {:?}, in force is {:?}",
+            view.node,
+            status.term,
+            status.membership.all_voters().map(|node| (node, promised(node))).collect::<Vec<_>>(),
+            status.membership
+        );
     }
 
     fn voted(&mut self, now: Instant, node: NodeId, term: Term) {
