@@ -290,6 +290,7 @@ async fn start(folder: &Path) -> (Server, SocketAddr) {
         auth_token: option.parse::<TokenOption>().expect("a sound option"),
         auto_compaction: None,
         limits: PortLimits::default(),
+        metrics_limits: PortLimits::default(),
         answers: AnswerLimits::default(),
     };
     let server = Server::start(config).await.expect("starts");

@@ -130,8 +130,11 @@ fn a_key_is_changed_once() {
     }
 }
 
-/// What a branch changes: the keys it puts, and what it deletes as `(key, range_end)`. `None` if it changes a key twice.
-fn changed_naively(ops: &[RequestOp]) -> Option<(BTreeSet<Bytes>, Vec<(Bytes, Bytes)>)> {
+/// What a branch changes: the keys it puts, and what it deletes as `(key, range_end)`.
+type Changed = (BTreeSet<Bytes>, Vec<(Bytes, Bytes)>);
+
+/// `None` if a branch changes a key twice.
+fn changed_naively(ops: &[RequestOp]) -> Option<Changed> {
     let mut puts = BTreeSet::new();
     let mut deleted: Vec<(Bytes, Bytes)> = Vec::new();
     let is_free = |deleted: &[(Bytes, Bytes)], key: &Bytes| {
