@@ -110,6 +110,8 @@ mutants! {
     LeaseIgnoresDrift: 59, Consensus, "The lease leaves no room for clocks that differ.";
     PromiseForgotten: 60, Consensus, "A node that restarts votes at once, whatever it promised a leader.";
     LeaseByOwnTimeout: 60, Consensus, "A lease counts by the leader's own election timeout, whatever its voters promise.";
+    LeaseOfOldAnswers: 60, Consensus, "A lease counts what voters promised with answers to earlier rounds.";
+    LeaseOfOldVoters: 60, Consensus, "A lease outlives the voters whose promises it rests on.";
     OwnVoteUnpromised: 60, Consensus, "A node that starts anew with a shorter timeout campaigns, whatever it promised a leader.";
     VoteInsideLease: 60, Consensus, "A node votes though it has just heard a leader.";
     StalledDiskLeads: 61, Consensus, "A leader whose disk stands still leads on.";
@@ -163,6 +165,11 @@ mutants! {
     NeighboursApart: 0, Replica, "Rights on two intervals that touch do not add up to one on both.";
     FailureBranchUnjudged: 0, Replica, "The branch of a transaction that is taken when a compare fails is not judged.";
     WatchEndIncluded: 0, Replica, "A watch is told of the key at which its interval ends.";
+    NestedCompareUnjudged: 0, Replica, "The conditions of a nested transaction are not judged.";
+    SmallRangeSeesBatch: 0, Replica, "A small range sees writes of a batch that is not yet whole.";
+    StreamReadsPruned: 0, Replica, "A range that is streamed goes on at a revision that was compacted away meanwhile.";
+    HashOfUnpruned: 0, Replica, "The hash at a revision counts records that a node has yet to prune.";
+    AskedIdTaken: 0, Replica, "A watch takes the id of another one of its stream.";
     NestedSeesWrites: 0, Replica, "The conditions of a nested transaction see what was written before it in the same one.";
 }
 

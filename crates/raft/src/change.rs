@@ -183,7 +183,9 @@ impl Raft {
         {
             leader.voters_since = self.now;
             // A quorum of these voters may have promised less, or nothing yet: the lease begins anew with their next answers.
-            if let Some(confirmed) = &mut leader.rounds.confirmed {
+            if let Some(confirmed) = &mut leader.rounds.confirmed
+                && !mutant!(LeaseOfOldVoters)
+            {
                 confirmed.promise = Duration::ZERO;
             }
         }

@@ -75,7 +75,7 @@ impl Raft {
         // Nodes that were started with other settings promise more, or less, than this one would.
         let promise = membership.quorum_value(|id| {
             let (round, promise) = answer_of(id);
-            if round >= answered { promise } else { Duration::ZERO }
+            if round >= answered || mutant!(LeaseOfOldAnswers) { promise } else { Duration::ZERO }
         });
         while let Some((round, sent_at, commit)) = leader.rounds.open.pop_front_if(|(round, _, _)| *round <= answered) {
             let from = if mutant!(LeaseFromAnswer) { self.now } else { sent_at };

@@ -154,6 +154,9 @@ impl Caller<'_> {
             RequestOp::Range(range) => self.may_read(range),
             RequestOp::Put(put) => self.may_put(put, leases),
             RequestOp::DeleteRange(delete) => self.may_delete(delete),
+            RequestOp::Txn(nested) if mutant!(NestedCompareUnjudged) => {
+                self.may_transact(&TxnRequest { compare: Vec::new(), ..nested.clone() }, leases)
+            }
             RequestOp::Txn(nested) => self.may_transact(nested, leases),
         })
     }

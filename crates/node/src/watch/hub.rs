@@ -463,7 +463,7 @@ fn admit<O>(
         return Err(Refusal::NodeFull { limit: limits.node_watches });
     }
     if asked != 0 {
-        let free = !stream.watches.contains_key(&asked);
+        let free = !stream.watches.contains_key(&asked) || mutant!(AskedIdTaken);
         return if free { Ok((asked, subject)) } else { Err(Refusal::DuplicateId) };
     }
     while stream.watches.contains_key(&stream.next_id) {

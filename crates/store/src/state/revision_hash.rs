@@ -77,7 +77,7 @@ impl RevisionHasher {
                 piece.iter().map(seen).collect::<Vec<_>>()
             });
             let Some(seen) = seen else { return Ok(Some(Err(KvError::Compacted))) };
-            for ((at, record), _) in piece.iter().zip(seen).filter(|(_, seen)| *seen) {
+            for ((at, record), _) in piece.iter().zip(seen).filter(|(_, seen)| *seen || mutant!(HashOfUnpruned)) {
                 self.add(*at, record);
             }
         }

@@ -291,11 +291,12 @@ impl StateView {
         allow: &dyn Fn(usize) -> bool,
     ) -> Result<Option<Result<RangeResponse, KvError>>, RationedReadError> {
         let inner = self.shared.read();
-        let mut plan = match inner.key_space.begin_range(request, inner.visible()) {
+        let visible = if mutant!(SmallRangeSeesBatch) { inner.key_space.revision() } else { inner.visible() };
+        let mut plan = match inner.key_space.begin_range(request, visible) {
             Ok(plan) => plan,
             Err(refused) => return Ok(Some(Err(refused))),
         };
-        match plan.advance(&inner.key_space, inner.visible(), SMALL_RANGE_KEYS) {
+        match plan.advance(&inner.key_space, visible, SMALL_RANGE_KEYS) {
             Ok(Step::Done) if plan.records() <= SMALL_RANGE_RECORDS => {}
             Ok(_) => return Ok(None),
             Err(refused) => return Ok(Some(Err(refused))),
