@@ -75,9 +75,6 @@ impl Raft {
         let only_voter = log.membership().1.is_only_voter(id);
         let longest = promised.max(config.election_timeout);
         let promise = if only_voter || mutant!(PromiseForgotten) { Duration::ZERO } else { longest };
-        // Its own vote is promised as well, and the promise may be longer than the timeout of this run.
-        let own = if mutant!(OwnVoteUnpromised) { config.election_timeout } else { longest };
-        let silence = if only_voter { Duration::ZERO } else { own + jitter };
         let mut raft = Raft {
             id,
             now,
@@ -90,7 +87,7 @@ impl Raft {
             promise_until: now + promise,
             longest_promise: longest,
             longest_promise_until: now + longest,
-            election_deadline: now + silence,
+            election_deadline: now,
             stopped: false,
             ending_transfer: None,
             freshness: Freshness::default(),
@@ -103,6 +100,9 @@ impl Raft {
             reported: (RoleKind::Follower, term, None),
             config,
         };
+        if !only_voter {
+            raft.reset_election_timer();
+        }
         if promised < raft.config.election_timeout {
             // Before it is given to anybody, who might count on it after a restart.
             raft.hard_state_changed();
