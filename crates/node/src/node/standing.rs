@@ -45,18 +45,16 @@ impl Node {
         }
         // A node that left passes its clients' writes on. One whose state is wrong would answer them from that state.
         if state != NodeState::Removed {
-            self.give_up_writes();
+            let barred = self.admit().expect_err("a barred node serves nothing");
+            self.give_up_writes(&NodeError::OutcomeUnknown, &barred);
         }
     }
 
-    fn give_up_writes(&mut self) {
+    /// Answers all writes, by whether they may have taken effect or were never sent.
+    fn give_up_writes(&mut self, in_flight: &NodeError, unsent: &NodeError) {
         for given_up in self.proposals.drain() {
-            let error = if given_up.in_flight {
-                NodeError::OutcomeUnknown
-            } else {
-                self.admit().expect_err("a barred node serves nothing")
-            };
-            self.answer(given_up.request, Answer::Refused(error));
+            let error = if given_up.in_flight { in_flight } else { unsent };
+            self.answer(given_up.request, Answer::Refused(error.clone()));
         }
     }
 
@@ -125,10 +123,7 @@ impl Node {
         if stopping.told || (!late && (leads || pending)) {
             return;
         }
-        for given_up in self.proposals.drain() {
-            let error = if given_up.in_flight { NodeError::Timeout } else { NodeError::Stopping };
-            self.answer(given_up.request, Answer::Refused(error));
-        }
+        self.give_up_writes(&NodeError::Timeout, &NodeError::Stopping);
         for given_up in self.reads.drain() {
             self.answer(given_up.request, Answer::Refused(NodeError::Stopping));
         }
