@@ -1,7 +1,8 @@
 //! Space: the quota, which is the cluster's matter, and the free space of a disk, which is its node's.
 //!
 //! A node whose live bytes pass the quota raises the alarm NOSPACE through the log, so every node refuses the same commands;
-//! it takes it back by itself below a low-water mark, and the leader does it for whoever left or is away. A full disk is told to the node here alone.
+//! it takes it back by itself below a low-water mark, and the leader does it for whoever left or is away. A full disk is told to
+//! the node here alone.
 //!
 //! Never decides what is refused: that is the key space's word for the alarm, and the node's for the disk.
 

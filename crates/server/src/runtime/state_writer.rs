@@ -129,8 +129,11 @@ impl<R: StateReports> Writer<'_, R> {
                 #[cfg(feature = "test-faults")]
                 let entries = super::faults::misapply(entries);
                 self.apply(&entries)?;
-                // Here too: a backlog brings many batches at once.
-                self.checkpoint_if_due()
+                // Here too: a backlog brings many batches at once. A step of compaction looks at the room by itself.
+                if self.is_checkpoint_due() || self.store.is_checkpoint_pressing()? {
+                    self.checkpoint()?;
+                }
+                Ok(())
             }
             StateJob::Install { meta, installed } => self.install(&meta, &installed),
             StateJob::Keep { image } => {
@@ -233,7 +236,9 @@ impl<R: StateReports> Writer<'_, R> {
     }
 
     fn housekeeping(&mut self, idle: bool, wakes: u32) -> Result<(), Failure> {
-        self.checkpoint_if_due()?;
+        if self.is_checkpoint_due() {
+            self.checkpoint()?;
+        }
         if self.looked_at.elapsed() >= CHECKPOINT_INTERVAL {
             self.looked_at = Instant::now();
             self.reports.look_at_space(&self.store);
@@ -249,12 +254,8 @@ impl<R: StateReports> Writer<'_, R> {
         Ok(())
     }
 
-    fn checkpoint_if_due(&mut self) -> Result<(), Failure> {
-        let due = self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL || self.dirty_bytes >= MAX_DIRTY_BYTES;
-        if self.dirty && (due || self.store.is_checkpoint_pressing()?) {
-            self.checkpoint()?;
-        }
-        Ok(())
+    fn is_checkpoint_due(&self) -> bool {
+        self.dirty && (self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL || self.dirty_bytes >= MAX_DIRTY_BYTES)
     }
 
     fn checkpoint(&mut self) -> Result<(), Failure> {
