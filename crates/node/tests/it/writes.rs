@@ -1,6 +1,7 @@
 //! A write takes effect once, wherever it entered, whatever is lost, repeated or deposed on its way.
 
 use quorate_node::{Answer, Input, NodeError};
+use quorate_raft::RequestId;
 use quorate_wire::peer::PeerMessage;
 
 use crate::cluster::{Cluster, ELECTION, node_id, put};
@@ -58,12 +59,18 @@ fn a_repeated_forward_takes_effect_once() {
     assert_eq!(cluster.times_applied(1, "k"), 1);
 }
 
-#[test]
-fn a_lost_forward_is_sent_again_in_the_same_term() {
+/// A write through node 2, whose way to the leader, node 1, it did not survive.
+fn with_a_lost_forward() -> (Cluster, RequestId) {
     let mut cluster = Cluster::new(3);
     cluster.elect();
     let request = cluster.write(2, put("k", "v"));
     assert_eq!(cluster.intercept(is_forward).len(), 1);
+    (cluster, request)
+}
+
+#[test]
+fn a_lost_forward_is_sent_again_in_the_same_term() {
+    let (mut cluster, request) = with_a_lost_forward();
     cluster.advance(ELECTION * 2);
     assert_eq!(cluster.outcome(request).revision.0, 2);
     assert_eq!(cluster.times_applied(1, "k"), 1);
@@ -71,10 +78,7 @@ fn a_lost_forward_is_sent_again_in_the_same_term() {
 
 #[test]
 fn a_broken_stream_to_the_leader_repeats_the_forward_at_once() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect();
-    let request = cluster.write(2, put("k", "v"));
-    drop(cluster.intercept(is_forward));
+    let (mut cluster, request) = with_a_lost_forward();
     cluster.input(node_id(2), Input::PeerLost { id: node_id(1) });
     cluster.run();
     cluster.advance(ELECTION / 4);
@@ -84,10 +88,7 @@ fn a_broken_stream_to_the_leader_repeats_the_forward_at_once() {
 #[test]
 fn messages_dropped_for_want_of_room_are_not_sent_again_at_once() {
     // They would be dropped again, and sent again, for as long as the room lasts.
-    let mut cluster = Cluster::new(3);
-    cluster.elect();
-    let request = cluster.write(2, put("k", "v"));
-    assert_eq!(cluster.intercept(is_forward).len(), 1);
+    let (mut cluster, request) = with_a_lost_forward();
     cluster.input(node_id(2), Input::PeerOverrun { id: node_id(1) });
     assert_eq!(cluster.intercept(is_forward).len(), 0);
     cluster.advance(ELECTION * 2);

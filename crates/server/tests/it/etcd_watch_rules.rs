@@ -82,28 +82,42 @@ async fn a_refusal_tells_the_revision_of_the_moment_where_nobody_watches() {
     served.server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revision_is_split_into_fragments_for_those_who_ask_and_for_nobody_else() {
-    const KEYS: usize = 20;
-    let served = Served::alone().await;
+/// Keys whose values together are more than a request may have, and etcd's margin of half a MiB.
+const LARGE_KEYS: usize = 20;
+
+async fn put_large_keys(served: &Served) {
     let value = "x".repeat(MAX_REQUEST_BYTES / 8 * 7);
-    for number in 0..KEYS {
+    for number in 0..LARGE_KEYS {
         served.put(&format!("k{number:02}"), &value).await;
     }
+}
+
+/// One revision, that tells all the former values to those who ask for them.
+async fn delete_large_keys(served: &Served) {
+    let delete = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), prev_kv: false };
+    served.kv().delete_range(delete).await.expect("deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_is_split_into_fragments_for_those_who_ask_and_for_nobody_else() {
+    let served = Served::alone().await;
+    put_large_keys(&served).await;
     let whole = WatchCreateRequest { prev_kv: true, ..watch_prefix("k", 0) };
     let mut watcher = Watcher::open(served.channel()).await;
     watcher.create(whole.clone()).await;
     let mut split = Watcher::open(served.channel()).await;
     split.create(WatchCreateRequest { fragment: true, ..whole }).await;
-    // One revision that tells all the former values: more than a request may have, and etcd's margin of half a MiB.
-    let delete = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), prev_kv: false };
-    served.kv().delete_range(delete).await.expect("deleted");
+    delete_large_keys(&served).await;
     let expected = watcher.next().await;
-    assert_eq!((expected.events.len(), expected.fragment), (KEYS, false));
+    assert_eq!((expected.events.len(), expected.fragment), (LARGE_KEYS, false));
     let (mut seen, mut fragments) = (Vec::new(), 0);
-    while seen.len() < KEYS {
+    while seen.len() < LARGE_KEYS {
         let answer = split.next().await;
-        assert_eq!(answer.fragment, seen.len() + answer.events.len() < KEYS, "all parts but the last are fragments");
+        assert_eq!(
+            answer.fragment,
+            seen.len() + answer.events.len() < LARGE_KEYS,
+            "all parts but the last are fragments"
+        );
         fragments += usize::from(answer.fragment);
         seen.extend(answer.events);
     }
@@ -115,24 +129,19 @@ async fn a_revision_is_split_into_fragments_for_those_who_ask_and_for_nobody_els
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_watches_of_a_stream_are_told_their_fragments_one_watch_after_the_other() {
     // etcd's Go client puts one fragmented response together at a time, and drops what it is told of another watch meanwhile.
-    const KEYS: usize = 20;
     let served = Served::alone().await;
-    let value = "x".repeat(MAX_REQUEST_BYTES / 8 * 7);
-    for number in 0..KEYS {
-        served.put(&format!("k{number:02}"), &value).await;
-    }
+    put_large_keys(&served).await;
     let mut watcher = Watcher::open(served.channel()).await;
     let equal = WatchCreateRequest { prev_kv: true, fragment: true, ..watch_prefix("k", 0) };
     let ids = [watcher.create(equal.clone()).await.watch_id, watcher.create(equal).await.watch_id];
-    let delete = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), prev_kv: false };
-    served.kv().delete_range(delete).await.expect("deleted");
+    delete_large_keys(&served).await;
     for id in ids {
         let mut told = 0;
-        while told < KEYS {
+        while told < LARGE_KEYS {
             let answer = watcher.next().await;
-            assert_eq!(answer.watch_id, id, "{told} of {KEYS} events were told");
+            assert_eq!(answer.watch_id, id, "{told} of {LARGE_KEYS} events were told");
             told += answer.events.len();
-            assert_eq!(answer.fragment, told < KEYS);
+            assert_eq!(answer.fragment, told < LARGE_KEYS);
         }
     }
     served.server.stop().await;

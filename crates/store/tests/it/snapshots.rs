@@ -22,6 +22,13 @@ pub(crate) fn image(state: &StateStore) -> Vec<Bytes> {
     state.snapshot().expect("a member").collect::<Result<_, ReadError>>().expect("sound")
 }
 
+/// What a member of [`CLUSTER`] sends that has applied 120 entries.
+fn image_of_120() -> Vec<Bytes> {
+    let mut sender = member(&FaultyDisk::new());
+    sender.state.apply(&entries(5, 1..=120)).expect("no fault");
+    image(&sender.state)
+}
+
 pub(crate) fn compaction(index: u64, revision: i64) -> Entry {
     let payload = Payload::Command(encode_envelope(&Envelope {
         origin: NodeId(1),
@@ -87,9 +94,7 @@ fn a_receiver_goes_on_from_the_image() {
 
 #[test]
 fn a_damaged_cut_or_foreign_image_is_refused_and_the_state_stays() {
-    let mut sender = member(&FaultyDisk::new());
-    sender.state.apply(&entries(5, 1..=120)).expect("no fault");
-    let bytes: Vec<u8> = image(&sender.state).concat();
+    let bytes: Vec<u8> = image_of_120().concat();
     let mut receiver = member(&FaultyDisk::new());
     receiver.state.apply(&entries(5, 1..=10)).expect("no fault");
     let before = receiver.state.view().digest();
@@ -116,9 +121,7 @@ fn a_damaged_cut_or_foreign_image_is_refused_and_the_state_stays() {
 
 #[test]
 fn an_image_given_up_does_not_touch_the_next_one() {
-    let mut sender = member(&FaultyDisk::new());
-    sender.state.apply(&entries(5, 1..=120)).expect("no fault");
-    let chunks = image(&sender.state);
+    let chunks = image_of_120();
     let disk = FaultyDisk::new();
     let mut receiver = member(&disk);
     let mut given_up = receiver.state.receive_snapshot(CLUSTER).expect("no fault");
@@ -137,9 +140,7 @@ fn an_image_given_up_does_not_touch_the_next_one() {
 /// Votes and entries of the log want its room.
 #[test]
 fn an_image_given_up_at_any_point_leaves_nothing_on_the_disk() {
-    let mut sender = member(&FaultyDisk::new());
-    sender.state.apply(&entries(5, 1..=120)).expect("no fault");
-    let chunks = image(&sender.state);
+    let chunks = image_of_120();
     let disk = FaultyDisk::new();
     let receiver = member(&disk);
     let begin = |taken: usize| {
@@ -162,8 +163,6 @@ fn an_image_given_up_at_any_point_leaves_nothing_on_the_disk() {
 /// A reset opens another state in the directory, and does not wait for those that still write an image for the old one.
 #[test]
 fn an_image_that_outlives_its_state_does_not_touch_one_for_the_next_state() {
-    let mut sender = member(&FaultyDisk::new());
-    sender.state.apply(&entries(5, 1..=120)).expect("no fault");
     let disk = FaultyDisk::new();
     let before = member(&disk);
     let outlived = before.state.receive_snapshot(CLUSTER).expect("no fault");
@@ -172,7 +171,7 @@ fn an_image_that_outlives_its_state_does_not_touch_one_for_the_next_state() {
     let mut receiver = options().open(&shared, INCARNATION).expect("sound");
     let mut sink = receiver.state.receive_snapshot(CLUSTER).expect("no fault");
     drop(outlived);
-    image(&sender.state).iter().for_each(|chunk| sink.push(chunk).expect("whole"));
+    image_of_120().iter().for_each(|chunk| sink.push(chunk).expect("whole"));
     receiver.state.install(sink.finish().expect("whole")).expect("no fault");
     assert_eq!(receiver.state.position().index, LogIndex(120));
 }
@@ -196,13 +195,11 @@ fn a_node_without_a_cluster_gives_no_image() {
 
 #[test]
 fn a_full_disk_ends_an_image_on_its_way_in_but_not_the_node() {
-    let mut sender = member(&FaultyDisk::new());
-    sender.state.apply(&entries(5, 1..=120)).expect("no fault");
     let disk = FaultyDisk::new();
     let mut receiver = member(&disk);
     disk.set_limit_bytes(Some(disk.used_bytes() + (1 << 20)));
     let mut sink = receiver.state.receive_snapshot(CLUSTER).expect("the file fits");
-    let taken = image(&sender.state).iter().try_for_each(|chunk| sink.push(chunk));
+    let taken = image_of_120().iter().try_for_each(|chunk| sink.push(chunk));
     assert!(matches!(taken, Err(SnapshotError::Write(_))), "{taken:?}");
     drop(sink);
     receiver.state.apply(&[entry(5, 1)]).expect("the node goes on");
